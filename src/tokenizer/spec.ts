@@ -23,6 +23,16 @@ export interface PreTokenizerChoice {
   readonly origin: 'file' | 'recognised' | 'forced';
 }
 
+/** Many byte strings in one buffer, cut out when asked for: what the GGUF reader returns for an array of strings. */
+export interface TokenBytes {
+  readonly kind: 'strings';
+  readonly length: number;
+  bytes(i: number): Uint8Array;
+}
+
+/** Either form will do; 280 thousand merges as one object each would cost 40 MB for nothing. */
+export type ByteStrings = readonly Uint8Array[] | TokenBytes;
+
 /** A vocabulary with its rules. Token texts are bytes: they are not always UTF-8. */
 export interface TokenizerSpec {
   /** `llama`: SentencePiece-style scores; `gpt2`: byte-level BPE with ranked merges. */
@@ -34,7 +44,7 @@ export interface TokenizerSpec {
   /** (tokens) Values of `TokenType`. */
   readonly types: Int32Array;
   /** "left right" in rank order, as bytes; empty for SPM. */
-  readonly merges: readonly Uint8Array[];
+  readonly merges: ByteStrings;
   readonly bosId: number | undefined;
   readonly eosId: number | undefined;
   readonly eotId: number | undefined;

@@ -1,0 +1,139 @@
+/**
+ * Dense weights: `Backend.embed` and `Backend.denseMatmul`. Rows lie in their file type and are decoded exactly to f32,
+ * a row at a time, into the thread's scratch; products follow in dot16 order.
+ *
+ * Layouts are drawn in `src/tensors/{f16,bf16,q8_0,q6_k}.ts`.
+ */
+
+import { f16ToF32, f16ToF32x4 } from './math';
+import { dot16, fold16 } from './sums';
+
+export const DENSE_F32: i32 = 0;
+export const DENSE_F16: i32 = 1;
+export const DENSE_BF16: i32 = 2;
+export const DENSE_Q8_0: i32 = 3;
+export const DENSE_Q6_K: i32 = 4;
+
+/** Writes `columns` f32 values to `target`. */
+export function decodeRow(type: i32, target: usize, source: usize, columns: i32): void {
+  switch (type) {
+    case DENSE_F32:
+      memory.copy(target, source, <usize>columns << 2);
+      return;
+    case DENSE_F16:
+      return decodeF16(target, source, columns);
+    case DENSE_BF16:
+      return decodeBf16(target, source, columns);
+    case DENSE_Q8_0:
+      return decodeQ8_0(target, source, columns);
+    default:
+      return decodeQ6_K(target, source, columns);
+  }
+}
+
+export function decodeF16(target: usize, source: usize, length: i32): void {
+  let i = 0;
+  for (; i + 8 <= length; i += 8, source += 16, target += 32) {
+    const h = v128.load(source);
+    v128.store(target, f16ToF32x4(i32x4.extend_low_i16x8_u(h)));
+    v128.store(target, f16ToF32x4(i32x4.extend_high_i16x8_u(h)), 16);
+  }
+  for (; i < length; i++, source += 2, target += 4) store<f32>(target, f16ToF32(load<u16>(source)));
+}
+
+function decodeBf16(target: usize, source: usize, length: i32): void {
+  for (let i = 0; i < length; i++, source += 2, target += 4) store<u32>(target, <u32>load<u16>(source) << 16);
+}
+
+function decodeQ8_0(target: usize, source: usize, length: i32): void {
+  for (let i = 0; i < length; i += 32, source += 34, target += 128) {
+    const d = f32x4.splat(f16ToF32(load<u16>(source)));
+    for (let j: usize = 0; j < 32; j += 8) {
+      const q = v128.load8x8_s(source + 2 + j);
+      v128.store(target + (j << 2), f32x4.mul(d, f32x4.convert_i32x4_s(i32x4.extend_low_i16x8_s(q))));
+      v128.store(target + (j << 2), f32x4.mul(d, f32x4.convert_i32x4_s(i32x4.extend_high_i16x8_s(q))), 16);
+    }
+  }
+}
+
+function decodeQ6_K(target: usize, source: usize, length: i32): void {
+  for (let block = 0; block < length; block += 256, source += 210, target += 1024) {
+    const d = f16ToF32(load<u16>(source, 208));
+    for (let h: usize = 0; h < 2; h++) {
+      for (let g: usize = 0; g < 4; g++) {
+        for (let i: usize = 0; i < 32; i++) {
+          const low = (load<u8>(source + 64 * h + 32 * (g & 1) + i) >> u8(4 * (g >> 1))) & 15;
+          const high = (load<u8>(source + 128 + 32 * h + i) >> u8(2 * g)) & 3;
+          const scale = d * f32(load<i8>(source + 192 + 8 * h + 2 * g + (i >> 4)));
+          store<f32>(target + ((128 * h + 32 * g + i) << 2), scale * f32((i32(low) | (i32(high) << 4)) - 32));
+        }
+      }
+    }
+  }
+}
+
+/** `Backend.embed` for tokens first..last-1. */
+export function embed(
+  out: usize,
+  type: i32,
+  table: usize,
+  rowBytes: usize,
+  columns: i32,
+  ids: usize,
+  first: i32,
+  last: i32,
+): void {
+  for (let token = first; token < last; token++) {
+    const id = load<i32>(ids + (<usize>token << 2));
+    decodeRow(type, out + ((<usize>token * <usize>columns) << 2), table + <usize>id * rowBytes, columns);
+  }
+}
+
+/** `Backend.denseMatmul` for rows first..last-1 and all tokens. */
+export function denseMatmul(
+  out: usize,
+  outStride: i32,
+  type: i32,
+  weight: usize,
+  rowBytes: usize,
+  x: usize,
+  columns: i32,
+  n: i32,
+  first: i32,
+  last: i32,
+  scratch: usize,
+): void {
+  const inStride = <usize>columns << 2;
+  for (let row = first; row < last; row++) {
+    let w = weight + <usize>row * rowBytes;
+    if (type == DENSE_F16 && n == 1 && (columns & 15) == 0) {
+      store<f32>(out + (<usize>row << 2), dotF16(w, x, columns));
+      continue;
+    }
+    if (type != DENSE_F32) {
+      decodeRow(type, scratch, w, columns);
+      w = scratch;
+    }
+    for (let token = 0; token < n; token++) {
+      const sum = dot16(w, x + <usize>token * inStride, columns);
+      store<f32>(out + ((<usize>token * <usize>outStride + <usize>row) << 2), sum);
+    }
+  }
+}
+
+/** dot16 of an f16 row with f32 activations, decoding in registers. */
+function dotF16(w: usize, x: usize, length: i32): f32 {
+  let s0 = f32x4.splat(0);
+  let s1 = f32x4.splat(0);
+  let s2 = f32x4.splat(0);
+  let s3 = f32x4.splat(0);
+  for (let i = 0; i < length; i += 16, w += 32, x += 64) {
+    const a = v128.load(w);
+    const b = v128.load(w, 16);
+    s0 = f32x4.add(s0, f32x4.mul(f16ToF32x4(i32x4.extend_low_i16x8_u(a)), v128.load(x)));
+    s1 = f32x4.add(s1, f32x4.mul(f16ToF32x4(i32x4.extend_high_i16x8_u(a)), v128.load(x, 16)));
+    s2 = f32x4.add(s2, f32x4.mul(f16ToF32x4(i32x4.extend_low_i16x8_u(b)), v128.load(x, 32)));
+    s3 = f32x4.add(s3, f32x4.mul(f16ToF32x4(i32x4.extend_high_i16x8_u(b)), v128.load(x, 48)));
+  }
+  return fold16(s0, s1, s2, s3);
+}

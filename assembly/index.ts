@@ -1,0 +1,221 @@
+/**
+ * The module: one export, which runs a list of commands as one of several threads.
+ *
+ * The owner (`src/kernels/wasm/`) calls the ops of a backend; each call writes one 64-byte command into shared memory.
+ * Then every thread, the owner included, runs the whole list in lockstep: it does its share of the rows of each
+ * command and meets the others at a barrier where a command needs what an earlier one wrote. So a token costs one
+ * call, nothing is posted per op, and workers know nothing about models.
+ *
+ * Command: word 0 opcode, word 1 flags, words 2.. arguments in the order in which `src/kernels/wasm/commands.ts`
+ * writes them; a test runs every opcode against the TypeScript kernels.
+ */
+
+import { add, gatedRelu2, gatedSilu } from './activation';
+import { attendHead, kvStore } from './attention';
+import { denseMatmul, embed } from './dense';
+import { COMMAND_BYTES, FAILED, FLAG_BARRIER, LIST_ADDRESS, LIST_COUNT, SCRATCH_BASE, SCRATCH_STRIDE } from './layout';
+import { rmsNorm } from './norm';
+import { quantizeRows } from './quantize';
+import { rope } from './rope';
+import { barrier, share } from './sync';
+import { ternaryMatmul, ternaryMatvec } from './ternary-matmul';
+
+const OP_EMBED: i32 = 1;
+const OP_RMS_NORM: i32 = 2;
+const OP_QUANTIZE_ROWS: i32 = 3;
+const OP_TERNARY_MATMUL: i32 = 4;
+const OP_DENSE_MATMUL: i32 = 5;
+const OP_ROPE: i32 = 6;
+const OP_KV_APPEND: i32 = 7;
+const OP_ATTENTION: i32 = 8;
+const OP_GATED_RELU2: i32 = 9;
+const OP_GATED_SILU: i32 = 10;
+const OP_ADD: i32 = 11;
+const OP_COPY: i32 = 12;
+
+/** Bytes at the start of a thread's scratch that attention keeps for sums and a decoded key (headDim <= 1024). */
+const ATTENTION_HEAD_ROOM: usize = 4096;
+
+// Argument k of the command at `c`: an address or count, or an f32.
+// @ts-ignore: decorator
+@inline
+function arg(c: usize, k: usize): i32 {
+  return load<i32>(c + ((k + 2) << 2));
+}
+// @ts-ignore: decorator
+@inline
+function address(c: usize, k: usize): usize {
+  return load<usize>(c + ((k + 2) << 2));
+}
+// @ts-ignore: decorator
+@inline
+function real(c: usize, k: usize): f32 {
+  return load<f32>(c + ((k + 2) << 2));
+}
+
+/** Runs the current list as thread `thread` of `nThreads`. Returns 0, or 1 when a thread failed. */
+export function execute(thread: i32, nThreads: i32): i32 {
+  const list = load<usize>(LIST_ADDRESS);
+  const count = load<i32>(LIST_COUNT);
+  const scratch = load<usize>(SCRATCH_BASE) + <usize>thread * load<usize>(SCRATCH_STRIDE);
+  for (let i = 0; i < count; i++) {
+    const c = list + <usize>i * COMMAND_BYTES;
+    if (load<i32>(c, 4) & FLAG_BARRIER) {
+      if (!barrier(thread, nThreads)) return 1;
+    }
+    run(c, thread, nThreads, scratch);
+  }
+  return barrier(thread, nThreads) ? 0 : 1;
+}
+
+function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
+  switch (load<i32>(c)) {
+    case OP_EMBED: {
+      // out, type, table, rowBytes, columns, ids, n
+      const n = arg(c, 6);
+      const first = share(n, 1, thread, nThreads);
+      const last = share(n, 1, thread + 1, nThreads);
+      embed(address(c, 0), arg(c, 1), address(c, 2), address(c, 3), arg(c, 4), address(c, 5), first, last);
+      return;
+    }
+    case OP_RMS_NORM: {
+      // out, x, gain, eps, columns, n
+      const n = arg(c, 5);
+      const first = share(n, 1, thread, nThreads);
+      const last = share(n, 1, thread + 1, nThreads);
+      rmsNorm(address(c, 0), address(c, 1), address(c, 2), real(c, 3), arg(c, 4), first, last);
+      return;
+    }
+    case OP_QUANTIZE_ROWS: {
+      // codes, meta, x, columns, stride, n
+      const n = arg(c, 5);
+      const first = share(n, 1, thread, nThreads);
+      const last = share(n, 1, thread + 1, nThreads);
+      quantizeRows(address(c, 0), address(c, 1), address(c, 2), arg(c, 3), arg(c, 4), first, last);
+      return;
+    }
+    case OP_TERNARY_MATMUL: {
+      // out, packed, rowBytes, weightScale, rows, codes, stride, meta, n
+      const rows = arg(c, 4);
+      const n = arg(c, 8);
+      const first = share(rows, 4, thread, nThreads);
+      const last = share(rows, 4, thread + 1, nThreads);
+      if (n == 1) {
+        ternaryMatvec(address(c, 0), address(c, 1), address(c, 2), real(c, 3), address(c, 5), address(c, 7), first, last);
+      } else {
+        ternaryMatmul(
+          address(c, 0),
+          rows,
+          address(c, 1),
+          address(c, 2),
+          real(c, 3),
+          address(c, 5),
+          arg(c, 6),
+          address(c, 7),
+          n,
+          first,
+          last,
+          scratch,
+        );
+      }
+      return;
+    }
+    case OP_DENSE_MATMUL: {
+      // out, type, weight, rowBytes, rows, x, columns, n
+      const rows = arg(c, 4);
+      denseMatmul(
+        address(c, 0),
+        rows,
+        arg(c, 1),
+        address(c, 2),
+        address(c, 3),
+        address(c, 5),
+        arg(c, 6),
+        arg(c, 7),
+        share(rows, 16, thread, nThreads),
+        share(rows, 16, thread + 1, nThreads),
+        scratch,
+      );
+      return;
+    }
+    case OP_ROPE: {
+      // x, angles, nHeads, headDim, neox, n
+      const n = arg(c, 5);
+      const first = share(n, 1, thread, nThreads);
+      const last = share(n, 1, thread + 1, nThreads);
+      rope(address(c, 0), address(c, 1), arg(c, 2), arg(c, 3), arg(c, 4), first, last);
+      return;
+    }
+    case OP_KV_APPEND: {
+      // k, v, keyBlock, kF16, valueBlock, vF16, nKvHeads, headDim, contextSize, row, count, position
+      const rowBytes = (<usize>arg(c, 6) * <usize>arg(c, 7)) << 2;
+      const count = arg(c, 10);
+      const last = share(count, 1, thread + 1, nThreads);
+      for (let i = share(count, 1, thread, nThreads); i < last; i++) {
+        const from = <usize>(arg(c, 9) + i) * rowBytes;
+        const position = arg(c, 11) + i;
+        kvStore(address(c, 2), arg(c, 3), address(c, 0) + from, arg(c, 6), arg(c, 7), arg(c, 8), position);
+        kvStore(address(c, 4), arg(c, 5), address(c, 1) + from, arg(c, 6), arg(c, 7), arg(c, 8), position);
+      }
+      return;
+    }
+    case OP_ATTENTION: {
+      // out, q, keyBlock, kF16, valueBlock, vF16, nHeads, nKvHeads, headDim, contextSize, row, count, position, scale
+      const nHeads = arg(c, 6);
+      const headDim = arg(c, 8);
+      const group = nHeads / arg(c, 7);
+      const units = arg(c, 11) * nHeads;
+      const last = share(units, 1, thread + 1, nThreads);
+      for (let unit = share(units, 1, thread, nThreads); unit < last; unit++) {
+        const i = unit / nHeads;
+        const head = unit - i * nHeads;
+        const kvHead = <usize>(head / group) * <usize>arg(c, 9) * <usize>headDim;
+        const at = (<usize>((arg(c, 10) + i) * nHeads + head) * <usize>headDim) << 2;
+        attendHead(
+          address(c, 0) + at,
+          address(c, 1) + at,
+          address(c, 2) + (kvHead << (arg(c, 3) ? 1 : 2)),
+          arg(c, 3),
+          address(c, 4) + (kvHead << (arg(c, 5) ? 1 : 2)),
+          arg(c, 5),
+          headDim,
+          arg(c, 12) + i + 1,
+          real(c, 13),
+          scratch,
+          scratch + ATTENTION_HEAD_ROOM,
+        );
+      }
+      return;
+    }
+    case OP_GATED_RELU2: {
+      // out, gate, up, length
+      const length = arg(c, 3);
+      const first = share(length, 16, thread, nThreads);
+      gatedRelu2(address(c, 0), address(c, 1), address(c, 2), first, share(length, 16, thread + 1, nThreads));
+      return;
+    }
+    case OP_GATED_SILU: {
+      const length = arg(c, 3);
+      const first = share(length, 16, thread, nThreads);
+      gatedSilu(address(c, 0), address(c, 1), address(c, 2), first, share(length, 16, thread + 1, nThreads));
+      return;
+    }
+    case OP_ADD: {
+      const length = arg(c, 3);
+      const first = share(length, 16, thread, nThreads);
+      add(address(c, 0), address(c, 1), address(c, 2), first, share(length, 16, thread + 1, nThreads));
+      return;
+    }
+    case OP_COPY: {
+      // out, from, bytes
+      const bytes = arg(c, 2);
+      const first = share(bytes, 64, thread, nThreads);
+      memory.copy(address(c, 0) + <usize>first, address(c, 1) + <usize>first, <usize>(share(bytes, 64, thread + 1, nThreads) - first));
+      return;
+    }
+    default:
+      // An unknown opcode is a bug of the owner: everybody leaves.
+      if (ASC_FEATURE_THREADS) atomic.store<i32>(FAILED, 1);
+      else store<i32>(FAILED, 1);
+  }
+}

@@ -1,0 +1,80 @@
+/**
+ * exp in f32, four lanes at a time: the same steps and constants as `expF32` of `src/numeric/exp.ts` (a test compares
+ * the constants), so the same bits. f16 conversions, exact both ways.
+ */
+
+const LOG2E: f32 = 1.4426950408889634;
+const LN2_HI: f32 = 0.693359375;
+const LN2_LO: f32 = -2.12194440054690583e-4;
+const P0: f32 = 1.98756915e-4;
+const P1: f32 = 1.39819995e-3;
+const P2: f32 = 8.33345191e-3;
+const P3: f32 = 4.16657959e-2;
+const P4: f32 = 1.66666655e-1;
+const P5: f32 = 5.00000012e-1;
+const EXP_F32_MIN: f32 = -87;
+const EXP_F32_MAX: f32 = 88;
+
+// @ts-ignore: decorator
+@inline
+export function expF32x4(x: v128): v128 {
+  const n = f32x4.nearest(f32x4.mul(x, f32x4.splat(LOG2E)));
+  let r = f32x4.sub(x, f32x4.mul(n, f32x4.splat(LN2_HI)));
+  r = f32x4.sub(r, f32x4.mul(n, f32x4.splat(LN2_LO)));
+  let y = f32x4.splat(P0);
+  y = f32x4.add(f32x4.mul(y, r), f32x4.splat(P1));
+  y = f32x4.add(f32x4.mul(y, r), f32x4.splat(P2));
+  y = f32x4.add(f32x4.mul(y, r), f32x4.splat(P3));
+  y = f32x4.add(f32x4.mul(y, r), f32x4.splat(P4));
+  y = f32x4.add(f32x4.mul(y, r), f32x4.splat(P5));
+  y = f32x4.add(f32x4.add(f32x4.mul(f32x4.mul(y, r), r), r), f32x4.splat(1));
+  const exponent = i32x4.shl(i32x4.add(i32x4.trunc_sat_f32x4_s(n), i32x4.splat(127)), 23);
+  y = f32x4.mul(y, exponent);
+  y = v128.bitselect(f32x4.splat(0), y, f32x4.lt(x, f32x4.splat(EXP_F32_MIN)));
+  y = v128.bitselect(f32x4.splat(Infinity), y, f32x4.gt(x, f32x4.splat(EXP_F32_MAX)));
+  return v128.bitselect(f32x4.splat(NaN), y, f32x4.ne(x, x));
+}
+
+// @ts-ignore: decorator
+@inline
+export function expF32(x: f32): f32 {
+  return f32x4.extract_lane(expF32x4(f32x4.splat(x)), 0);
+}
+
+/**
+ * Four f16 values, one in the low half of each 32-bit lane, to f32. Subnormals are made by an exact subtraction,
+ * not by multiplying denormal numbers, which some processors do a hundred times slower.
+ */
+// @ts-ignore: decorator
+@inline
+export function f16ToF32x4(h: v128): v128 {
+  const magnitude = i32x4.shl(v128.and(h, i32x4.splat(0x7fff)), 13);
+  const sign = i32x4.shl(v128.and(h, i32x4.splat(0x8000)), 16);
+  const normal = i32x4.add(magnitude, i32x4.splat(112 << 23));
+  const subnormal = f32x4.sub(i32x4.add(magnitude, i32x4.splat(113 << 23)), i32x4.splat(113 << 23));
+  let y = v128.bitselect(subnormal, normal, i32x4.lt_s(magnitude, i32x4.splat(1 << 23)));
+  const special = i32x4.gt_s(magnitude, i32x4.splat((31 << 23) - 1));
+  y = v128.or(y, v128.and(special, i32x4.splat(0x7f800000)));
+  return v128.or(y, sign);
+}
+
+// @ts-ignore: decorator
+@inline
+export function f16ToF32(h: u32): f32 {
+  return f32x4.extract_lane(f16ToF32x4(i32x4.splat(h)), 0);
+}
+
+/** f32 to f16, to nearest, ties to even; overflow gives infinity, NaN stays NaN. */
+export function f32ToF16(x: f32): u32 {
+  const bits = reinterpret<u32>(x);
+  const sign = (bits >> 16) & 0x8000;
+  const magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return 0x7e00;
+  if (magnitude >= 0x477ff000) return sign | 0x7c00; // 65520 and above round to infinity
+  if (magnitude < 0x38800000) {
+    // Below 2^-14: adding 0.5 leaves the hardware to round at bit 2^-24.
+    return sign | (reinterpret<u32>(reinterpret<f32>(magnitude) + <f32>0.5) - 0x3f000000);
+  }
+  const odd = (magnitude >> 13) & 1;
+  return sign | ((magnitude - (112 << 23) + 0xfff + odd) >> 13);
+}

@@ -1,0 +1,270 @@
+/**
+ * `Backend.ternaryMatmul`: rows of two-bit codes (weight + 1, drawn in `src/tensors/packed.ts`) times int8 activations.
+ *
+ * The codes 0, 1, 2 are the unsigned operand, so one row's sum is sum(code * q) - sum(q), the second term known from
+ * quantisation. Products are summed in i16 lanes and widened before they can overflow: one step adds at most
+ * 2 * 2 * 128 = 512 to a lane, and 64 steps at most 32768 with a minus sign (which i16 holds) or 64 * 2 * 2 * 127 =
+ * 32512 with a plus sign. 64 steps are 1024 weights, eight blocks of 128.
+ */
+
+import { CODE_MASK } from './layout';
+
+/** Blocks of 128 weights between two widenings. */
+const FLUSH_BLOCKS: i32 = 8;
+
+/** acc (i16 lanes) += products of 16 codes with 16 activations, added in pairs. */
+// @ts-ignore: decorator
+@inline
+function dotStep(acc: v128, codes: v128, q: v128): v128 {
+  if (ASC_FEATURE_RELAXED_SIMD) {
+    // The second operand has 7 bits, so every engine computes the same: the instruction is only "relaxed" beyond that.
+    return i16x8.add(acc, i16x8.relaxed_dot_i8x16_i7x16_s(q, codes));
+  }
+  return i16x8.add(i16x8.add(acc, i16x8.extmul_low_i8x16_s(codes, q)), i16x8.extmul_high_i8x16_s(codes, q));
+}
+
+// @ts-ignore: decorator
+@inline
+function sumLanes(v: v128): i32 {
+  return i32x4.extract_lane(v, 0) + i32x4.extract_lane(v, 1) + i32x4.extract_lane(v, 2) + i32x4.extract_lane(v, 3);
+}
+
+// @ts-ignore: decorator
+@inline
+function finish(out: usize, sum: i32, codeSum: i32, scale: f32, weightScale: f32): void {
+  store<f32>(out, (f32(sum - codeSum) / scale) * weightScale);
+}
+
+/** One token, rows first..last-1. `out` points at the token's row. */
+export function ternaryMatvec(
+  out: usize,
+  packed: usize,
+  rowBytes: usize,
+  weightScale: f32,
+  codes: usize,
+  meta: usize,
+  first: i32,
+  last: i32,
+): void {
+  const scale = load<f32>(meta);
+  const codeSum = load<i32>(meta, 4);
+  const blocks = i32(rowBytes >> 5);
+  let row = first;
+  for (; row + 4 <= last; row += 4) {
+    matvec4(out + (<usize>row << 2), packed + <usize>row * rowBytes, rowBytes, weightScale, codes, blocks, scale, codeSum);
+  }
+  for (; row < last; row++) {
+    matvec1(out + (<usize>row << 2), packed + <usize>row * rowBytes, weightScale, codes, blocks, scale, codeSum);
+  }
+}
+
+/** Four rows at a time: each load of activations serves four rows. */
+function matvec4(
+  out: usize,
+  w0: usize,
+  rowBytes: usize,
+  weightScale: f32,
+  codes: usize,
+  blocks: i32,
+  scale: f32,
+  codeSum: i32,
+): void {
+  const mask = v128.load(CODE_MASK);
+  const w1 = w0 + rowBytes;
+  const w2 = w1 + rowBytes;
+  const w3 = w2 + rowBytes;
+  let t0 = i32x4.splat(0);
+  let t1 = i32x4.splat(0);
+  let t2 = i32x4.splat(0);
+  let t3 = i32x4.splat(0);
+  let at: usize = 0;
+  let q = codes;
+  while (blocks > 0) {
+    const end = at + (<usize>min(blocks, FLUSH_BLOCKS) << 5);
+    blocks -= FLUSH_BLOCKS;
+    let a0 = i16x8.splat(0);
+    let a1 = i16x8.splat(0);
+    let a2 = i16x8.splat(0);
+    let a3 = i16x8.splat(0);
+    for (; at < end; at += 32, q += 128) {
+      for (let half: usize = 0; half < 32; half += 16) {
+        const q0 = v128.load(q + half);
+        const q1 = v128.load(q + half, 32);
+        const q2 = v128.load(q + half, 64);
+        const q3 = v128.load(q + half, 96);
+        const v0 = v128.load(w0 + at + half);
+        a0 = dotStep(a0, v128.and(i16x8.shr_u(v0, 6), mask), q0);
+        a0 = dotStep(a0, v128.and(i16x8.shr_u(v0, 4), mask), q1);
+        a0 = dotStep(a0, v128.and(i16x8.shr_u(v0, 2), mask), q2);
+        a0 = dotStep(a0, v128.and(v0, mask), q3);
+        const v1 = v128.load(w1 + at + half);
+        a1 = dotStep(a1, v128.and(i16x8.shr_u(v1, 6), mask), q0);
+        a1 = dotStep(a1, v128.and(i16x8.shr_u(v1, 4), mask), q1);
+        a1 = dotStep(a1, v128.and(i16x8.shr_u(v1, 2), mask), q2);
+        a1 = dotStep(a1, v128.and(v1, mask), q3);
+        const v2 = v128.load(w2 + at + half);
+        a2 = dotStep(a2, v128.and(i16x8.shr_u(v2, 6), mask), q0);
+        a2 = dotStep(a2, v128.and(i16x8.shr_u(v2, 4), mask), q1);
+        a2 = dotStep(a2, v128.and(i16x8.shr_u(v2, 2), mask), q2);
+        a2 = dotStep(a2, v128.and(v2, mask), q3);
+        const v3 = v128.load(w3 + at + half);
+        a3 = dotStep(a3, v128.and(i16x8.shr_u(v3, 6), mask), q0);
+        a3 = dotStep(a3, v128.and(i16x8.shr_u(v3, 4), mask), q1);
+        a3 = dotStep(a3, v128.and(i16x8.shr_u(v3, 2), mask), q2);
+        a3 = dotStep(a3, v128.and(v3, mask), q3);
+      }
+    }
+    t0 = i32x4.add(t0, i32x4.extadd_pairwise_i16x8_s(a0));
+    t1 = i32x4.add(t1, i32x4.extadd_pairwise_i16x8_s(a1));
+    t2 = i32x4.add(t2, i32x4.extadd_pairwise_i16x8_s(a2));
+    t3 = i32x4.add(t3, i32x4.extadd_pairwise_i16x8_s(a3));
+  }
+  finish(out, sumLanes(t0), codeSum, scale, weightScale);
+  finish(out + 4, sumLanes(t1), codeSum, scale, weightScale);
+  finish(out + 8, sumLanes(t2), codeSum, scale, weightScale);
+  finish(out + 12, sumLanes(t3), codeSum, scale, weightScale);
+}
+
+/** The rows that are left over. */
+function matvec1(
+  out: usize,
+  w: usize,
+  weightScale: f32,
+  codes: usize,
+  blocks: i32,
+  scale: f32,
+  codeSum: i32,
+): void {
+  const mask = v128.load(CODE_MASK);
+  let total = i32x4.splat(0);
+  let q = codes;
+  while (blocks > 0) {
+    const end = w + (<usize>min(blocks, FLUSH_BLOCKS) << 5);
+    blocks -= FLUSH_BLOCKS;
+    let a = i16x8.splat(0);
+    for (; w < end; w += 32, q += 128) {
+      for (let half: usize = 0; half < 32; half += 16) {
+        const v = v128.load(w + half);
+        a = dotStep(a, v128.and(i16x8.shr_u(v, 6), mask), v128.load(q + half));
+        a = dotStep(a, v128.and(i16x8.shr_u(v, 4), mask), v128.load(q + half, 32));
+        a = dotStep(a, v128.and(i16x8.shr_u(v, 2), mask), v128.load(q + half, 64));
+        a = dotStep(a, v128.and(v, mask), v128.load(q + half, 96));
+      }
+    }
+    total = i32x4.add(total, i32x4.extadd_pairwise_i16x8_s(a));
+  }
+  finish(out, sumLanes(total), codeSum, scale, weightScale);
+}
+
+/**
+ * Many tokens: four rows are unpacked to one byte a code in scratch (4 * stride bytes, which stay in L1) and then meet
+ * every token. `outStride` is the number of output features.
+ */
+export function ternaryMatmul(
+  out: usize,
+  outStride: i32,
+  packed: usize,
+  rowBytes: usize,
+  weightScale: f32,
+  codes: usize,
+  stride: i32,
+  meta: usize,
+  n: i32,
+  first: i32,
+  last: i32,
+  scratch: usize,
+): void {
+  const steps = stride >> 4;
+  let row = first;
+  for (; row + 4 <= last; row += 4) {
+    for (let r = 0; r < 4; r++) {
+      unpackRow(scratch + <usize>r * <usize>stride, packed + <usize>(row + r) * rowBytes, rowBytes);
+    }
+    for (let token = 0; token < n; token++) {
+      dot4(
+        out + ((<usize>token * <usize>outStride + <usize>row) << 2),
+        scratch,
+        <usize>stride,
+        codes + <usize>token * <usize>stride,
+        steps,
+        load<f32>(meta + (<usize>token << 3)),
+        load<i32>(meta + (<usize>token << 3), 4),
+        weightScale,
+      );
+    }
+  }
+  for (let token = 0; token < n; token++) {
+    ternaryMatvec(
+      out + ((<usize>token * <usize>outStride) << 2),
+      packed,
+      rowBytes,
+      weightScale,
+      codes + <usize>token * <usize>stride,
+      meta + (<usize>token << 3),
+      row,
+      last,
+    );
+  }
+}
+
+/** One byte a code, in the order of the activations. */
+function unpackRow(target: usize, packed: usize, rowBytes: usize): void {
+  const mask = v128.load(CODE_MASK);
+  for (const end = packed + rowBytes; packed < end; packed += 32, target += 128) {
+    const a = v128.load(packed);
+    const b = v128.load(packed, 16);
+    v128.store(target, v128.and(i16x8.shr_u(a, 6), mask));
+    v128.store(target, v128.and(i16x8.shr_u(b, 6), mask), 16);
+    v128.store(target, v128.and(i16x8.shr_u(a, 4), mask), 32);
+    v128.store(target, v128.and(i16x8.shr_u(b, 4), mask), 48);
+    v128.store(target, v128.and(i16x8.shr_u(a, 2), mask), 64);
+    v128.store(target, v128.and(i16x8.shr_u(b, 2), mask), 80);
+    v128.store(target, v128.and(a, mask), 96);
+    v128.store(target, v128.and(b, mask), 112);
+  }
+}
+
+/** Four unpacked rows times one token. `steps` groups of 16 weights; 64 of them between two widenings. */
+function dot4(
+  out: usize,
+  rows: usize,
+  stride: usize,
+  q: usize,
+  steps: i32,
+  scale: f32,
+  codeSum: i32,
+  weightScale: f32,
+): void {
+  const r1 = rows + stride;
+  const r2 = r1 + stride;
+  const r3 = r2 + stride;
+  let t0 = i32x4.splat(0);
+  let t1 = i32x4.splat(0);
+  let t2 = i32x4.splat(0);
+  let t3 = i32x4.splat(0);
+  let at: usize = 0;
+  while (steps > 0) {
+    const end = at + (<usize>min(steps, 64) << 4);
+    steps -= 64;
+    let a0 = i16x8.splat(0);
+    let a1 = i16x8.splat(0);
+    let a2 = i16x8.splat(0);
+    let a3 = i16x8.splat(0);
+    for (; at < end; at += 32) {
+      const x = v128.load(q + at);
+      const y = v128.load(q + at, 16);
+      a0 = dotStep(dotStep(a0, v128.load(rows + at), x), v128.load(rows + at, 16), y);
+      a1 = dotStep(dotStep(a1, v128.load(r1 + at), x), v128.load(r1 + at, 16), y);
+      a2 = dotStep(dotStep(a2, v128.load(r2 + at), x), v128.load(r2 + at, 16), y);
+      a3 = dotStep(dotStep(a3, v128.load(r3 + at), x), v128.load(r3 + at, 16), y);
+    }
+    t0 = i32x4.add(t0, i32x4.extadd_pairwise_i16x8_s(a0));
+    t1 = i32x4.add(t1, i32x4.extadd_pairwise_i16x8_s(a1));
+    t2 = i32x4.add(t2, i32x4.extadd_pairwise_i16x8_s(a2));
+    t3 = i32x4.add(t3, i32x4.extadd_pairwise_i16x8_s(a3));
+  }
+  finish(out, sumLanes(t0), codeSum, scale, weightScale);
+  finish(out + 4, sumLanes(t1), codeSum, scale, weightScale);
+  finish(out + 8, sumLanes(t2), codeSum, scale, weightScale);
+  finish(out + 12, sumLanes(t3), codeSum, scale, weightScale);
+}

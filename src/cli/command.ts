@@ -1,0 +1,30 @@
+/**
+ * What a command is: a name, flags, and something to do.
+ * @module
+ */
+
+import type { Flags, Values } from './flags.ts';
+import type { Io } from './io.ts';
+
+export interface Command {
+  /** As typed; two words for a command of a group, e.g. `oracle logits`. */
+  readonly name: string;
+  /** One line. */
+  readonly describe: string;
+  readonly flags: Flags;
+  /** A word that may follow the command, e.g. the file to inspect. */
+  readonly word?: { readonly name: string; readonly describe: string; readonly required?: boolean };
+  readonly examples: readonly (readonly [command: string, does: string])[];
+  readonly run: (args: Record<string, unknown>, io: Io) => Promise<number>;
+}
+
+/** Ties the type of `run`'s arguments to the flags; the result forgets it, so that commands fit in one list. */
+export function command<const F extends Flags>(
+  definition: Omit<Command, 'flags' | 'run'> & {
+    readonly flags: F;
+    /** Resolves to the exit code. `word` is the word behind the command. */
+    readonly run: (args: Values<F> & { readonly word?: string }, io: Io) => Promise<number>;
+  },
+): Command {
+  return definition as unknown as Command;
+}

@@ -1,0 +1,14 @@
+/**
+ * All commands, in the order of the help.
+ * @module
+ */
+
+import { chat } from './chat.ts';
+import type { Command } from './command.ts';
+import { inspect } from './inspect.ts';
+import { oracleLogits } from './oracle.ts';
+import { perplexity } from './perplexity.ts';
+import { run } from './run.ts';
+import { tokenize } from './tokenize.ts';
+
+export const commands: readonly Command[] = [run, chat, inspect, tokenize, oracleLogits, perplexity];

@@ -1,0 +1,239 @@
+/**
+ * Flags that several commands share, under llama.cpp's names.
+ * @module
+ */
+
+import type { SessionOptions } from '../engine/types.ts';
+import type { SamplingOptions } from '../sampling/chain.ts';
+import { type Flags, UsageError, type Values } from './flags.ts';
+
+const MODEL = 'Model';
+const SAMPLING = 'Sampling';
+const OUTPUT = 'Output';
+
+export const modelFlag = {
+  model: {
+    type: 'string',
+    also: ['-m'],
+    value: 'PATH|URL',
+    env: 'BITNET_MODEL',
+    group: MODEL,
+    describe: 'GGUF file, may be gzipped [the built-in story model]',
+  },
+} as const satisfies Flags;
+
+export const preFlag = {
+  pre: {
+    type: 'string',
+    value: 'NAME',
+    group: MODEL,
+    describe: 'pre-tokenizer to use whatever the file says, e.g. llama-bpe; default is what bitnet.cpp falls back to',
+  },
+} as const satisfies Flags;
+
+/** How a model is loaded and run. */
+export const runtimeFlags = {
+  ...modelFlag,
+  ...preFlag,
+  backend: {
+    type: 'string',
+    choices: ['auto', 'wasm', 'ts'],
+    env: 'BITNET_BACKEND',
+    group: MODEL,
+    describe: 'what computes: wasm (fast), ts (the definition, slow) [auto]',
+  },
+  threads: {
+    type: 'integer',
+    also: ['-t'],
+    min: 1,
+    max: 1024,
+    env: 'BITNET_THREADS',
+    group: MODEL,
+    describe: 'threads of the wasm backend [physical cores]',
+  },
+  'ctx-size': {
+    type: 'integer',
+    also: ['-c'],
+    min: 0,
+    group: MODEL,
+    describe: "positions to keep; 0 is the model's own length [that, at most 4096]",
+  },
+  'batch-size': {
+    type: 'integer',
+    also: ['-b', '--batch'],
+    min: 1,
+    group: MODEL,
+    describe: 'tokens computed in one pass; never changes a result [128]',
+  },
+  'cache-type-k': {
+    type: 'string',
+    also: ['-ctk'],
+    choices: ['f32', 'f16'],
+    group: MODEL,
+    describe: 'type of cached keys [f16]',
+  },
+  'cache-type-v': {
+    type: 'string',
+    also: ['-ctv'],
+    choices: ['f32', 'f16'],
+    group: MODEL,
+    describe: 'type of cached values [f16]',
+  },
+  // Part of every llama.cpp command line, and without meaning here.
+  'gpu-layers': {
+    type: 'integer',
+    also: ['-ngl', '--n-gpu-layers'],
+    hidden: true,
+    group: MODEL,
+    describe: 'accepted and ignored: there is no GPU backend',
+  },
+  'ubatch-size': {
+    type: 'integer',
+    also: ['-ub'],
+    hidden: true,
+    group: MODEL,
+    describe: 'accepted and ignored: see --batch-size',
+  },
+  'threads-batch': {
+    type: 'integer',
+    also: ['-tb'],
+    hidden: true,
+    group: MODEL,
+    describe: 'accepted and ignored: see --threads',
+  },
+} as const satisfies Flags;
+
+export const samplingFlags = {
+  temp: {
+    type: 'number',
+    also: ['-temp', '--temperature'],
+    group: SAMPLING,
+    describe: 'temperature; 0 takes the most likely token [0.8; 0.7 for built-in stories]',
+  },
+  'top-k': { type: 'integer', group: SAMPLING, describe: 'keep the k most likely tokens; 0 keeps all [40]' },
+  'top-p': {
+    type: 'number',
+    min: 0,
+    max: 1,
+    group: SAMPLING,
+    describe: 'keep this much probability; 1 keeps all [0.95]',
+  },
+  'min-p': {
+    type: 'number',
+    min: 0,
+    max: 1,
+    group: SAMPLING,
+    describe: 'keep tokens at least this likely, relative to the most likely one [0.05]',
+  },
+  'repeat-penalty': { type: 'number', group: SAMPLING, describe: 'divides logits of recent tokens; 1 is off [1]' },
+  'repeat-last-n': {
+    type: 'integer',
+    min: -1,
+    group: SAMPLING,
+    describe: 'how many tokens count as recent; 0 none, -1 all [64]',
+  },
+  'presence-penalty': { type: 'number', group: SAMPLING, describe: 'subtracted once from logits of recent tokens [0]' },
+  'frequency-penalty': { type: 'number', group: SAMPLING, describe: 'subtracted for every recent occurrence [0]' },
+  'penalize-nl': { type: 'boolean', group: SAMPLING, describe: 'penalise newlines as well' },
+  'logit-bias': {
+    type: 'list',
+    also: ['-l'],
+    value: 'ID(+|-)BIAS',
+    group: SAMPLING,
+    describe: 'add to the logit of a token, e.g. 15043+1, 15043-inf; may be repeated',
+  },
+  seed: {
+    type: 'integer',
+    also: ['-s'],
+    min: -1,
+    group: SAMPLING,
+    describe: 'same seed, same text; -1 is random [-1]',
+  },
+} as const satisfies Flags;
+
+/** When a generation ends. */
+export const stopFlags = {
+  predict: {
+    type: 'integer',
+    also: ['-n', '--n-predict'],
+    min: -2,
+    group: SAMPLING,
+    describe: 'tokens to generate; -1 until the model ends or the context is full [-1]',
+  },
+  stop: {
+    type: 'list',
+    also: ['-r', '--reverse-prompt'],
+    value: 'TEXT',
+    group: SAMPLING,
+    describe: 'end before this text; may be repeated',
+  },
+  'ignore-eos': { type: 'boolean', group: SAMPLING, describe: 'go on where the model would end' },
+} as const satisfies Flags;
+
+export const chatFlags = {
+  'system-prompt': {
+    type: 'string',
+    also: ['-sys'],
+    value: 'TEXT',
+    group: 'Chat',
+    describe: 'what the model is told before the conversation',
+  },
+  'chat-template': { type: 'string', value: 'JINJA', group: 'Chat', describe: "replaces the model's own template" },
+  'chat-template-file': { type: 'string', value: 'PATH', group: 'Chat', describe: 'the same, from a file' },
+} as const satisfies Flags;
+
+export const quietFlag = {
+  quiet: { type: 'boolean', also: ['-q'], group: OUTPUT, describe: 'nothing on stderr but errors' },
+} as const satisfies Flags;
+
+export const jsonFlag = {
+  json: { type: 'boolean', group: OUTPUT, describe: 'one JSON document instead of text' },
+} as const satisfies Flags;
+
+/** Sampling options as far as they were given; the library knows the defaults. */
+export function samplingOptions(args: Values<typeof samplingFlags>): SamplingOptions {
+  const options: Record<string, unknown> = {
+    temperature: args.temp,
+    topK: args['top-k'],
+    topP: args['top-p'],
+    minP: args['min-p'],
+    repeatPenalty: args['repeat-penalty'],
+    repeatLastN: args['repeat-last-n'],
+    presencePenalty: args['presence-penalty'],
+    frequencyPenalty: args['frequency-penalty'],
+    seed: args.seed,
+  };
+  if (args['penalize-nl']) options.penalizeNewline = true;
+  if (args['logit-bias'].length > 0) options.logitBias = logitBias(args['logit-bias']);
+  // Absent, not undefined: that is what exactOptionalPropertyTypes promises the library.
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+}
+
+/** `15043+1.5`, `15043-inf`: llama.cpp's form. The sign belongs to the bias. */
+export function logitBias(texts: readonly string[]): Map<number, number> {
+  const bias = new Map<number, number>();
+  for (const text of texts) {
+    const match = /^(\d+)([+-])(inf|\d+\.?\d*|\.\d+)$/i.exec(text);
+    const size = match === null ? Number.NaN : match[3].toLowerCase() === 'inf' ? Infinity : Number(match[3]);
+    const value = match?.[2] === '-' ? -size : size;
+    if (match === null || Number.isNaN(value) || value === Infinity) {
+      throw new UsageError(
+        `--logit-bias takes ID+BIAS or ID-BIAS, e.g. 15043+1 or 15043-inf; got ${JSON.stringify(text)}`,
+      );
+    }
+    bias.set(Number(match[1]), value);
+  }
+  return bias;
+}
+
+type ContextArgs = Pick<Values<typeof runtimeFlags>, 'ctx-size' | 'cache-type-k' | 'cache-type-v'>;
+
+/** Session options as far as they were given. `contextLength` is what 0 stands for. */
+export function sessionOptions(args: ContextArgs, contextLength: number): SessionOptions {
+  const size = args['ctx-size'];
+  return {
+    ...(size === undefined ? {} : { contextSize: size === 0 ? contextLength : size }),
+    ...(args['cache-type-k'] === undefined ? {} : { kType: args['cache-type-k'] }),
+    ...(args['cache-type-v'] === undefined ? {} : { vType: args['cache-type-v'] }),
+  };
+}

@@ -1,0 +1,204 @@
+/**
+ * `bitnet inspect`: what a model file says and what that means here.
+ * @module
+ */
+
+import { BitnetError } from '../errors.ts';
+import { describeValue, type GgufFile, type GgufValue, openGguf, StringArray } from '../formats/index.ts';
+import { command } from './command.ts';
+import { type Attempt, cacheBytes, type Description, describeFile, plain } from './describe.ts';
+import type { Values } from './flags.ts';
+import { jsonFlag, modelFlag, preFlag, runtimeFlags } from './flags-common.ts';
+import { bytes, count, grouped, oneLine, table } from './format.ts';
+import { openSource } from './open.ts';
+
+const flags = {
+  ...modelFlag,
+  ...preFlag,
+  'ctx-size': { ...runtimeFlags['ctx-size'], describe: 'positions to reckon memory for' },
+  'cache-type-k': runtimeFlags['cache-type-k'],
+  'cache-type-v': runtimeFlags['cache-type-v'],
+  tensors: { type: 'boolean', group: 'Output', describe: 'list every tensor: name, type, shape, offset, bytes' },
+  metadata: {
+    type: 'string',
+    value: 'KEY',
+    group: 'Output',
+    describe: 'print the whole value of one key and nothing else',
+  },
+  ...jsonFlag,
+} as const;
+
+type Args = Values<typeof flags>;
+
+/** Elements of an array that are shown. */
+const SHOWN = 4;
+const SHOWN_CHARACTERS = 72;
+
+export const inspect = command({
+  name: 'inspect',
+  describe: 'Shows metadata, tensors, tokenizer and memory needs of a GGUF file, also of one that cannot be run here.',
+  flags,
+  word: { name: 'FILE', describe: 'path or URL, instead of -m' },
+  examples: [
+    ['bitnet inspect', 'the built-in model'],
+    ['bitnet inspect model.gguf --tensors', 'with the table of tensors'],
+    ['bitnet inspect model.gguf --metadata tokenizer.chat_template', 'one value, whole'],
+    ['bitnet inspect model.gguf -c 4096 --json', 'for programs'],
+  ],
+  async run(args, io) {
+    const source = await openSource(args.word ?? args.model);
+    try {
+      const gguf = await openGguf(source, { allowUnreadable: true });
+      if (args.metadata !== undefined) await io.write(`${wholeValue(gguf, args.metadata)}\n`);
+      else if (args.json) await io.write(`${JSON.stringify(asJson(gguf, args), jsonable, 2)}\n`);
+      else await io.write(`${asText(gguf, args)}\n`);
+      return 0;
+    } finally {
+      await source.close();
+    }
+  },
+});
+
+function asText(gguf: GgufFile, args: Args): string {
+  const facts = describeFile(gguf, args.pre);
+  const sections = [
+    table(factRows(facts, args).map(([name, value]) => [`${name}:`, value])),
+    gguf.tensors.length === 0 ? 'no tensors: a vocabulary file' : table(typeRows(facts), [1, 2, 3]),
+    table([...gguf.metadata].map(([key, value]) => [key, shortValue(value)])),
+  ];
+  if (args.tensors) sections.push(table(tensorRows(gguf), [3, 4]));
+  return sections.filter((section) => section !== '').join('\n\n');
+}
+
+function factRows(facts: Description, args: Args): [string, string][] {
+  const shards = facts.shards > 1 ? `, ${facts.shards} files` : '';
+  const rows: [string, string][] = [
+    ['file', `${facts.file}, ${bytes(facts.fileBytes)}, GGUF version ${facts.version}${shards}`],
+    ['name', facts.name ?? '(none)'],
+    ['architecture', facts.architecture ?? '(none)'],
+    ['activation', told(facts.activation, ({ name, reason }) => `${name}, ${reason}`)],
+    ['parameters', `${count(facts.parameters)} (${grouped(facts.parameters)})`],
+    [
+      'shape',
+      told(
+        facts.config,
+        (c) =>
+          `${c.nLayers} layers, width ${c.hidden}, feed-forward ${c.ffn}, ${c.nHeads} heads of ${c.headDim} over ` +
+          `${c.nKvHeads} key/value heads, vocabulary ${grouped(c.vocabulary)}, context ${grouped(c.contextLength)}`,
+      ),
+    ],
+  ];
+  if (facts.tokenizer.ok) {
+    const t = facts.tokenizer.value;
+    rows.push(
+      ['tokenizer', `${t.model}, ${grouped(t.tokens)} tokens${t.merges > 0 ? `, ${grouped(t.merges)} merges` : ''}`],
+      ['pre-tokenizer', `${t.pre.name}, ${preOrigin(t.pre.origin)}`],
+      ['begins with', t.addBos ? (t.bos ?? '(none)') : 'nothing added'],
+      ['stop tokens', t.stop.length === 0 ? '(none)' : t.stop.join(', ')],
+      ['chat template', templateLine(t.chatTemplate)],
+    );
+  } else rows.push(['tokenizer', facts.tokenizer.why]);
+  if (facts.config.ok && facts.types.length > 0) rows.push(['memory', memoryLine(facts, args)]);
+  return rows;
+}
+
+function told<T>(attempt: Attempt<T>, tell: (value: T) => string): string {
+  return attempt.ok ? tell(attempt.value) : attempt.why;
+}
+
+function preOrigin(origin: string): string {
+  if (origin === 'recognised') return 'recognised by the vocabulary; the file names none';
+  return origin === 'forced' ? 'forced by --pre' : 'named by the file';
+}
+
+function templateLine(template: { readonly source: string; readonly origin: string } | undefined): string {
+  if (template === undefined) return 'none';
+  const origin = template.origin === 'recognised' ? "recognised; the file's own is only a mark" : "the file's own";
+  return `${origin}: ${oneLine(template.source, SHOWN_CHARACTERS)}`;
+}
+
+/** Weights and cache for the context asked for, else for what a session would take. */
+function memoryOf(facts: Description, args: Args) {
+  if (!facts.config.ok) return undefined;
+  const config = facts.config.value;
+  const asked = args['ctx-size'];
+  const positions = asked === 0 ? config.contextLength : (asked ?? Math.min(config.contextLength, 4096));
+  const elementBytes = (type: string | undefined): number => (type === 'f32' ? 4 : 2);
+  const kvBytes = cacheBytes(config, positions, elementBytes(args['cache-type-k']), elementBytes(args['cache-type-v']));
+  return { weightBytes: facts.weightBytes, kvBytes, positions, totalBytes: facts.weightBytes + kvBytes };
+}
+
+function memoryLine(facts: Description, args: Args): string {
+  const memory = memoryOf(facts, args)!;
+  return (
+    `${bytes(memory.totalBytes)} = weights ${bytes(memory.weightBytes)} + ` +
+    `keys and values ${bytes(memory.kvBytes)} for ${grouped(memory.positions)} positions, and scratch`
+  );
+}
+
+function typeRows(facts: Description): string[][] {
+  const rows = facts.types.map((t) => [t.type, `${t.tensors}`, count(t.parameters), bytes(t.bytes), t.layout]);
+  return [['type', 'tensors', 'values', 'size', 'layout'], ...rows];
+}
+
+function tensorRows(gguf: GgufFile): string[][] {
+  const rows = gguf.tensors.map((tensor) => [
+    tensor.name,
+    tensor.dtype.name,
+    `(${tensor.shape.join(', ')})`,
+    `${tensor.offsetBytes}`,
+    `${tensor.byteLength}`,
+  ]);
+  return [['tensor', 'type', 'shape', 'offset', 'bytes'], ...rows];
+}
+
+function shortValue(value: GgufValue): string {
+  if (value.type === 'string') return `string ${oneLine(value.text, SHOWN_CHARACTERS)}`;
+  if (value.type !== 'array') return `${value.type} ${value.value}`;
+  const { values } = value;
+  const first: string[] = [];
+  for (let i = 0; i < Math.min(SHOWN, values.length); i++) {
+    first.push(values instanceof StringArray ? JSON.stringify(oneLine(values.text(i), 24)) : `${values[i]}`);
+  }
+  return `${describeValue(value)}: ${first.join(', ')}${values.length > SHOWN ? ', ...' : ''}`;
+}
+
+function wholeValue(gguf: GgufFile, key: string): string {
+  const value = gguf.metadata.get(key);
+  if (value === undefined) {
+    throw new BitnetError('bad-metadata', 'no such key', { where: `${gguf.label}: ${key}` });
+  }
+  const whole = plain(value);
+  if (typeof whole === 'string') return whole;
+  return JSON.stringify(whole, jsonable) ?? '';
+}
+
+function asJson(gguf: GgufFile, args: Args): Record<string, unknown> {
+  const facts = describeFile(gguf, args.pre);
+  return {
+    ...facts,
+    memory: memoryOf(facts, args),
+    metadata: Object.fromEntries([...gguf.metadata].map(([key, value]) => [key, jsonValue(value)])),
+    ...(args.tensors ? { tensors: jsonTensors(gguf) } : {}),
+  };
+}
+
+function jsonTensors(gguf: GgufFile): unknown[] {
+  return gguf.tensors.map(({ name, dtype, shape, offsetBytes, byteLength }) => {
+    return { name, type: dtype.name, shape, offsetBytes, byteLength };
+  });
+}
+
+/** Long arrays by their beginning and length: a vocabulary would drown everything else. */
+function jsonValue(value: GgufValue): unknown {
+  if (value.type !== 'array' || value.values.length <= 64) return plain(value);
+  return { type: `array of ${value.of}`, length: value.values.length };
+}
+
+/** bigint, typed arrays and lists of strings have no JSON form of their own. */
+function jsonable(_key: string, value: unknown): unknown {
+  if (typeof value === 'bigint') return Number.isSafeInteger(Number(value)) ? Number(value) : value.toString();
+  if (value instanceof StringArray) return Array.from({ length: value.length }, (_, i) => value.text(i));
+  if (ArrayBuffer.isView(value)) return Array.from(value as unknown as ArrayLike<number>);
+  return value;
+}

@@ -1,0 +1,110 @@
+/**
+ * The terminal as commands see it: text out, notes aside, Ctrl-C as an abort signal.
+ *
+ * stdout carries only what was asked for, so that it can be piped; everything about the run goes to stderr.
+ * @module
+ */
+
+import process from 'node:process';
+
+export interface Io {
+  /** Writes to stdout; resolves when the reader keeps up. Quietly does nothing once the reader has gone. */
+  write(text: string): Promise<void>;
+  /** A line on stderr. */
+  note(text: string): void;
+  /** Replaces the last line of stderr, if that is a terminal; `''` clears it. */
+  status(text: string): void;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly inIsTerminal: boolean;
+  readonly outIsTerminal: boolean;
+  readonly errIsTerminal: boolean;
+  /** Aborted by Ctrl-C and when nobody reads stdout any more. */
+  readonly signal: AbortSignal;
+  /** Sends Ctrl-C to `handler` instead, until the returned function is called. */
+  interceptInterrupt(handler: () => void): () => void;
+  /** All of stdin as text. */
+  readAll(): Promise<string>;
+}
+
+/** Why `signal` was aborted. */
+export class Interrupted extends Error {
+  override readonly name = 'AbortError';
+  readonly exitCode: number;
+
+  constructor(message: string, exitCode: number) {
+    super(message);
+    this.exitCode = exitCode;
+  }
+}
+
+/** The real terminal. Call `close` when done, or listeners keep the process alive on some runtimes. */
+export function openIo(): Io & { close(): void } {
+  const { stdin, stdout, stderr, env } = process;
+  const controller = new AbortController();
+  let gone = false;
+  let statusShown = false;
+
+  let interrupt = (): void => {
+    // The second Ctrl-C does not wait for anything.
+    if (controller.signal.aborted) process.exit(130);
+    controller.abort(new Interrupted('interrupted', 130));
+  };
+  const onInterrupt = (): void => interrupt();
+  process.on('SIGINT', onInterrupt);
+
+  // `bitnet run | head`: the reader leaving early is no failure.
+  const onOutError = (error: NodeJS.ErrnoException): void => {
+    if (error.code !== 'EPIPE') throw error;
+    gone = true;
+    if (!controller.signal.aborted) controller.abort(new Interrupted('nobody reads stdout', 0));
+  };
+  const onErrError = (): void => {};
+  stdout.on('error', onOutError);
+  stderr.on('error', onErrError);
+
+  const status = (text: string): void => {
+    if (stderr.isTTY !== true || (text === '' && !statusShown)) return;
+    statusShown = text !== '';
+    stderr.write(`\r\x1b[K${text}`);
+  };
+
+  return {
+    async write(text) {
+      if (gone || text === '') return;
+      if (stdout.write(text)) return;
+      await new Promise<void>((resolve) => {
+        const done = (): void => {
+          stdout.off('drain', done).off('error', done).off('close', done);
+          resolve();
+        };
+        stdout.on('drain', done).on('error', done).on('close', done);
+      });
+    },
+    note(text) {
+      status('');
+      stderr.write(`${text}\n`);
+    },
+    status,
+    env,
+    inIsTerminal: stdin.isTTY === true,
+    outIsTerminal: stdout.isTTY === true,
+    errIsTerminal: stderr.isTTY === true,
+    signal: controller.signal,
+    interceptInterrupt(handler) {
+      const before = interrupt;
+      interrupt = handler;
+      return () => {
+        interrupt = before;
+      };
+    },
+    async readAll() {
+      const chunks: Uint8Array[] = [];
+      for await (const chunk of stdin) chunks.push(chunk as Uint8Array);
+      return new TextDecoder().decode(Buffer.concat(chunks));
+    },
+    close() {
+      process.off('SIGINT', onInterrupt);
+      // The error listeners stay: an EPIPE may still be on its way while the process ends.
+    },
+  };
+}

@@ -1,0 +1,91 @@
+/**
+ * `bitnet oracle logits`: the logits after every token, as a file to compare with and a digest to quote.
+ * @module
+ */
+
+import { createHash } from 'node:crypto';
+import { type FileHandle, open } from 'node:fs/promises';
+import { BitnetError, want } from '../errors.ts';
+import { littleEndianBytes, npyHeader } from '../oracle/npy.ts';
+import { command } from './command.ts';
+import { UsageError } from './flags.ts';
+import { quietFlag, runtimeFlags, sessionOptions } from './flags-common.ts';
+import { plural } from './format.ts';
+import { openModel } from './open.ts';
+import { promptOf } from './prompt.ts';
+
+export const oracleLogits = command({
+  name: 'oracle logits',
+  describe: 'Writes the logits after every token as float32 .npy (tokens, vocabulary) and prints their SHA-256.',
+  flags: {
+    ...runtimeFlags,
+    tokens: { type: 'string', value: 'ID,ID,...', group: 'Input', describe: 'token ids, taken as they are' },
+    prompt: {
+      type: 'string',
+      also: ['-p'],
+      value: 'TEXT',
+      group: 'Input',
+      describe: 'text instead; special tokens are read',
+    },
+    file: { type: 'string', also: ['-f'], value: 'PATH', group: 'Input', describe: 'text from a file' },
+    output: { type: 'string', also: ['-o'], value: 'PATH', group: 'Output', describe: '.npy file to write' },
+    ...quietFlag,
+  },
+  examples: [
+    ['bitnet oracle logits -m model.gguf --tokens 1,300,310 -o out.npy', 'write logits, print the digest'],
+    ['bitnet oracle logits -p "Once upon a time" --backend ts', 'the digest alone, by the definition'],
+  ],
+  async run(args, io) {
+    const given = await promptOf(args);
+    if ((args.tokens === undefined) === (given === undefined)) throw new UsageError('give one of --tokens, -p and -f');
+    const listed = args.tokens === undefined ? undefined : parseIds(args.tokens);
+    const model = await openModel(args, io);
+    let file: FileHandle | undefined;
+    try {
+      const ids = listed ?? model.tokenizer.encodePrompt(given!);
+      want(ids.length > 0, 'bad-argument', 'there are no tokens to evaluate', () => ({ where: '-p' }));
+      const vocabulary = model.info.vocabularySize;
+      const session = model.createSession({
+        contextSize: ids.length,
+        ...sessionOptions(args, model.info.contextLength),
+      });
+      if (args.output !== undefined) {
+        file = await openOutput(args.output);
+        await file.write(npyHeader([ids.length, vocabulary]));
+      }
+      const hash = createHash('sha256');
+      let rows = 0;
+      for await (const chunk of session.logits(ids, { signal: io.signal })) {
+        const raw = littleEndianBytes(chunk);
+        hash.update(raw);
+        await file?.write(raw);
+        rows += chunk.length / vocabulary;
+        if (!args.quiet) io.status(`${rows} of ${plural(ids.length, 'token')}`);
+      }
+      io.status('');
+      await io.write(`sha256 ${hash.digest('hex')}  (${ids.length}, ${vocabulary})\n`);
+      return 0;
+    } finally {
+      await file?.close();
+      await model.dispose();
+    }
+  },
+});
+
+/** `1,300,310`. */
+export function parseIds(text: string): number[] {
+  return text.split(',').map((part) => {
+    const id = part.trim();
+    if (!/^\d{1,9}$/.test(id))
+      throw new UsageError(`--tokens takes ids with commas between them, got ${JSON.stringify(part)}`);
+    return Number(id);
+  });
+}
+
+async function openOutput(path: string): Promise<FileHandle> {
+  try {
+    return await open(path, 'w');
+  } catch (error) {
+    throw new BitnetError('io', error instanceof Error ? error.message : String(error), { where: path }, error);
+  }
+}

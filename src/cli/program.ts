@@ -1,0 +1,198 @@
+/**
+ * Arguments in, exit code out.
+ *
+ *     0 done    1 the library refused (BitnetError)    2 wrong command line    70 a bug    130 Ctrl-C
+ * @module
+ */
+
+import { readFileSync } from 'node:fs';
+import yargs, { type Argv, type Options } from 'yargs';
+import { BitnetError } from '../errors.ts';
+import { fromEnvironment, normaliseArgs, suggest } from './args.ts';
+import type { Command } from './command.ts';
+import { commands } from './commands.ts';
+import { type Flag, type Flags, UsageError } from './flags.ts';
+import { Interrupted, type Io } from './io.ts';
+
+/** What a user gets who types no command. */
+const DEFAULT_COMMAND = 'run';
+const WIDTH = 110;
+
+const globalFlags = {
+  help: { type: 'boolean', also: ['-h'], describe: 'this text' },
+  version: { type: 'boolean', describe: 'the version of bitnet-ts' },
+} as const satisfies Flags;
+
+/** Runs the program; never throws. */
+export async function runProgram(argv: readonly string[], io: Io): Promise<number> {
+  try {
+    return await dispatch(argv, io);
+  } catch (error) {
+    return report(error, io);
+  }
+}
+
+async function dispatch(argv: readonly string[], io: Io): Promise<number> {
+  const [first] = argv;
+  if (first === '--version') {
+    await io.write(`${packageVersion()}\n`);
+    return 0;
+  }
+  if (first === '--help' || first === '-h' || first === 'help') {
+    await io.write(`${await topLevelHelp()}\n`);
+    return 0;
+  }
+  const { command, rest } = chooseCommand(argv);
+  try {
+    const args = await parse(command, rest, io);
+    return args === undefined ? 0 : await command.run(args, io);
+  } catch (error) {
+    if (error instanceof UsageError) error.command ??= `bitnet ${command.name}`;
+    throw error;
+  }
+}
+
+/** The command of the first one or two words; flags alone mean the default one. */
+function chooseCommand(argv: readonly string[]): { command: Command; rest: readonly string[] } {
+  const [first, second] = argv;
+  if (first === undefined || first.startsWith('-')) return { command: named(DEFAULT_COMMAND)!, rest: argv };
+  const command = named(first);
+  if (command !== undefined) return { command, rest: argv.slice(1) };
+  const group = commands.filter(({ name }) => name.startsWith(`${first} `));
+  if (group.length > 0) {
+    const inGroup = named(`${first} ${second}`);
+    if (inGroup !== undefined) return { command: inGroup, rest: argv.slice(2) };
+    const known = group.map(({ name }) => `bitnet ${name}`).join(', ');
+    throw new UsageError(`${first} needs one of: ${known}`);
+  }
+  throw new UsageError(
+    `unknown command ${JSON.stringify(first)}${suggest(
+      first,
+      commands.map(({ name }) => name),
+    )}`,
+  );
+}
+
+function named(name: string): Command | undefined {
+  return commands.find((command) => command.name === name);
+}
+
+/** The arguments of a command, or undefined if it was only asked for help. */
+async function parse(command: Command, rest: readonly string[], io: Io): Promise<Record<string, unknown> | undefined> {
+  const flags: Flags = { ...command.flags, ...globalFlags };
+  const tidy = normaliseArgs(rest, flags);
+  if (tidy.includes('--help=true')) {
+    await io.write(`${await parserFor(command).getHelp()}\n`);
+    return undefined;
+  }
+  const given = [...fromEnvironment(tidy, flags, io.env), ...tidy];
+  const parsed = await parserFor(command).parseAsync(given);
+  const words = parsed._.map(String);
+  const { word } = command;
+  if (words.length > (word === undefined ? 0 : 1))
+    throw new UsageError(`unexpected argument ${JSON.stringify(words.at(-1))}`);
+  if (word?.required === true && words.length === 0) throw new UsageError(`${word.name} is missing`);
+  const args: Record<string, unknown> = { word: words[0] };
+  for (const [name, flag] of Object.entries(command.flags)) {
+    args[name] = parsed[name] ?? (flag.type === 'boolean' ? false : flag.type === 'list' ? [] : undefined);
+  }
+  return args;
+}
+
+function bareParser(): Argv {
+  return yargs()
+    .scriptName('bitnet')
+    .locale('en')
+    .parserConfiguration({
+      // args.ts has left nothing but `--name=value`; anything clever on top could only misread a value.
+      'boolean-negation': false,
+      'camel-case-expansion': false,
+      'dot-notation': false,
+      'parse-numbers': false,
+      'parse-positional-numbers': false,
+      'short-option-groups': false,
+      'greedy-arrays': false,
+    })
+    .version(false)
+    .help(false)
+    .exitProcess(false)
+    .wrap(WIDTH)
+    .strictOptions()
+    .fail((message, error) => {
+      throw error ?? new UsageError(message);
+    });
+}
+
+function parserFor(command: Command): Argv {
+  const word =
+    command.word === undefined
+      ? ''
+      : command.word.required === true
+        ? ` ${command.word.name}`
+        : ` [${command.word.name}]`;
+  let parser = bareParser().usage(`bitnet ${command.name}${word} [flags]\n\n${command.describe}`);
+  for (const [name, flag] of Object.entries({ ...command.flags, ...globalFlags })) {
+    parser = parser.option(name, yargsOption(flag));
+  }
+  for (const [example, does] of command.examples) parser = parser.example(example, does);
+  return parser;
+}
+
+function yargsOption(flag: Flag): Options {
+  const multiLetter = (flag.also ?? []).filter((spelling) => /^-[^-]./.test(spelling));
+  const hint = multiLetter.length === 0 ? '' : ` (also ${multiLetter.join(', ')})`;
+  const env = flag.env === undefined ? '' : ` (${flag.env})`;
+  return {
+    type: flag.type === 'boolean' ? 'boolean' : flag.type === 'number' || flag.type === 'integer' ? 'number' : 'string',
+    array: flag.type === 'list',
+    describe: flag.describe + hint + env,
+    // yargs would print and accept `-ngl` as bundled letters: only real letters and long names are aliases to it.
+    alias: (flag.also ?? []).filter((spelling) => !multiLetter.includes(spelling)).map((s) => s.replace(/^-+/, '')),
+    ...(flag.group === undefined ? {} : { group: `${flag.group}:` }),
+    ...(flag.hidden === true ? { hidden: true } : {}),
+    ...('choices' in flag && flag.choices !== undefined ? { choices: flag.choices } : {}),
+  };
+}
+
+async function topLevelHelp(): Promise<string> {
+  let parser = bareParser().usage(
+    'bitnet [command] [flags]\n\nRuns ternary (1.58-bit) language models. Without a command: run; without a model: a story.',
+  );
+  const groups = new Set<string>();
+  for (const { name, describe } of commands) {
+    // yargs shows only the first word of a command as its name; the rest are its arguments, which is how it looks.
+    parser = parser.command(name, describe);
+    groups.add(name);
+  }
+  parser = parser
+    .example('bitnet', 'tells a story')
+    .example('bitnet run -m model.gguf -p "Once upon a time" -n 64', 'continues a text')
+    .example('bitnet chat -m model.gguf', 'talks')
+    .epilogue('bitnet COMMAND --help tells more. Environment: BITNET_MODEL, BITNET_THREADS, BITNET_BACKEND.');
+  return parser.getHelp();
+}
+
+function packageVersion(): string {
+  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}
+
+/** Tells what went wrong, in one line if it is nobody's bug, and picks the exit code. */
+function report(error: unknown, io: Io): number {
+  // An aborted signal explains everything that follows from it, whatever it was wrapped in on the way.
+  const reason: unknown = io.signal.aborted ? io.signal.reason : error;
+  if (reason instanceof Interrupted) {
+    io.status('');
+    return reason.exitCode;
+  }
+  if (error instanceof UsageError) {
+    io.note(`bitnet: ${error.message}; see ${error.command ?? 'bitnet'} --help`);
+    return 2;
+  }
+  if (error instanceof BitnetError) {
+    io.note(`bitnet: ${error.code}: ${error.message}`);
+    return 1;
+  }
+  io.note(error instanceof Error ? (error.stack ?? error.message) : `bitnet: ${String(error)}`);
+  return 70;
+}

@@ -1,0 +1,186 @@
+/**
+ * `bitnet run`: continues a text; with `-cnv` talks, one line of input at a time.
+ * @module
+ */
+
+import type { GenerateOptions, Model, Run, SessionOptions } from '../engine/types.ts';
+import { resolveSampling } from '../sampling/chain.ts';
+import { command } from './command.ts';
+import { type Conversation, converse } from './conversation.ts';
+import { UsageError, type Values } from './flags.ts';
+import {
+  chatFlags,
+  jsonFlag,
+  quietFlag,
+  runtimeFlags,
+  samplingFlags,
+  samplingOptions,
+  sessionOptions,
+  stopFlags,
+} from './flags-common.ts';
+import type { Io } from './io.ts';
+import { openModel } from './open.ts';
+import { openingFor, promptOf, readEscapes, templateOf } from './prompt.ts';
+import { statistics, summary } from './report.ts';
+
+/** Stories by a small model are better a little less daring than llama.cpp's default. */
+const STORY_TEMPERATURE = 0.7;
+
+const flags = {
+  ...runtimeFlags,
+  prompt: {
+    type: 'string',
+    also: ['-p'],
+    value: 'TEXT',
+    group: 'Prompt',
+    describe: 'text to continue; with -cnv the system prompt',
+  },
+  file: { type: 'string', also: ['-f'], value: 'PATH', group: 'Prompt', describe: 'the prompt, from a file' },
+  special: {
+    type: 'boolean',
+    also: ['-sp'],
+    group: 'Prompt',
+    describe: 'read special tokens such as <|eot_id|> written out in the prompt',
+  },
+  'no-escape': { type: 'boolean', group: 'Prompt', describe: 'leave \\n, \\t, \\xHH in -p, -sys and -r as they are' },
+  escape: {
+    type: 'boolean',
+    also: ['-e'],
+    hidden: true,
+    group: 'Prompt',
+    describe: 'the default; kept for old command lines',
+  },
+  conversation: {
+    type: 'boolean',
+    also: ['-cnv'],
+    group: 'Chat',
+    describe: 'chat; without a terminal, one message a line',
+  },
+  ...chatFlags,
+  ...samplingFlags,
+  ...stopFlags,
+  'no-display-prompt': { type: 'boolean', group: 'Output', describe: 'print only what is generated' },
+  ...jsonFlag,
+  stats: { type: 'boolean', also: ['--log-timings'], group: 'Output', describe: 'all timings and memory at the end' },
+  ...quietFlag,
+} as const;
+
+type Args = Values<typeof flags>;
+
+export const run = command({
+  name: 'run',
+  describe: 'Continues a text. The built-in model tells a story.',
+  flags,
+  examples: [
+    ['bitnet run', 'a story by the built-in model'],
+    ['bitnet run -p "One day, a cat" --seed 7', 'the same story every time'],
+    ['bitnet run -m model.gguf -p "The capital of France is" -n 16 --temp 0', 'most likely continuation'],
+    ['bitnet run -m model.gguf -cnv -p "You are a helpful assistant"', 'chat, as with bitnet.cpp'],
+    ['bitnet run -m model.gguf -f prompt.txt --json -q', 'one JSON result'],
+  ],
+  async run(args, io) {
+    const request = await plan(args);
+    const model = await openModel(args, io);
+    try {
+      if (args.conversation) return await talk(model, args, io);
+      return await complete(model, args, request, io);
+    } finally {
+      await model.dispose();
+    }
+  },
+});
+
+interface Request {
+  readonly prompt: string;
+  readonly options: GenerateOptions;
+}
+
+/** Everything that can be wrong with the flags is found before a model is loaded. */
+async function plan(args: Args): Promise<Request> {
+  if (args.conversation && args.json) throw new UsageError('--json and -cnv exclude each other');
+  const systemPrompt = args['system-prompt'] !== undefined;
+  if (systemPrompt && !args.conversation) throw new UsageError('-sys needs -cnv');
+  if (systemPrompt && args.prompt !== undefined)
+    throw new UsageError('with -cnv, -p is the system prompt: -p and -sys exclude each other');
+  const given = await promptOf(args);
+  const tellsStory = given === undefined && args.model === undefined && !args.conversation;
+  const sampling = samplingOptions(args);
+  // Resolved here, so that the opening and the story come from one seed.
+  const { seed } = resolveSampling(sampling);
+  const prompt = given === undefined ? (tellsStory ? openingFor(seed) : '') : textOf(given, args);
+  return {
+    prompt,
+    options: {
+      ...(tellsStory ? { temperature: STORY_TEMPERATURE } : {}),
+      ...sampling,
+      seed,
+      ...stopOptions(args),
+      special: args.special,
+    },
+  };
+}
+
+/** Escapes are for what is typed on a command line; files are taken as they are. */
+function textOf(given: string, args: Args): string {
+  return args.file !== undefined || args['no-escape'] ? given : readEscapes(given);
+}
+
+function stopOptions(args: Args): GenerateOptions {
+  const { predict } = args;
+  return {
+    ...(predict === undefined || predict < 0 ? {} : { maxTokens: predict }),
+    ...(args.stop.length === 0 ? {} : { stop: args['no-escape'] ? args.stop : args.stop.map(readEscapes) }),
+    ignoreEos: args['ignore-eos'],
+  };
+}
+
+async function complete(model: Model, args: Args, { prompt, options }: Request, io: Io): Promise<number> {
+  const session = model.createSession(sessionOptions(args, model.info.contextLength));
+  const generation = session.generate(prompt, { ...options, signal: io.signal });
+  if (args.json) {
+    const result = await generation.result;
+    const { name, architecture } = model.info;
+    const document = { model: { name, architecture, backend: model.backend }, prompt, ...result };
+    await io.write(`${JSON.stringify(document, null, 2)}\n`);
+  } else {
+    const echo = args['no-display-prompt'] ? '' : prompt;
+    await io.write(echo);
+    await print(generation, io, !endsLine(echo));
+  }
+  const result = await generation.result;
+  if (args.stats) io.note(statistics(model, result));
+  else if (!args.quiet) io.note(summary(result));
+  return 0;
+}
+
+/** Streams the pieces, and a newline at the end if the text has none of its own. */
+export async function print(generation: Run, io: Io, lineOpen: boolean): Promise<void> {
+  let open = lineOpen;
+  try {
+    for await (const piece of generation) {
+      if (piece.text === '') continue;
+      await io.write(piece.text);
+      open = !endsLine(piece.text);
+    }
+  } finally {
+    // Also after Ctrl-C: the shell's prompt should not stick to half a sentence.
+    if (open) await io.write('\n');
+  }
+}
+
+function endsLine(text: string): boolean {
+  return text === '' || text.endsWith('\n');
+}
+
+async function talk(model: Model, args: Args, io: Io): Promise<number> {
+  const system = args['system-prompt'] ?? (await promptOf(args));
+  const conversation: Conversation = {
+    system: system === undefined ? undefined : textOf(system, args),
+    template: await templateOf(args),
+    session: sessionOptions(args, model.info.contextLength) satisfies SessionOptions,
+    options: { ...samplingOptions(args), ...stopOptions(args) },
+    quiet: args.quiet,
+    stats: args.stats,
+  };
+  return converse(model, conversation, io);
+}

@@ -1,0 +1,74 @@
+/**
+ * The loop: encode the prompt, compute what is not cached, then sample, emit, step, until something ends it.
+ * @module
+ */
+
+import { want } from '../errors.ts';
+import { createSampler, resolveSampling } from '../sampling/chain.ts';
+import { Progress } from './progress.ts';
+import type { SessionImpl } from './session.ts';
+import { StopTexts } from './stop.ts';
+import type { GenerateOptions, Piece } from './types.ts';
+import { createYielder } from './yield.ts';
+
+/** Yields pieces as they come and keeps the account in `progress`, whose `stopReason` is set at the end. */
+export async function* generatePieces(
+  session: SessionImpl,
+  encode: () => Promise<readonly number[]>,
+  options: GenerateOptions,
+  progress: Progress,
+): AsyncGenerator<Piece, void, void> {
+  const { maxTokens = Infinity, signal } = options;
+  want(
+    maxTokens === Infinity || (Number.isInteger(maxTokens) && maxTokens >= 0),
+    'bad-argument',
+    'bad number of tokens',
+    () => ({ where: 'maxTokens', expected: 'an integer of at least 0', got: String(maxTokens) }),
+  );
+  const sampling = resolveSampling(options);
+  const stops = new StopTexts(options.stop);
+  signal?.throwIfAborted();
+  const end = session.begin();
+  try {
+    const { tokenizer } = session;
+    const ids = await encode();
+    const cached = keepPrefix(session, ids);
+    progress.begin(ids.length, cached, sampling.seed);
+    let logits = await session.compute(ids.slice(cached), signal);
+    progress.promptDone();
+
+    const vocabularySize = Math.min(tokenizer.vocabSize, logits.length);
+    const sampler = createSampler(sampling, { vocabularySize, newlineId: tokenizer.idOf('\n') });
+    for (const id of ids) if (id < vocabularySize) sampler.accept(id);
+    const stream = tokenizer.stream();
+    const breathe = createYielder();
+    if (maxTokens === 0) progress.stopReason = 'maxTokens';
+    while (progress.stopReason === undefined) {
+      const row = logits.subarray(0, vocabularySize);
+      const token = sampler.sample(row);
+      sampler.accept(token);
+      const isEnd = tokenizer.isEog(token) && options.ignoreEos !== true;
+      const isLast = progress.tokens.length + 1 >= maxTokens || session.position >= session.contextSize;
+      const pushed = stops.push(isEnd ? stream.flush() : stream.push(token) + (isLast ? stream.flush() : ''));
+      if (pushed.stop !== undefined) progress.stop(pushed.stop);
+      else if (isEnd) progress.stopReason = 'eos';
+      else if (isLast) progress.stopReason = progress.tokens.length + 1 >= maxTokens ? 'maxTokens' : 'contextFull';
+      // At the end, text held back as the possible beginning of a stop text is text after all.
+      const text = pushed.text + (progress.stopReason === undefined ? '' : stops.flush());
+      progress.add(token, text);
+      yield { token, text, ...(options.logprobs === true ? { logprob: sampler.logprob(row, token) } : {}) };
+      if (progress.stopReason !== undefined) break;
+      await breathe();
+      logits = await session.compute([token], signal);
+    }
+  } finally {
+    end();
+  }
+}
+
+/** Rewinds the session to what it shares with the prompt; the last prompt token is always computed, for its logits. */
+function keepPrefix(session: SessionImpl, ids: readonly number[]): number {
+  const keep = Math.max(0, Math.min(session.commonPrefix(ids), ids.length - 1));
+  session.cut(keep);
+  return keep;
+}

@@ -1,0 +1,163 @@
+/**
+ * Loading a model and owning what it consists of: file, backend, weights, tokenizer, sessions.
+ * @module
+ */
+
+import { BitnetError, want } from '../errors.ts';
+import { openGguf } from '../formats/gguf/reader.ts';
+import type { GgufFile } from '../formats/gguf/types.ts';
+import { openModelSource } from '../formats/open.ts';
+import type { Backend, BackendInfo } from '../kernels/interface.ts';
+import { createTsBackend } from '../kernels/ts/backend.ts';
+import { createWasmBackend } from '../kernels/wasm/backend.ts';
+import type { ModelConfig } from '../model/config.ts';
+import { loadWeights } from '../model/load.ts';
+import { detectPlatform } from '../platform/detect.ts';
+import { createTokenizer, type Tokenizer } from '../tokenizer/index.ts';
+import { readTokenizerSpec } from './read-tokenizer.ts';
+import { SessionImpl } from './session.ts';
+import { Stepper } from './stepper.ts';
+import type { LoadOptions, Model, ModelInfo, ModelInput, Session, SessionOptions } from './types.ts';
+
+/** Tokens of one pass: enough to spread the cost of reading weights, few enough for scratch to stay small. */
+const DEFAULT_BATCH = 128;
+const MAX_BATCH = 4096;
+
+/** Opens a container from anywhere. The caller closes it. */
+export async function openModelFile(input: ModelInput): Promise<GgufFile> {
+  const { openPath } = detectPlatform();
+  const source = await openModelSource(input, { openPath });
+  try {
+    return await openGguf(source);
+  } catch (error) {
+    await source.close();
+    throw error;
+  }
+}
+
+/**
+ * Loads a model: reads the file, checks it, and uploads the weights to a backend.
+ *
+ * @throws BitnetError with a stable code for everything that can be wrong with a file, an option or the runtime;
+ *   the signal's reason when aborted.
+ */
+export async function loadModel(input: ModelInput, options: LoadOptions = {}): Promise<Model> {
+  const startMs = performance.now();
+  const { signal } = options;
+  const batchSize = options.batchSize ?? DEFAULT_BATCH;
+  want(Number.isInteger(batchSize) && batchSize >= 1 && batchSize <= MAX_BATCH, 'bad-argument', 'bad batch size', () => ({
+    where: 'batchSize',
+    expected: `1 to ${MAX_BATCH}`,
+    got: String(options.batchSize),
+  }));
+  signal?.throwIfAborted();
+  const gguf = await openModelFile(input);
+  let backend: Backend | undefined;
+  try {
+    const tokenizer = createTokenizer(readTokenizerSpec(gguf, options.pre));
+    backend = await openBackend(options);
+    const weights = await loadWeights(gguf, backend, { onProgress: options.onProgress, signal });
+    const stepper = new Stepper(backend, weights, batchSize);
+    const parts = { gguf, config: weights.config, backend, tokenizer, stepper };
+    return new LoadedModel(parts, performance.now() - startMs);
+  } catch (error) {
+    await backend?.dispose();
+    throw error;
+  } finally {
+    // Everything needed is in memory now.
+    await gguf.close();
+  }
+}
+
+async function openBackend(options: LoadOptions): Promise<Backend> {
+  const name = options.backend ?? 'auto';
+  if (name === 'ts') return createTsBackend();
+  if (name !== 'auto' && name !== 'wasm') {
+    throw new BitnetError('bad-argument', 'no such backend', {
+      where: 'backend',
+      expected: 'auto, wasm or ts',
+      got: String(name),
+    });
+  }
+  const host = await detectPlatform().wasmHost();
+  try {
+    return await createWasmBackend(options.threads === undefined ? {} : { threads: options.threads }, host);
+  } catch (error) {
+    const refused = error instanceof BitnetError && error.code === 'backend-unavailable';
+    if (name === 'wasm' || !refused) throw error;
+    const backend = createTsBackend();
+    return withNote(backend, `backend wasm not used: ${error.message}`);
+  }
+}
+
+/** The same backend, whose info says why it was taken. */
+function withNote(backend: Backend, note: string): Backend {
+  const info: BackendInfo = { ...backend.info, notes: [...backend.info.notes, note] };
+  return Object.defineProperty(backend, 'info', { value: info });
+}
+
+interface ModelParts {
+  readonly gguf: GgufFile;
+  readonly config: ModelConfig;
+  readonly backend: Backend;
+  readonly tokenizer: Tokenizer;
+  readonly stepper: Stepper;
+}
+
+class LoadedModel implements Model {
+  readonly info: ModelInfo;
+  readonly loadMs: number;
+  readonly tokenizer: Tokenizer;
+  readonly #parts: ModelParts;
+  readonly #sessions = new Set<SessionImpl>();
+  #disposing: Promise<void> | undefined;
+
+  constructor(parts: ModelParts, loadMs: number) {
+    const { gguf, config } = parts;
+    this.info = {
+      name: config.name,
+      architecture: config.architecture,
+      activation: config.activation,
+      parameters: gguf.tensors.reduce((sum, tensor) => sum + tensor.elements, 0),
+      vocabularySize: config.vocabulary,
+      contextLength: config.contextLength,
+      embeddingLength: config.hidden,
+      blockCount: config.nLayers,
+      fileBytes: gguf.byteLength,
+    };
+    this.loadMs = loadMs;
+    this.tokenizer = parts.tokenizer;
+    this.#parts = parts;
+  }
+
+  get backend(): BackendInfo {
+    return this.#parts.backend.info;
+  }
+
+  createSession(options: SessionOptions = {}): Session {
+    if (this.#disposing !== undefined) throw new BitnetError('disposed', 'the model was disposed');
+    const onDispose = (session: SessionImpl) => this.#sessions.delete(session);
+    const session = new SessionImpl({ ...this.#parts, onDispose }, options);
+    this.#sessions.add(session);
+    return session;
+  }
+
+  memory(): { usedBytes: number; peakBytes: number } {
+    return this.#parts.backend.memory();
+  }
+
+  dispose(): Promise<void> {
+    this.#disposing ??= this.#dispose();
+    return this.#disposing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
+  }
+
+  async #dispose(): Promise<void> {
+    await Promise.all([...this.#sessions].map((session) => session.dispose()));
+    await this.#parts.stepper.idle();
+    await this.#parts.backend.dispose();
+  }
+}

@@ -1,0 +1,217 @@
+/**
+ * A session: one sequence of tokens with its keys and values. Weights belong to the model; everything that changes with
+ * a token is here.
+ * @module
+ */
+
+import { BitnetError, want } from '../errors.ts';
+import type { Backend, KvCache } from '../kernels/interface.ts';
+import type { ModelConfig } from '../model/config.ts';
+import { type ChatMessage, encodeChat, type Tokenizer } from '../tokenizer/index.ts';
+import { generatePieces } from './generate.ts';
+import { Progress } from './progress.ts';
+import { GenerationRun } from './run.ts';
+import type { Stepper } from './stepper.ts';
+import type { ChatOptions, GenerateOptions, Prompt, Run, Session, SessionOptions } from './types.ts';
+import { createYielder } from './yield.ts';
+
+/** What a session borrows from its model. */
+export interface SessionParts {
+  readonly backend: Backend;
+  readonly config: ModelConfig;
+  readonly tokenizer: Tokenizer;
+  readonly stepper: Stepper;
+  /** Tells the model that the session is gone. */
+  readonly onDispose: (session: SessionImpl) => void;
+}
+
+/** Largest context that a session takes without being asked to: what longer caches cost should be the user's choice. */
+const DEFAULT_CONTEXT = 4096;
+
+export class SessionImpl implements Session {
+  readonly contextSize: number;
+  readonly #parts: SessionParts;
+  readonly #kv: KvCache;
+  readonly #tokens: number[] = [];
+  #busy = false;
+  #disposed = false;
+
+  constructor(parts: SessionParts, options: SessionOptions) {
+    const { config, backend } = parts;
+    const contextSize = options.contextSize ?? Math.min(config.contextLength, DEFAULT_CONTEXT);
+    want(
+      Number.isInteger(contextSize) && contextSize >= 1 && contextSize <= config.contextLength,
+      'bad-argument',
+      'bad context size',
+      () => ({ where: 'contextSize', expected: `1 to ${config.contextLength}`, got: String(options.contextSize) }),
+    );
+    const types = { kType: options.kType ?? 'f16', vType: options.vType ?? 'f16' } as const;
+    for (const [where, type] of Object.entries(types)) {
+      want(type === 'f32' || type === 'f16', 'bad-argument', 'bad KV cache type', () => ({
+        where,
+        expected: 'f32 or f16',
+        got: String(type),
+      }));
+    }
+    this.contextSize = contextSize;
+    this.#parts = parts;
+    this.#kv = backend.allocKv({
+      nLayers: config.nLayers,
+      nKvHeads: config.nKvHeads,
+      headDim: config.headDim,
+      contextSize,
+      ...types,
+    });
+  }
+
+  get position(): number {
+    return this.#tokens.length;
+  }
+
+  get tokens(): readonly number[] {
+    return this.#tokens.slice();
+  }
+
+  generate(prompt: Prompt, options: GenerateOptions = {}): Run {
+    return this.#run(() => this.#encode(prompt, options), options);
+  }
+
+  chat(messages: readonly ChatMessage[], options: ChatOptions = {}): Run {
+    return this.#run(() => encodeChat(this.tokenizer, options.template, messages), options);
+  }
+
+  #run(encode: () => Promise<readonly number[]>, options: GenerateOptions): Run {
+    const progress = new Progress();
+    return new GenerationRun(generatePieces(this, encode, options, progress), progress);
+  }
+
+  async prefill(ids: readonly number[], options: { signal?: AbortSignal } = {}): Promise<Float32Array> {
+    const end = this.begin();
+    try {
+      return await this.compute(ids, options.signal);
+    } finally {
+      end();
+    }
+  }
+
+  async *logits(ids: readonly number[], options: { signal?: AbortSignal } = {}): AsyncGenerator<Float32Array> {
+    const end = this.begin();
+    try {
+      this.#check(ids);
+      yield* this.#chunks(ids, 'all', options.signal);
+    } finally {
+      end();
+    }
+  }
+
+  step(id: number): Promise<Float32Array> {
+    return this.prefill([id]);
+  }
+
+  rewind(position: number): void {
+    this.#alive();
+    want(!this.#busy, 'session-busy', 'a generation is running in this session');
+    this.cut(position);
+  }
+
+  async dispose(): Promise<void> {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    await this.#parts.stepper.idle();
+    this.#parts.backend.free(this.#kv);
+    this.#parts.onDispose(this);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
+  }
+
+  // What generate.ts uses:
+
+  get tokenizer(): Tokenizer {
+    return this.#parts.tokenizer;
+  }
+
+  /** Marks the session busy; returns the way back. */
+  begin(): () => void {
+    this.#alive();
+    want(!this.#busy, 'session-busy', 'a generation is running in this session');
+    this.#busy = true;
+    return () => {
+      this.#busy = false;
+    };
+  }
+
+  /** Keeps the first `position` tokens. */
+  cut(position: number): void {
+    want(Number.isInteger(position) && position >= 0 && position <= this.#tokens.length, 'bad-argument', 'bad position', () => ({
+      where: 'rewind',
+      expected: `0 to ${this.#tokens.length}`,
+      got: String(position),
+    }));
+    this.#tokens.length = position;
+  }
+
+  /** How many of the first tokens of `ids` the cache holds. */
+  commonPrefix(ids: readonly number[]): number {
+    let n = 0;
+    while (n < this.#tokens.length && n < ids.length && this.#tokens[n] === ids[n]) n++;
+    return n;
+  }
+
+  /** Computes `ids` after the cached tokens; logits after the last. */
+  async compute(ids: readonly number[], signal: AbortSignal | undefined): Promise<Float32Array> {
+    this.#check(ids);
+    let last = new Float32Array(0);
+    for await (const logits of this.#chunks(ids, 'last', signal)) last = logits as Float32Array<ArrayBuffer>;
+    return last;
+  }
+
+  /** Feeds `ids` chunk by chunk; tokens count as cached once their chunk is done. */
+  async *#chunks(ids: readonly number[], want: 'all' | 'last', signal?: AbortSignal): AsyncGenerator<Float32Array> {
+    const { stepper } = this.#parts;
+    const breathe = createYielder();
+    for (let at = 0; at < ids.length; at += stepper.maxRows) {
+      signal?.throwIfAborted();
+      this.#alive();
+      const chunk = ids.slice(at, at + stepper.maxRows);
+      const isLast = at + chunk.length === ids.length;
+      const logits = want === 'all' ? 'all' : isLast ? 'last' : 'none';
+      const [values] = await stepper.step([{ kv: this.#kv, position: this.#tokens.length, ids: chunk, logits }]);
+      this.#tokens.push(...chunk);
+      if (logits !== 'none') yield values;
+      await breathe();
+    }
+  }
+
+  async #encode(prompt: Prompt, options: GenerateOptions): Promise<readonly number[]> {
+    if (typeof prompt === 'string') return this.tokenizer.encodePrompt(prompt, { special: options.special ?? false });
+    if (isMessages(prompt)) return encodeChat(this.tokenizer, undefined, prompt);
+    return prompt;
+  }
+
+  #check(ids: readonly number[]): void {
+    want(ids.length > 0, 'bad-argument', 'nothing to compute: no tokens', () => ({ where: 'prompt' }));
+    const { vocabulary } = this.#parts.config;
+    const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);
+    want(bad === undefined, 'bad-token', 'token id out of range', () => ({
+      where: 'prompt',
+      expected: `0 to ${vocabulary - 1}`,
+      got: String(bad),
+    }));
+    want(this.#tokens.length + ids.length <= this.contextSize, 'context-full', 'more tokens than the context holds', () => ({
+      where: 'prompt',
+      expected: `at most ${this.contextSize}`,
+      got: `${this.#tokens.length + ids.length}`,
+      hint: 'raise contextSize (-c)',
+    }));
+  }
+
+  #alive(): void {
+    if (this.#disposed) throw new BitnetError('disposed', 'the session was disposed');
+  }
+}
+
+function isMessages(prompt: readonly ChatMessage[] | readonly number[]): prompt is readonly ChatMessage[] {
+  return prompt.length > 0 && typeof prompt[0] === 'object';
+}

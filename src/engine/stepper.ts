@@ -1,0 +1,127 @@
+/**
+ * Runs tokens through a model: fills the scratch, calls the architecture's graph, reads logits. One stepper per model;
+ * steps of several sessions take turns.
+ * @module
+ */
+
+import { BitnetError } from '../errors.ts';
+import type { Backend, KvCache, Segment } from '../kernels/interface.ts';
+import { architectureOf } from '../model/architectures.ts';
+import { createScratch, type ModelWeights, type Scratch } from '../model/graph.ts';
+import { createRopeAngles } from '../model/rope-angles.ts';
+
+/** Consecutive tokens of one sequence. */
+export interface StepItem {
+  readonly kv: KvCache;
+  /** Position of the first token. */
+  readonly position: number;
+  readonly ids: readonly number[];
+  /** Logits after every token, after the last one only, or none. */
+  readonly logits: 'all' | 'last' | 'none';
+}
+
+export class Stepper {
+  readonly maxRows: number;
+  readonly #backend: Backend;
+  readonly #weights: ModelWeights;
+  readonly #scratch: Scratch;
+  readonly #angles: (out: Float32Array, row: number, position: number) => void;
+  readonly #angleRows: Float32Array;
+  readonly #idRows: Int32Array;
+  /** The end of the queue: a step begins when the one before has ended, well or not. */
+  #queue: Promise<unknown> = Promise.resolve();
+
+  constructor(backend: Backend, weights: ModelWeights, maxRows: number) {
+    this.maxRows = maxRows;
+    this.#backend = backend;
+    this.#weights = weights;
+    this.#scratch = createScratch(backend, weights.config, maxRows);
+    this.#angles = createRopeAngles(weights.config, weights.ropeFactors);
+    this.#angleRows = new Float32Array(maxRows * weights.config.headDim);
+    this.#idRows = new Int32Array(maxRows);
+  }
+
+  /**
+   * Computes at most `maxRows` tokens in one pass. For each item resolves to its logits: (ids, vocabulary) for 'all',
+   * (vocabulary) for 'last', empty for 'none'. Throws `not-finite` when a logit is NaN or infinite.
+   */
+  step(items: readonly StepItem[]): Promise<Float32Array[]> {
+    const turn = this.#queue.then(() => this.#run(items));
+    this.#queue = turn.catch(() => undefined);
+    return turn;
+  }
+
+  /** Resolves when all steps so far have ended. */
+  async idle(): Promise<void> {
+    await this.#queue;
+  }
+
+  async #run(items: readonly StepItem[]): Promise<Float32Array[]> {
+    const segments = this.#fill(items);
+    const n = segments.reduce((sum, segment) => sum + segment.count, 0);
+    const backend = this.#backend;
+    architectureOf(this.#weights.config.architecture).forward(
+      { backend, scratch: this.#scratch, n, segments },
+      this.#weights,
+    );
+    const rows = items.flatMap((item, i) => {
+      const first = segments[i].row;
+      if (item.logits === 'all') return item.ids.map((_, j) => first + j);
+      return item.logits === 'last' ? [first + item.ids.length - 1] : [];
+    });
+    const logits = await this.#head(rows);
+    let at = 0;
+    return items.map((item) => {
+      const count = item.logits === 'all' ? item.ids.length : item.logits === 'last' ? 1 : 0;
+      const mine = logits.subarray(at, at + count * this.#weights.config.vocabulary);
+      at += mine.length;
+      return mine;
+    });
+  }
+
+  /** Writes ids and angles; returns which rows belong to whom. */
+  #fill(items: readonly StepItem[]): Segment[] {
+    const { headDim } = this.#weights.config;
+    let row = 0;
+    const segments = items.map(({ kv, position, ids }) => {
+      const segment = { kv, row, count: ids.length, position };
+      for (const id of ids) {
+        this.#idRows[row] = id;
+        this.#angles(this.#angleRows, row, position + row - segment.row);
+        row++;
+      }
+      return segment;
+    });
+    if (row > this.maxRows) throw new Error(`${row} rows in a step of ${this.maxRows}`);
+    this.#backend.write(this.#scratch.ids, this.#idRows.subarray(0, row));
+    this.#backend.write(this.#scratch.angles, this.#angleRows.subarray(0, row * headDim));
+    return segments;
+  }
+
+  /** Final norm and output matrix for the given rows of the residual stream, some at a time. */
+  async #head(rows: readonly number[]): Promise<Float32Array> {
+    const { config, outputNorm, head } = this.#weights;
+    const { x, headX, h, logits, maxHeadRows } = this.#scratch;
+    const out = new Float32Array(rows.length * config.vocabulary);
+    if (rows.length === 0) await this.#backend.read(x, 0); // nothing to report, but the step must have run
+    for (let first = 0; first < rows.length; first += maxHeadRows) {
+      const some = rows.slice(first, first + maxHeadRows);
+      some.forEach((row, i) => {
+        this.#backend.copyRows(headX, i, x, row, 1);
+      });
+      this.#backend.rmsNorm(h, headX, outputNorm, config.rmsEps, some.length);
+      this.#backend.denseMatmul(logits, head, h, some.length);
+      const values = await this.#backend.read(logits, some.length * config.vocabulary);
+      out.set(values, first * config.vocabulary);
+    }
+    const bad = out.findIndex((value) => !Number.isFinite(value));
+    if (bad >= 0) {
+      throw new BitnetError('not-finite', 'the model produced a logit that is not a number', {
+        where: `token row ${Math.floor(bad / config.vocabulary)}, logit ${bad % config.vocabulary}`,
+        got: `${out[bad]}`,
+        hint: 'the file is damaged or was converted with the wrong layout or scales',
+      });
+    }
+    return out;
+  }
+}

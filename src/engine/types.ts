@@ -1,0 +1,159 @@
+/**
+ * The public shapes of the engine: options in, pieces and results out.
+ * @module
+ */
+
+import type { BackendInfo, KvType } from '../kernels/interface.ts';
+import type { ByteSource } from '../formats/source.ts';
+import type { SamplingOptions } from '../sampling/chain.ts';
+import type { ChatMessage } from '../tokenizer/index.ts';
+
+/** Where a model may come from. A string is a path, or a URL if it begins with `http://` or `https://`. */
+export type ModelInput = string | URL | Blob | Uint8Array | ByteSource;
+
+export interface LoadProgress {
+  readonly loadedBytes: number;
+  readonly totalBytes: number;
+  /** Name of the tensor being read. */
+  readonly tensor: string;
+}
+
+export interface LoadOptions {
+  /** `auto` is `wasm`, or `ts` with a note in `model.backend.notes` where WebAssembly SIMD is missing. */
+  readonly backend?: 'auto' | 'wasm' | 'ts';
+  /** Threads of the wasm backend. Default: the physical cores as far as the runtime tells; 1 in a browser page. */
+  readonly threads?: number;
+  /** Forces the pre-tokenizer (`llama-bpe`, `qwen2`, ... or `default`, what bitnet.cpp falls back to). */
+  readonly pre?: string;
+  /** Largest number of tokens computed in one pass. Default 128. Never changes a result. */
+  readonly batchSize?: number;
+  readonly onProgress?: (progress: LoadProgress) => void;
+  readonly signal?: AbortSignal;
+}
+
+export interface SessionOptions {
+  /** Positions to keep. Default: the model's context length, at most 4096. */
+  readonly contextSize?: number;
+  /** Element type of cached keys and values. Default f16, as llama.cpp. */
+  readonly kType?: KvType;
+  readonly vType?: KvType;
+}
+
+export interface GenerateOptions extends SamplingOptions {
+  /** Stop after this many tokens. Default: until the model ends or the context is full. */
+  readonly maxTokens?: number;
+  /** Texts that end the generation; never part of the output. They may span tokens. */
+  readonly stop?: readonly string[];
+  /** Parse special tokens such as `<|eot_id|>` in a text prompt. Default false: text is text. */
+  readonly special?: boolean;
+  /** Report the log-probability of each sampled token. */
+  readonly logprobs?: boolean;
+  /** Keep going at end-of-generation tokens (for benchmarks). */
+  readonly ignoreEos?: boolean;
+  readonly signal?: AbortSignal;
+}
+
+export interface ChatOptions extends GenerateOptions {
+  /** A Jinja template that replaces the model's own. */
+  readonly template?: string;
+}
+
+/**
+ * What `generate` accepts: text, a conversation, or token ids. It is the whole sequence from position 0; the beginning
+ * that the session has in its cache already is not computed again. To go on, pass `[...session.tokens, ...more]`.
+ */
+export type Prompt = string | readonly ChatMessage[] | readonly number[];
+
+/** One generated token. */
+export interface Piece {
+  readonly token: number;
+  /** Whole characters only; '' until a character, or a possible stop text, is decided. */
+  readonly text: string;
+  /** Natural logarithm of the token's probability under the model, before sampling changes it. */
+  readonly logprob?: number;
+}
+
+/** `cancelled`: the caller broke out of the loop. */
+export type StopReason = 'eos' | 'stop' | 'maxTokens' | 'contextFull' | 'cancelled';
+
+export interface Usage {
+  readonly promptTokens: number;
+  /** Prompt tokens found in the session's cache and not computed again. */
+  readonly cachedTokens: number;
+  readonly generatedTokens: number;
+}
+
+export interface Timings {
+  readonly promptMs: number;
+  readonly generateMs: number;
+  readonly promptTokensPerSecond: number;
+  readonly generatedTokensPerSecond: number;
+  readonly firstTokenMs: number;
+}
+
+export interface GenerateResult {
+  readonly text: string;
+  readonly tokens: readonly number[];
+  readonly stopReason: StopReason;
+  /** The stop text that was met, when `stopReason` is `stop`. */
+  readonly stopText?: string;
+  readonly seed: number;
+  readonly usage: Usage;
+  readonly timings: Timings;
+}
+
+/**
+ * A running generation. Lazy: nothing runs before the first `next()` or a look at `result`. Breaking out of
+ * the loop stops the work and leaves the session usable.
+ */
+export interface Run extends AsyncIterable<Piece> {
+  /** Runs to the end if nobody iterates; rejects with the signal's reason on abort. */
+  readonly result: Promise<GenerateResult>;
+}
+
+export interface Session {
+  readonly contextSize: number;
+  /** Tokens whose keys and values are cached; the next token gets this position. */
+  readonly position: number;
+  /** The cached tokens. */
+  readonly tokens: readonly number[];
+  generate(prompt: Prompt, options?: GenerateOptions): Run;
+  /** Renders the messages with the model's chat template and generates the reply. */
+  chat(messages: readonly ChatMessage[], options?: ChatOptions): Run;
+  /** Computes tokens after the cached ones; resolves to the logits (vocabulary) after the last. */
+  prefill(ids: readonly number[], options?: { readonly signal?: AbortSignal }): Promise<Float32Array>;
+  /** Like `prefill`, with the logits after every token, chunk by chunk: (rows, vocabulary). */
+  logits(ids: readonly number[], options?: { readonly signal?: AbortSignal }): AsyncIterable<Float32Array>;
+  /** One token in, logits (vocabulary) out. */
+  step(id: number): Promise<Float32Array>;
+  /** Forgets cached positions from `position` on. */
+  rewind(position: number): void;
+  dispose(): Promise<void>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+/** What `model.info` and `bitnet inspect` tell. */
+export interface ModelInfo {
+  readonly name: string;
+  readonly architecture: string;
+  /** `relu2` or `silu`, decided by the architecture. */
+  readonly activation: string;
+  readonly parameters: number;
+  readonly vocabularySize: number;
+  readonly contextLength: number;
+  readonly embeddingLength: number;
+  readonly blockCount: number;
+  readonly fileBytes: number;
+}
+
+export interface Model {
+  readonly info: ModelInfo;
+  readonly backend: BackendInfo;
+  readonly tokenizer: import('../tokenizer/index.ts').Tokenizer;
+  readonly loadMs: number;
+  createSession(options?: SessionOptions): Session;
+  memory(): { readonly usedBytes: number; readonly peakBytes: number };
+  /** Waits for running steps, frees everything, ends worker threads. Sessions become unusable. Idempotent. */
+  dispose(): Promise<void>;
+  [Symbol.asyncDispose](): Promise<void>;
+}

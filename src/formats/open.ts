@@ -1,0 +1,63 @@
+/**
+ * One door for everything a model can be given as.
+ * @module
+ */
+
+import { BitnetError, show } from '../errors.ts';
+import { gunzipSource, isGzip } from './gzip.ts';
+import type { ByteSource } from './source.ts';
+import { blobSource, memorySource, type UrlSourceOptions, urlSource } from './sources.ts';
+
+/** A path, an http(s), blob, data or file URL, bytes, a `Blob` or `File`, or a source of the caller's own. */
+export type ModelInput = string | URL | Uint8Array | Blob | ByteSource;
+
+export interface OpenSourceOptions extends UrlSourceOptions {
+  /**
+   * Opens a path or a `file:` URL. This room knows no file system; whoever has a runtime hands one in
+   * (`openFileSource` of `src/platform`). Without it paths are refused.
+   */
+  readonly openPath?: (path: string | URL) => Promise<ByteSource>;
+  /** Ceiling for the inflated size of gzipped input. */
+  readonly maxInflatedBytes?: number;
+}
+
+/** Opens any input as a byte source; gzip is recognised by its first bytes and inflated. */
+export async function openModelSource(input: ModelInput, options: OpenSourceOptions = {}): Promise<ByteSource> {
+  const source = await openPlain(input, options);
+  try {
+    if (!(await isGzip(source))) return source;
+    const { maxInflatedBytes } = options;
+    return await gunzipSource(source, maxInflatedBytes === undefined ? {} : { maxBytes: maxInflatedBytes });
+  } catch (error) {
+    // A source that the caller made stays the caller's.
+    if (source !== input) await source.close();
+    throw error;
+  }
+}
+
+async function openPlain(input: ModelInput, options: OpenSourceOptions): Promise<ByteSource> {
+  if (typeof input === 'string' || input instanceof URL) return openNamed(input, options);
+  if (input instanceof Uint8Array) return memorySource(input);
+  if (typeof Blob !== 'undefined' && input instanceof Blob) return blobSource(input);
+  if (input !== null && typeof input === 'object' && 'readInto' in input) return input;
+  throw new BitnetError('bad-argument', 'not a model', {
+    expected: 'a path, URL, Uint8Array, Blob or ByteSource',
+    got: show(input),
+  });
+}
+
+function openNamed(input: string | URL, options: OpenSourceOptions): Promise<ByteSource> {
+  // At least two letters before the colon: C:\models is a path.
+  const scheme = /^([a-z][a-z0-9+.-]+):/i.exec(String(input))?.[1].toLowerCase();
+  if (scheme === 'http' || scheme === 'https' || scheme === 'blob' || scheme === 'data')
+    return urlSource(input, options);
+  const { openPath } = options;
+  if (openPath === undefined) {
+    throw new BitnetError('bad-argument', 'paths cannot be opened here', {
+      where: String(input),
+      expected: 'a URL, Uint8Array or Blob',
+    });
+  }
+  // "file:" only with slashes: a file may be called file:x.
+  return openPath(typeof input === 'string' && /^file:\/\//i.test(input) ? new URL(input) : input);
+}

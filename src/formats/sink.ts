@@ -1,0 +1,43 @@
+/**
+ * Where bytes go. Writers see only this interface; `src/platform` implements it for files.
+ * @module
+ */
+
+/** An append-only target. */
+export interface ByteSink {
+  /** For error messages. */
+  readonly label: string;
+  /** Appends; `chunk` may be reused once the promise resolves. */
+  write(chunk: Uint8Array): Promise<void>;
+  /** Completes the target; what was written becomes visible. Idempotent. */
+  close(): Promise<void>;
+  /** Gives up and leaves nothing behind. Idempotent, also after `close` (when it does nothing). */
+  abort(): Promise<void>;
+}
+
+/** A sink that collects in memory, for small files. `bytes` copies everything written so far into one piece. */
+export function memorySink(label = 'memory'): ByteSink & { bytes(): Uint8Array<ArrayBuffer> } {
+  let chunks: Uint8Array[] = [];
+  let length = 0;
+  return {
+    label,
+    async write(chunk) {
+      chunks.push(chunk.slice());
+      length += chunk.length;
+    },
+    async close() {},
+    async abort() {
+      chunks = [];
+      length = 0;
+    },
+    bytes() {
+      const whole = new Uint8Array(length);
+      let at = 0;
+      for (const chunk of chunks) {
+        whole.set(chunk, at);
+        at += chunk.length;
+      }
+      return whole;
+    },
+  };
+}

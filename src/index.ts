@@ -1,0 +1,35 @@
+/**
+ * bitnet-ts: ternary (1.58-bit, BitNet) language models in TypeScript and WebAssembly SIMD.
+ *
+ * @example
+ * const model = await loadModel('model.gguf');
+ * const session = model.createSession();
+ * for await (const piece of session.generate('Once upon a time', { maxTokens: 64 })) write(piece.text);
+ * await model.dispose();
+ * @module
+ */
+
+export { loadModel } from './engine/model.ts';
+export type {
+  ChatOptions,
+  GenerateOptions,
+  GenerateResult,
+  LoadOptions,
+  LoadProgress,
+  Model,
+  ModelInfo,
+  ModelInput,
+  Piece,
+  Prompt,
+  Run,
+  Session,
+  SessionOptions,
+  StopReason,
+  Timings,
+  Usage,
+} from './engine/types.ts';
+export { BitnetError, type ErrorCode, type ErrorFacts } from './errors.ts';
+export type { ByteSource } from './formats/source.ts';
+export type { Backend, BackendInfo, KvType } from './kernels/interface.ts';
+export type { SamplingOptions } from './sampling/chain.ts';
+export type { ChatMessage, Tokenizer } from './tokenizer/index.ts';

@@ -1,0 +1,20 @@
+import { sum8d } from './sums.ts';
+
+const f = Math.fround;
+
+/** `Backend.rmsNorm`. x, out: (n, columns) f32; gain: (columns) f32. */
+export function rmsNorm(
+  out: Float32Array,
+  x: Float32Array,
+  gain: Float32Array,
+  eps: number,
+  columns: number,
+  n: number,
+): void {
+  for (let row = 0; row < n; row++) {
+    const start = row * columns;
+    const mean = f(sum8d(columns, (i) => f(x[start + i] * x[start + i])) / columns);
+    const r = f(1 / f(Math.sqrt(f(mean + f(eps)))));
+    for (let i = 0; i < columns; i++) out[start + i] = f(f(x[start + i] * r) * gain[i]);
+  }
+}

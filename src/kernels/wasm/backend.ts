@@ -1,0 +1,438 @@
+/**
+ * The wasm backend: every op becomes a command in shared memory; `read` runs the list on all threads.
+ * @module
+ */
+
+import { BitnetError, want } from '../../errors.ts';
+import { f16ToNumber } from '../../numeric/f16.ts';
+import type {
+  Backend,
+  BackendInfo,
+  Buf,
+  BufType,
+  DenseType,
+  KvCache,
+  KvShape,
+  QuantizedBuf,
+  RopeStyle,
+  Segment,
+  Weight,
+  WeightSource,
+} from '../interface.ts';
+import { Arena } from './arena.ts';
+import { CommandList, MAX_COMMANDS, Op } from './commands.ts';
+import type { WasmHost } from './host.ts';
+import { ARENA_START, CODE_MASK, COMMAND_BYTES, MAX_PAGES, SCRATCH_BASE, SCRATCH_STRIDE, word } from './layout.ts';
+import { Pool } from './pool.ts';
+import { chooseVariant, type VariantName } from './variants.ts';
+
+export interface WasmOptions {
+  /** Default: the host's physical cores. */
+  readonly threads?: number;
+  /** Builds to try, fastest first. Default: relaxed, simd. */
+  readonly variants?: readonly VariantName[];
+}
+
+/** Order as in `assembly/dense.ts`. */
+const DENSE_CODE: Record<DenseType, number> = { F32: 0, F16: 1, BF16: 2, Q8_0: 3, Q6_K: 4 };
+
+/** More threads than this are a mistake, not a machine. */
+const MAX_THREADS = 256;
+
+/** As ATTENTION_HEAD_ROOM in `assembly/index.ts`. */
+const ATTENTION_HEAD_ROOM = 4096;
+
+class WasmBuf implements Buf {
+  readonly type: BufType;
+  readonly shape: readonly number[];
+  readonly address: number;
+
+  constructor(type: BufType, shape: readonly number[], address: number) {
+    this.type = type;
+    this.shape = shape;
+    this.address = address;
+  }
+
+  get length(): number {
+    return this.shape.reduce((a, b) => a * b, 1);
+  }
+}
+
+class WasmQuantized implements QuantizedBuf {
+  readonly type = 'q8';
+  readonly rows: number;
+  readonly columns: number;
+  /** Bytes of codes per row. */
+  readonly stride: number;
+  readonly codes: number;
+  readonly meta: number;
+
+  constructor(rows: number, columns: number, codes: number, meta: number) {
+    this.rows = rows;
+    this.columns = columns;
+    this.stride = paddedColumns(columns);
+    this.codes = codes;
+    this.meta = meta;
+  }
+}
+
+class WasmKv implements KvCache {
+  readonly type = 'kv';
+  readonly shape: KvShape;
+  readonly keys: number;
+  readonly values: number;
+
+  constructor(shape: KvShape, keys: number, values: number) {
+    this.shape = shape;
+    this.keys = keys;
+    this.values = values;
+  }
+
+  /** Addresses of the blocks of one layer. */
+  layer(layer: number): { keys: number; values: number } {
+    const { nKvHeads, contextSize, headDim, kType, vType } = this.shape;
+    const elements = layer * nKvHeads * contextSize * headDim;
+    return { keys: this.keys + elements * bytesOf(kType), values: this.values + elements * bytesOf(vType) };
+  }
+}
+
+class WasmWeight implements Weight {
+  readonly kind: 'ternary' | 'dense';
+  readonly name: string;
+  readonly rows: number;
+  readonly columns: number;
+  readonly address: number;
+  readonly rowBytes: number;
+  readonly scale: number;
+  readonly code: number;
+
+  constructor(source: WeightSource, address: number, scale: number) {
+    this.kind = source.kind;
+    this.name = source.name;
+    this.rows = source.rows;
+    this.columns = source.columns;
+    this.address = address;
+    this.rowBytes = source.byteLength / source.rows;
+    this.scale = scale;
+    this.code = source.kind === 'dense' ? DENSE_CODE[source.dtype] : -1;
+  }
+}
+
+function paddedColumns(columns: number): number {
+  return Math.ceil(columns / 128) * 128;
+}
+
+function bytesOf(type: 'f32' | 'f16'): number {
+  return type === 'f32' ? 4 : 2;
+}
+
+/** Opens the backend. Throws `backend-unavailable` where WebAssembly SIMD does not work, with every reason. */
+export async function createWasmBackend(options: WasmOptions, host: WasmHost): Promise<Backend> {
+  const notes: string[] = [];
+  const wanted = options.threads ?? Math.max(1, host.cores);
+  want(Number.isInteger(wanted) && wanted >= 1 && wanted <= MAX_THREADS, 'bad-argument', 'bad number of threads', () => ({
+    where: 'threads',
+    expected: `an integer from 1 to ${MAX_THREADS}`,
+    got: String(options.threads),
+  }));
+  let nThreads = wanted;
+  if (nThreads > 1 && (host.threads === undefined || typeof SharedArrayBuffer === 'undefined')) {
+    const missing = host.threads === undefined ? 'threads' : 'SharedArrayBuffer';
+    if (options.threads !== undefined) notes.push(`${wanted} threads asked for, 1 used: this runtime offers no ${missing}`);
+    nThreads = 1;
+  }
+  const variants = options.variants ?? ['relaxed', 'simd'];
+  if (variants.includes('relaxed')) await host.enableRelaxedSimd?.();
+  const { variant, refusals } = chooseVariant(nThreads > 1, variants);
+  for (const { name, reason } of refusals) notes.push(`variant ${name} not used: ${reason}`);
+  if (variant === undefined) {
+    throw new BitnetError('backend-unavailable', 'no WebAssembly build works on this runtime', {
+      where: 'backend wasm',
+      got: refusals.map(({ name, reason }) => `${name}: ${reason}`).join('; '),
+      hint: 'the backend "ts" runs everywhere',
+    });
+  }
+  const memory = new WebAssembly.Memory({
+    initial: 2,
+    ...(variant.threaded ? { maximum: MAX_PAGES, shared: true } : {}),
+  });
+  new Uint8Array(memory.buffer).fill(3, CODE_MASK, CODE_MASK + 16);
+  const pool = await Pool.start(memory, variant, nThreads, host.threads);
+  const info: BackendInfo = {
+    name: 'wasm',
+    variant: `${variant.name}${variant.threaded ? '+threads' : ''}`,
+    nThreads,
+    exact: true,
+    notes,
+  };
+  return new WasmBackend(info, memory, pool);
+}
+
+class WasmBackend implements Backend {
+  readonly info: BackendInfo;
+  readonly #memory: WebAssembly.Memory;
+  readonly #arena: Arena;
+  readonly #pool: Pool;
+  readonly #list: CommandList;
+  #scratchBytes = 0;
+  #disposed = false;
+
+  constructor(info: BackendInfo, memory: WebAssembly.Memory, pool: Pool) {
+    this.info = info;
+    this.#memory = memory;
+    this.#arena = new Arena(memory);
+    this.#pool = pool;
+    this.#list = new CommandList(memory, this.#arena.alloc(MAX_COMMANDS * COMMAND_BYTES, 'command list'));
+    this.#needScratch(ARENA_START);
+  }
+
+  alloc(type: BufType, shape: readonly number[]): Buf {
+    const length = shape.reduce((a, b) => a * b, 1);
+    return new WasmBuf(type, shape, this.#take(length * 4, `buffer (${shape.join(', ')})`));
+  }
+
+  allocQuantized(rows: number, columns: number): QuantizedBuf {
+    const codes = this.#take(rows * paddedColumns(columns), `codes (${rows}, ${columns})`);
+    const meta = this.#take(rows * 8, 'scales');
+    this.#needScratch(4 * paddedColumns(columns));
+    return new WasmQuantized(rows, columns, codes, meta);
+  }
+
+  allocKv(shape: KvShape): KvCache {
+    const elements = shape.nLayers * shape.nKvHeads * shape.contextSize * shape.headDim;
+    const keys = this.#take(elements * bytesOf(shape.kType), `KV cache of ${shape.contextSize} positions`);
+    let values: number;
+    try {
+      values = this.#take(elements * bytesOf(shape.vType), `KV cache of ${shape.contextSize} positions`);
+    } catch (error) {
+      this.#arena.free(keys);
+      throw error;
+    }
+    this.#needScratch(ATTENTION_HEAD_ROOM + shape.contextSize * 4);
+    return new WasmKv(shape, keys, values);
+  }
+
+  free(memory: Buf | QuantizedBuf | KvCache): void {
+    this.#flush();
+    if (memory instanceof WasmBuf) this.#arena.free(memory.address);
+    if (memory instanceof WasmQuantized) {
+      this.#arena.free(memory.codes);
+      this.#arena.free(memory.meta);
+    }
+    if (memory instanceof WasmKv) {
+      this.#arena.free(memory.keys);
+      this.#arena.free(memory.values);
+    }
+  }
+
+  async upload(source: WeightSource): Promise<Weight> {
+    const address = this.#take(source.byteLength, source.name);
+    try {
+      const scale = await source.fill(new Uint8Array(this.#memory.buffer, address, source.byteLength));
+      if (source.kind === 'dense') this.#needScratch(source.columns * 4);
+      return new WasmWeight(source, address, scale);
+    } catch (error) {
+      this.#arena.free(address);
+      throw error;
+    }
+  }
+
+  memory(): { usedBytes: number; peakBytes: number } {
+    return { usedBytes: this.#arena.usedBytes, peakBytes: this.#arena.peakBytes };
+  }
+
+  write(to: Buf, data: Float32Array | Int32Array): void {
+    this.#flush(); // an enqueued op may still need what is there
+    const { address, length, type } = this.#buf(to);
+    want(data.length <= length, 'bad-argument', 'too much data for the buffer', () => ({
+      expected: `at most ${length}`,
+      got: `${data.length}`,
+    }));
+    const target = type === 'f32' ? Float32Array : Int32Array;
+    new target(this.#memory.buffer, address, data.length).set(data);
+  }
+
+  async read(from: Buf, count: number): Promise<Float32Array> {
+    this.#flush();
+    const { address } = this.#buf(from);
+    return new Float32Array(this.#memory.buffer, address, count).slice();
+  }
+
+  async readQuantized(from: QuantizedBuf, n: number): Promise<{ codes: Int8Array; scales: Float32Array }> {
+    this.#flush();
+    const q = this.#quantized(from);
+    const codes = new Int8Array(n * q.columns);
+    const scales = new Float32Array(n);
+    const meta = new Float32Array(this.#memory.buffer, q.meta, n * 2);
+    for (let row = 0; row < n; row++) {
+      codes.set(new Int8Array(this.#memory.buffer, q.codes + row * q.stride, q.columns), row * q.columns);
+      scales[row] = meta[row * 2];
+    }
+    return { codes, scales };
+  }
+
+  async readKv(
+    from: KvCache,
+    layer: number,
+    position: number,
+    count: number,
+  ): Promise<{ k: Float32Array; v: Float32Array }> {
+    this.#flush();
+    const kv = this.#kv(from);
+    const block = kv.layer(layer);
+    return {
+      k: this.#readHeads(kv.shape, block.keys, kv.shape.kType, position, count),
+      v: this.#readHeads(kv.shape, block.values, kv.shape.vType, position, count),
+    };
+  }
+
+  #readHeads(shape: KvShape, base: number, type: 'f32' | 'f16', position: number, count: number): Float32Array {
+    const { nKvHeads, headDim, contextSize } = shape;
+    const out = new Float32Array(nKvHeads * count * headDim);
+    for (let head = 0; head < nKvHeads; head++) {
+      const start = base + (head * contextSize + position) * headDim * bytesOf(type);
+      const at = head * count * headDim;
+      if (type === 'f32') out.set(new Float32Array(this.#memory.buffer, start, count * headDim), at);
+      else {
+        const halves = new Uint16Array(this.#memory.buffer, start, count * headDim);
+        for (let i = 0; i < halves.length; i++) out[at + i] = f16ToNumber(halves[i]);
+      }
+    }
+    return out;
+  }
+
+  async dispose(): Promise<void> {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    await this.#pool.stop();
+  }
+
+  embed(out: Buf, table: Weight, ids: Buf, n: number): void {
+    const [o, w, i] = [this.#buf(out).address, this.#weight(table), this.#buf(ids).address];
+    this.#push(Op.EMBED, [o], [i], [o, w.code, w.address, w.rowBytes, w.columns, i, n]);
+  }
+
+  rmsNorm(out: Buf, x: Buf, gain: Buf, eps: number, n: number): void {
+    const [o, a, g] = [this.#buf(out).address, this.#buf(x).address, this.#buf(gain)];
+    this.#push(Op.RMS_NORM, [o], [a], [o, a, g.address, eps, g.length, n], [3]);
+  }
+
+  quantizeRows(out: QuantizedBuf, x: Buf, n: number): void {
+    const [q, a] = [this.#quantized(out), this.#buf(x).address];
+    this.#push(Op.QUANTIZE_ROWS, [q.codes], [a], [q.codes, q.meta, a, q.columns, q.stride, n]);
+  }
+
+  ternaryMatmul(out: Buf, weight: Weight, x: QuantizedBuf, n: number): void {
+    const [o, w, q] = [this.#buf(out).address, this.#weight(weight), this.#quantized(x)];
+    const args = [o, w.address, w.rowBytes, w.scale, w.rows, q.codes, q.stride, q.meta, n];
+    this.#push(Op.TERNARY_MATMUL, [o], [q.codes], args, [3]);
+  }
+
+  denseMatmul(out: Buf, weight: Weight, x: Buf, n: number): void {
+    const [o, w, a] = [this.#buf(out).address, this.#weight(weight), this.#buf(x).address];
+    this.#push(Op.DENSE_MATMUL, [o], [a], [o, w.code, w.address, w.rowBytes, w.rows, a, w.columns, n]);
+  }
+
+  rope(x: Buf, angles: Buf, nHeads: number, headDim: number, style: RopeStyle, n: number): void {
+    const [a, t] = [this.#buf(x).address, this.#buf(angles).address];
+    this.#push(Op.ROPE, [a], [a], [a, t, nHeads, headDim, style === 'neox' ? 1 : 0, n]);
+  }
+
+  kvAppend(segment: Segment, layer: number, k: Buf, v: Buf): void {
+    const kv = this.#kv(segment.kv);
+    const { nKvHeads, headDim, contextSize, kType, vType } = kv.shape;
+    const [ka, va, block] = [this.#buf(k).address, this.#buf(v).address, kv.layer(layer)];
+    const types = [kType === 'f16' ? 1 : 0, vType === 'f16' ? 1 : 0];
+    const shape = [nKvHeads, headDim, contextSize, segment.row, segment.count, segment.position];
+    this.#push(Op.KV_APPEND, [kv.keys], [ka, va], [ka, va, block.keys, types[0], block.values, types[1], ...shape]);
+  }
+
+  attention(out: Buf, q: Buf, segment: Segment, layer: number, nHeads: number, scale: number): void {
+    const kv = this.#kv(segment.kv);
+    const { nKvHeads, headDim, contextSize, kType, vType } = kv.shape;
+    const [o, a, block] = [this.#buf(out).address, this.#buf(q).address, kv.layer(layer)];
+    const types = [kType === 'f16' ? 1 : 0, vType === 'f16' ? 1 : 0];
+    const shape = [nHeads, nKvHeads, headDim, contextSize, segment.row, segment.count, segment.position, scale];
+    this.#push(Op.ATTENTION, [o], [a, kv.keys], [o, a, block.keys, types[0], block.values, types[1], ...shape], [13]);
+  }
+
+  gatedRelu2(out: Buf, gate: Buf, up: Buf, n: number): void {
+    this.#elementwise(Op.GATED_RELU2, out, gate, up, n);
+  }
+
+  gatedSilu(out: Buf, gate: Buf, up: Buf, n: number): void {
+    this.#elementwise(Op.GATED_SILU, out, gate, up, n);
+  }
+
+  add(out: Buf, a: Buf, b: Buf, n: number): void {
+    this.#elementwise(Op.ADD, out, a, b, n);
+  }
+
+  copyRows(out: Buf, outRow: number, from: Buf, fromRow: number, count: number): void {
+    const [to, source] = [this.#buf(out), this.#buf(from)];
+    const rowBytes = (source.shape[1] ?? 1) * 4;
+    const args = [to.address + outRow * rowBytes, source.address + fromRow * rowBytes, count * rowBytes];
+    this.#push(Op.COPY, [to.address], [source.address], args);
+  }
+
+  #elementwise(op: Op, out: Buf, a: Buf, b: Buf, n: number): void {
+    const [o, x, y] = [this.#buf(out).address, this.#buf(a).address, this.#buf(b).address];
+    this.#push(op, [o], [x, y], [o, x, y, n * (out.shape[1] ?? 1)]);
+  }
+
+  #push(op: Op, writes: number[], reads: number[], args: number[], f32Args: number[] = []): void {
+    if (this.#disposed) throw new BitnetError('disposed', 'the backend was disposed', { where: 'backend wasm' });
+    if (this.#list.count === MAX_COMMANDS) this.#flush();
+    this.#list.push(op, writes, reads, args, f32Args);
+  }
+
+  #flush(): void {
+    const count = this.#list.count;
+    if (count === 0) return;
+    this.#list.clear();
+    this.#pool.run(this.#list.address, count);
+  }
+
+  #take(bytes: number, what: string): number {
+    this.#flush();
+    return this.#arena.alloc(bytes, what);
+  }
+
+  /** Grows the scratch of every thread to at least `bytes`. */
+  #needScratch(bytes: number): void {
+    const rounded = Math.ceil(bytes / 4096) * 4096;
+    if (rounded <= this.#scratchBytes) return;
+    const words = new Int32Array(this.#memory.buffer);
+    const old = words[word(SCRATCH_BASE)] >>> 0;
+    const base = this.#take(rounded * this.info.nThreads, 'scratch');
+    if (this.#scratchBytes > 0) this.#arena.free(old);
+    this.#scratchBytes = rounded;
+    const grown = new Int32Array(this.#memory.buffer);
+    grown[word(SCRATCH_BASE)] = base;
+    grown[word(SCRATCH_STRIDE)] = rounded;
+  }
+
+  #buf(buf: Buf): WasmBuf {
+    if (buf instanceof WasmBuf) return buf;
+    throw foreign('buffer');
+  }
+
+  #quantized(buf: QuantizedBuf): WasmQuantized {
+    if (buf instanceof WasmQuantized) return buf;
+    throw foreign('quantised buffer');
+  }
+
+  #kv(kv: KvCache): WasmKv {
+    if (kv instanceof WasmKv) return kv;
+    throw foreign('KV cache');
+  }
+
+  #weight(weight: Weight): WasmWeight {
+    if (weight instanceof WasmWeight) return weight;
+    throw foreign('weight');
+  }
+}
+
+function foreign(what: string): BitnetError {
+  return new BitnetError('bad-argument', `${what} of another backend`, { where: 'backend wasm' });
+}

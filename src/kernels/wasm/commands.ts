@@ -1,0 +1,93 @@
+/**
+ * The command list: how an op becomes 64 bytes in shared memory (read by `assembly/index.ts`), and where the threads
+ * have to meet.
+ *
+ * A barrier stands before a command only where it needs one: it reads or overwrites what another command wrote since
+ * the last barrier, or overwrites what one read. So the three projections of q, k and v run without meeting in between.
+ * @module
+ */
+
+import { COMMAND_BYTES, FLAG_BARRIER, word } from './layout.ts';
+
+/** Opcodes of `assembly/index.ts`. */
+export const Op = {
+  EMBED: 1,
+  RMS_NORM: 2,
+  QUANTIZE_ROWS: 3,
+  TERNARY_MATMUL: 4,
+  DENSE_MATMUL: 5,
+  ROPE: 6,
+  KV_APPEND: 7,
+  ATTENTION: 8,
+  GATED_RELU2: 9,
+  GATED_SILU: 10,
+  ADD: 11,
+  COPY: 12,
+} as const;
+export type Op = (typeof Op)[keyof typeof Op];
+
+/** Commands of one list; a longer program is run in pieces. 1024 commands are 64 KiB, some 50 layers. */
+export const MAX_COMMANDS = 1024;
+
+/** Ops that write disjoint rows when they follow each other: one per sequence of a batch. */
+const WRITES_DISJOINT_ROWS: ReadonlySet<Op> = new Set([Op.ATTENTION, Op.COPY]);
+
+export class CommandList {
+  readonly address: number;
+  readonly #memory: WebAssembly.Memory;
+  /** Addresses written since the last barrier, with the op that wrote them. */
+  readonly #written = new Map<number, Op>();
+  readonly #read = new Set<number>();
+  #count = 0;
+  #words: Int32Array;
+  #floats: Float32Array;
+
+  constructor(memory: WebAssembly.Memory, address: number) {
+    this.#memory = memory;
+    this.address = address;
+    this.#words = new Int32Array(memory.buffer);
+    this.#floats = new Float32Array(memory.buffer);
+  }
+
+  get count(): number {
+    return this.#count;
+  }
+
+  /** `reads` and `writes` are the addresses of the buffers involved; `args` follow the order in `assembly/index.ts`. */
+  push(op: Op, writes: readonly number[], reads: readonly number[], args: readonly number[], f32Args: readonly number[]) {
+    if (this.#words.buffer !== this.#memory.buffer) {
+      this.#words = new Int32Array(this.#memory.buffer);
+      this.#floats = new Float32Array(this.#memory.buffer);
+    }
+    const meets = this.#conflicts(op, writes, reads);
+    if (meets) {
+      this.#written.clear();
+      this.#read.clear();
+    }
+    for (const address of writes) this.#written.set(address, op);
+    for (const address of reads) this.#read.add(address);
+    const at = word(this.address + this.#count * COMMAND_BYTES);
+    this.#words[at] = op;
+    this.#words[at + 1] = meets ? FLAG_BARRIER : 0;
+    for (let i = 0; i < args.length; i++) this.#words[at + 2 + i] = args[i];
+    for (const i of f32Args) this.#floats[at + 2 + i] = args[i];
+    this.#count++;
+  }
+
+  /** Forgets the commands: they were run, and a list ends with a barrier. */
+  clear(): void {
+    this.#count = 0;
+    this.#written.clear();
+    this.#read.clear();
+  }
+
+  #conflicts(op: Op, writes: readonly number[], reads: readonly number[]): boolean {
+    for (const address of reads) if (this.#written.has(address)) return true;
+    for (const address of writes) {
+      if (this.#read.has(address)) return true;
+      const writer = this.#written.get(address);
+      if (writer !== undefined && !(writer === op && WRITES_DISJOINT_ROWS.has(op))) return true;
+    }
+    return false;
+  }
+}

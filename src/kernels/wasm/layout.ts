@@ -1,0 +1,35 @@
+/**
+ * Fixed places in the WebAssembly memory, the same numbers as `assembly/layout.ts` (a test compares them).
+ * Addresses in bytes; `WORD` turns one into an index of an Int32Array.
+ * @module
+ */
+
+export const BARRIER_ARRIVED = 0;
+export const BARRIER_GENERATION = 64;
+export const BARRIER_SLEEPERS = 128;
+export const FAILED = 192;
+export const SEQUENCE = 256;
+export const LIST_ADDRESS = 320;
+export const LIST_COUNT = 324;
+export const STOP = 384;
+export const OWNER_SPINS = 388;
+export const SCRATCH_BASE = 448;
+export const SCRATCH_STRIDE = 452;
+export const CODE_MASK = 512;
+export const COMMAND_BYTES = 64;
+export const FLAG_BARRIER = 1;
+
+/** Workers count themselves in here when they are ready to run; only TypeScript uses it. */
+export const READY = 900;
+/** Workers count themselves out here when they have left their loop. */
+export const GONE = 904;
+
+/** First address of the arena. */
+export const ARENA_START = 4096;
+export const PAGE_BYTES = 65536;
+/** What a 32-bit WebAssembly memory can hold: 65536 pages. */
+export const MAX_PAGES = 65536;
+
+export function word(address: number): number {
+  return address >>> 2;
+}

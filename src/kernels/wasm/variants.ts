@@ -1,0 +1,102 @@
+/**
+ * Which build of the kernels runs here. A runtime may refuse an instruction, or accept it and compute something else
+ * (Node 20 does so with one of the relaxed dot products), so a build is taken only after it has compiled and has given
+ * the right integers on the most awkward inputs.
+ * @module
+ */
+
+import * as modules from './module.generated.ts';
+import { CODE_MASK, LIST_ADDRESS, LIST_COUNT, SCRATCH_BASE, word } from './layout.ts';
+
+export type VariantName = 'relaxed' | 'simd';
+
+/** A build that passed, with its module compiled. */
+export interface Variant {
+  readonly name: VariantName;
+  readonly threaded: boolean;
+  readonly bytes: Uint8Array;
+  readonly module: WebAssembly.Module;
+}
+
+/** Why a build was not taken. */
+export interface Refusal {
+  readonly name: VariantName;
+  readonly reason: string;
+}
+
+const SOURCES: Record<VariantName, { readonly plain: string; readonly threaded: string }> = {
+  relaxed: { plain: modules.RELAXED, threaded: modules.RELAXED_THREADS },
+  simd: { plain: modules.SIMD, threaded: modules.SIMD_THREADS },
+};
+
+/** Tries the builds in order of speed; returns the first that works, and why others were refused. */
+export function chooseVariant(
+  threaded: boolean,
+  allowed: readonly VariantName[] = ['relaxed', 'simd'],
+): { readonly variant: Variant | undefined; readonly refusals: readonly Refusal[] } {
+  const refusals: Refusal[] = [];
+  for (const name of allowed) {
+    const bytes = fromBase64(threaded ? SOURCES[name].threaded : SOURCES[name].plain);
+    try {
+      const module = new WebAssembly.Module(bytes);
+      const fault = selfTest(module, threaded);
+      if (fault === undefined) return { variant: { name, threaded, bytes, module }, refusals };
+      refusals.push({ name, reason: `self-test failed: ${fault}` });
+    } catch (error) {
+      refusals.push({ name, reason: error instanceof Error ? error.message : String(error) });
+    }
+  }
+  return { variant: undefined, refusals };
+}
+
+function fromBase64(text: string): Uint8Array<ArrayBuffer> {
+  const binary = atob(text);
+  const bytes = new Uint8Array(binary.length);
+  for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
+  return bytes;
+}
+
+/**
+ * One ternary product of 5 rows and 1152 columns with the extreme codes -128 and 127, the case in which i16 lanes come
+ * closest to overflow. Returns undefined, or what went wrong.
+ */
+function selfTest(module: WebAssembly.Module, threaded: boolean): string | undefined {
+  const memory = new WebAssembly.Memory({ initial: 2, ...(threaded ? { maximum: 65536, shared: true } : {}) });
+  const instance = new WebAssembly.Instance(module, { env: { memory } });
+  const execute = instance.exports['execute'] as (thread: number, nThreads: number) => number;
+  const bytes = new Uint8Array(memory.buffer);
+  const words = new Int32Array(memory.buffer);
+  const floats = new Float32Array(memory.buffer);
+  const rows = 5;
+  const columns = 1152;
+  const rowBytes = (columns / 128) * 32;
+  const [out, packed, codes, meta, list, scratch] = [4096, 8192, 16384, 24576, 28672, 65536];
+  bytes.fill(3, CODE_MASK, CODE_MASK + 16);
+  for (let i = 0; i < rows * rowBytes; i++) bytes[packed + i] = [0xaa, 0x00, 0x92, 0x55, 0x26][Math.floor(i / rowBytes)];
+  let codeSum = 0;
+  for (let i = 0; i < columns; i++) {
+    const q = i < 1024 ? -128 : 127;
+    bytes[codes + i] = q & 255;
+    codeSum += q;
+  }
+  floats[word(meta)] = 1;
+  words[word(meta) + 1] = codeSum;
+  const command = new Int32Array([4, 0, out, packed, rowBytes, 0, rows, codes, columns, meta, 1]);
+  new Float32Array(command.buffer)[5] = 1;
+  words.set(command, word(list));
+  words[word(LIST_ADDRESS)] = list;
+  words[word(LIST_COUNT)] = 1;
+  words[word(SCRATCH_BASE)] = scratch;
+  execute(0, 1);
+  for (let row = 0; row < rows; row++) {
+    let expected = 0;
+    for (let i = 0; i < columns; i++) {
+      const byte = bytes[packed + row * rowBytes + Math.floor(i / 128) * 32 + (i % 32)];
+      const trit = ((byte >> (6 - 2 * (Math.floor(i / 32) % 4))) & 3) - 1;
+      expected += trit * (i < 1024 ? -128 : 127);
+    }
+    const got = floats[word(out) + row];
+    if (got !== expected) return `row ${row}, expected ${expected}, got ${got}`;
+  }
+  return undefined;
+}

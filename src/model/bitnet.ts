@@ -1,0 +1,45 @@
+/**
+ * The graph of BitNet b1.58: `bitnet` (1bitLLM, SiLU) and `bitnet-b1.58`, once `bitnet-25` (BitNet-b1.58-2B-4T, squared
+ * ReLU). The activation follows from the name alone: the model says nothing else about it, and the wrong one gives
+ * text that looks half right.
+ *
+ * Ma et al., "The Era of 1-bit LLMs", arXiv 2402.17764; "BitNet b1.58 2B4T Technical Report", arXiv 2504.12285;
+ * upstream: build_bitnet and build_bitnet_158 of bitnet.cpp.
+ * @module
+ */
+
+import { attend, type ModelWeights, project, quantizeFor, type Step } from './graph.ts';
+
+export function bitnetForward(step: Step, weights: ModelWeights): void {
+  const { backend, scratch: s, n } = step;
+  const c = weights.config;
+  backend.embed(s.x, weights.embedding, s.ids, n); // x (n, hidden)
+  weights.layers.forEach((w, layer) => {
+    // Attention
+    backend.rmsNorm(s.h, s.x, w.attnNorm, c.rmsEps, n); // h (n, hidden)
+    quantizeFor(step, s.hq, s.h, [w.q, w.k, w.v]);
+    project(step, s.q, w.q, s.h, s.hq); // q (n, nHeads * headDim)
+    project(step, s.k, w.k, s.h, s.hq); // k (n, nKvHeads * headDim)
+    project(step, s.v, w.v, s.h, s.hq); // v (n, nKvHeads * headDim)
+    attend(step, c, layer); // a (n, nHeads * headDim)
+    // q is free again: it takes the normalised attention output.
+    if (w.attnSubNorm !== undefined) backend.rmsNorm(s.q, s.a, w.attnSubNorm, c.rmsEps, n);
+    const a = w.attnSubNorm === undefined ? s.a : s.q;
+    quantizeFor(step, s.aq, a, [w.o]);
+    project(step, s.h, w.o, a, s.aq); // h (n, hidden)
+    backend.add(s.x, s.x, s.h, n);
+
+    // Feed-forward
+    backend.rmsNorm(s.h, s.x, w.ffnNorm, c.rmsEps, n);
+    quantizeFor(step, s.hq, s.h, [w.gate, w.up]);
+    project(step, s.gate, w.gate, s.h, s.hq); // gate (n, ffn)
+    project(step, s.up, w.up, s.h, s.hq); // up (n, ffn)
+    if (c.activation === 'relu2') backend.gatedRelu2(s.gate, s.gate, s.up, n);
+    else backend.gatedSilu(s.gate, s.gate, s.up, n);
+    if (w.ffnSubNorm !== undefined) backend.rmsNorm(s.up, s.gate, w.ffnSubNorm, c.rmsEps, n);
+    const f = w.ffnSubNorm === undefined ? s.gate : s.up;
+    quantizeFor(step, s.fq, f, [w.down]);
+    project(step, s.h, w.down, f, s.fq); // h (n, hidden)
+    backend.add(s.x, s.x, s.h, n);
+  });
+}

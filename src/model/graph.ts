@@ -1,0 +1,116 @@
+/**
+ * What the graphs of all architectures share: the loaded weights, the scratch of one step, and the step itself.
+ * A graph sees a `Backend` value, never a particular one.
+ * @module
+ */
+
+import type { Backend, Buf, QuantizedBuf, Segment, Weight } from '../kernels/interface.ts';
+import type { ModelConfig } from './config.ts';
+
+/** One transformer layer. Vectors are gains in f32. */
+export interface LayerWeights {
+  readonly attnNorm: Buf; // (hidden)
+  readonly q: Weight; // (nHeads * headDim, hidden)
+  readonly k: Weight; // (nKvHeads * headDim, hidden)
+  readonly v: Weight; // (nKvHeads * headDim, hidden)
+  readonly attnSubNorm: Buf | undefined; // (nHeads * headDim)
+  readonly o: Weight; // (hidden, nHeads * headDim)
+  readonly ffnNorm: Buf; // (hidden)
+  readonly gate: Weight; // (ffn, hidden)
+  readonly up: Weight; // (ffn, hidden)
+  readonly ffnSubNorm: Buf | undefined; // (ffn)
+  readonly down: Weight; // (hidden, ffn)
+}
+
+/** Immutable after loading; shared by all sessions. */
+export interface ModelWeights {
+  readonly config: ModelConfig;
+  readonly embedding: Weight; // (vocabulary, hidden)
+  readonly layers: readonly LayerWeights[];
+  readonly outputNorm: Buf; // (hidden)
+  readonly head: Weight; // (vocabulary, hidden), the embedding itself when tied
+  /** Divisors of the rope frequencies (headDim / 2), where the file has them. */
+  readonly ropeFactors: Float32Array | undefined;
+}
+
+/** Memory for one step of up to `maxRows` tokens; allocated once. */
+export interface Scratch {
+  readonly maxRows: number;
+  readonly maxHeadRows: number;
+  readonly ids: Buf; // i32 (rows)
+  readonly angles: Buf; // (rows, headDim)
+  readonly x: Buf; // residual stream (rows, hidden)
+  readonly h: Buf; // (rows, hidden)
+  readonly hq: QuantizedBuf; // (rows, hidden)
+  readonly q: Buf; // (rows, nHeads * headDim)
+  readonly k: Buf; // (rows, nKvHeads * headDim)
+  readonly v: Buf; // (rows, nKvHeads * headDim)
+  readonly a: Buf; // (rows, nHeads * headDim)
+  readonly aq: QuantizedBuf; // (rows, nHeads * headDim)
+  readonly gate: Buf; // (rows, ffn)
+  readonly up: Buf; // (rows, ffn)
+  readonly fq: QuantizedBuf; // (rows, ffn)
+  readonly headX: Buf; // rows that go through the head (headRows, hidden)
+  readonly logits: Buf; // (headRows, vocabulary)
+}
+
+/** Rows that pass the output head at once; 16 rows of 128256 logits are 8 MB. */
+const HEAD_ROWS = 16;
+
+export function createScratch(backend: Backend, c: ModelConfig, maxRows: number): Scratch {
+  const rows = (columns: number) => backend.alloc('f32', [maxRows, columns]);
+  const qDim = c.nHeads * c.headDim;
+  const kvDim = c.nKvHeads * c.headDim;
+  const maxHeadRows = Math.min(maxRows, HEAD_ROWS);
+  return {
+    maxRows,
+    maxHeadRows,
+    ids: backend.alloc('i32', [maxRows]),
+    angles: rows(c.headDim),
+    x: rows(c.hidden),
+    h: rows(c.hidden),
+    hq: backend.allocQuantized(maxRows, c.hidden),
+    q: rows(qDim),
+    k: rows(kvDim),
+    v: rows(kvDim),
+    a: rows(qDim),
+    aq: backend.allocQuantized(maxRows, qDim),
+    gate: rows(c.ffn),
+    up: rows(c.ffn),
+    fq: backend.allocQuantized(maxRows, c.ffn),
+    headX: backend.alloc('f32', [maxHeadRows, c.hidden]),
+    logits: backend.alloc('f32', [maxHeadRows, c.vocabulary]),
+  };
+}
+
+/** One pass through the model: `n` tokens of one or more sequences. */
+export interface Step {
+  readonly backend: Backend;
+  readonly scratch: Scratch;
+  readonly n: number;
+  readonly segments: readonly Segment[];
+}
+
+/** An architecture's graph: reads `scratch.ids` and `scratch.angles`, leaves the residual stream in `scratch.x`. */
+export type Forward = (step: Step, weights: ModelWeights) => void;
+
+/** Quantises `x` once for all the projections that share it, if any of them is ternary. */
+export function quantizeFor(step: Step, quantized: QuantizedBuf, x: Buf, weights: readonly Weight[]): void {
+  if (weights.some((weight) => weight.kind === 'ternary')) step.backend.quantizeRows(quantized, x, step.n);
+}
+
+/** out = W x: BitLinear where W is ternary, a plain product where it is dense. */
+export function project(step: Step, out: Buf, weight: Weight, x: Buf, quantized: QuantizedBuf): void {
+  if (weight.kind === 'ternary') step.backend.ternaryMatmul(out, weight, quantized, step.n);
+  else step.backend.denseMatmul(out, weight, x, step.n);
+}
+
+/** Rope, cache and attention for all sequences of the step: q, k, v in, `scratch.a` out. */
+export function attend(step: Step, c: ModelConfig, layer: number): void {
+  const { backend, scratch: s, n } = step;
+  backend.rope(s.q, s.angles, c.nHeads, c.headDim, c.ropeStyle, n);
+  backend.rope(s.k, s.angles, c.nKvHeads, c.headDim, c.ropeStyle, n);
+  const scale = Math.fround(1 / Math.fround(Math.sqrt(c.headDim)));
+  for (const segment of step.segments) backend.kvAppend(segment, layer, s.k, s.v);
+  for (const segment of step.segments) backend.attention(s.a, s.q, segment, layer, c.nHeads, scale);
+}

@@ -1,0 +1,37 @@
+/**
+ * The graph of `llama` with ternary projections (Llama3-8B-1.58, Falcon3-1.58bit, Falcon-E): no sub-norms, SiLU, rope on
+ * neighbouring pairs, and an output matrix of its own where the file has one.
+ *
+ * Upstream: build_llama of llama.cpp.
+ * @module
+ */
+
+import { attend, type ModelWeights, project, quantizeFor, type Step } from './graph.ts';
+
+export function llamaForward(step: Step, weights: ModelWeights): void {
+  const { backend, scratch: s, n } = step;
+  const c = weights.config;
+  backend.embed(s.x, weights.embedding, s.ids, n); // x (n, hidden)
+  weights.layers.forEach((w, layer) => {
+    // Attention
+    backend.rmsNorm(s.h, s.x, w.attnNorm, c.rmsEps, n); // h (n, hidden)
+    quantizeFor(step, s.hq, s.h, [w.q, w.k, w.v]);
+    project(step, s.q, w.q, s.h, s.hq); // q (n, nHeads * headDim)
+    project(step, s.k, w.k, s.h, s.hq); // k (n, nKvHeads * headDim)
+    project(step, s.v, w.v, s.h, s.hq); // v (n, nKvHeads * headDim)
+    attend(step, c, layer); // a (n, nHeads * headDim)
+    quantizeFor(step, s.aq, s.a, [w.o]);
+    project(step, s.h, w.o, s.a, s.aq); // h (n, hidden)
+    backend.add(s.x, s.x, s.h, n);
+
+    // Feed-forward
+    backend.rmsNorm(s.h, s.x, w.ffnNorm, c.rmsEps, n);
+    quantizeFor(step, s.hq, s.h, [w.gate, w.up]);
+    project(step, s.gate, w.gate, s.h, s.hq); // gate (n, ffn)
+    project(step, s.up, w.up, s.h, s.hq); // up (n, ffn)
+    backend.gatedSilu(s.gate, s.gate, s.up, n);
+    quantizeFor(step, s.fq, s.gate, [w.down]);
+    project(step, s.h, w.down, s.gate, s.fq); // h (n, hidden)
+    backend.add(s.x, s.x, s.h, n);
+  });
+}

@@ -1,0 +1,159 @@
+/**
+ * The sampler chain of llama.cpp: logit bias, penalties, top-k, top-p, min-p, temperature, draw; and with a
+ * temperature of 0 or less: logit bias, penalties, most likely token.
+ *
+ * Top-k, top-p and min-p each keep a beginning of the same ranking, so together they keep the shortest of the
+ * three beginnings, and nothing below it need ever be ranked.
+ * @module
+ */
+
+import { BitnetError, show, want } from '../errors.ts';
+import { exp } from '../numeric/exp.ts';
+import { log } from '../numeric/log.ts';
+import { Rng } from '../numeric/rng.ts';
+import { greedy } from './greedy.ts';
+import type { ResolvedSampling } from './options.ts';
+import { applyBias, applyPenalties, PenaltyWindow, penaltiesAreOff } from './penalties.ts';
+import { MAX_VOCABULARY, Ranking } from './ranking.ts';
+import { logProbability, sumExp } from './softmax.ts';
+
+export { DEFAULT_SAMPLING, type ResolvedSampling, resolveSampling, type SamplingOptions } from './options.ts';
+
+/** Where an open-ended ranking starts; it grows eightfold until it is long enough. */
+const FIRST_LOOK = 128;
+
+export interface SamplerContext {
+  readonly vocabularySize: number;
+  /** The token that `penalizeNewline: false` protects. */
+  readonly newlineId?: number | undefined;
+}
+
+/** Picks tokens for one sequence; holds its random stream and its window of recent tokens. */
+export interface Sampler {
+  readonly seed: number;
+  /** Tells the sampler a token of the sequence, prompt and sampled alike. */
+  accept(id: number): void;
+  /** Picks a token from a row of logits, which is left as it was. Does not accept it. */
+  sample(logits: Float32Array): number;
+  /** Natural logarithm of a token's probability under the model, before anything of the chain. */
+  logprob(logits: Float32Array, token: number): number;
+}
+
+/** A sampler for one sequence. Two with the same options and inputs give the same tokens on every runtime. */
+export function createSampler(options: ResolvedSampling, context: SamplerContext): Sampler {
+  return new Chain(options, context);
+}
+
+class Chain implements Sampler {
+  readonly seed: number;
+  readonly #options: ResolvedSampling;
+  readonly #context: SamplerContext;
+  readonly #rng: Rng;
+  readonly #window: PenaltyWindow | undefined;
+  /** A copy to change; only there if something changes logits. */
+  readonly #changed: Float32Array | undefined;
+  readonly #ranking = new Ranking();
+
+  constructor(options: ResolvedSampling, context: SamplerContext) {
+    const { vocabularySize } = context;
+    want(vocabularySize > 0 && vocabularySize <= MAX_VOCABULARY, 'bad-argument', 'not a vocabulary size', () => ({
+      where: 'vocabularySize',
+      expected: `1 to ${MAX_VOCABULARY}`,
+      got: `${vocabularySize}`,
+    }));
+    for (const [id] of options.logitBias) wantToken('logitBias', id, vocabularySize, 'bad-argument');
+    this.seed = options.seed;
+    this.#options = options;
+    this.#context = context;
+    this.#rng = Rng.fromSeed(options.seed);
+    if (!penaltiesAreOff(options)) this.#window = new PenaltyWindow(options.repeatLastN);
+    if (this.#window !== undefined || options.logitBias.length > 0) this.#changed = new Float32Array(vocabularySize);
+  }
+
+  accept(id: number): void {
+    wantToken('token', id, this.#context.vocabularySize, 'bad-token');
+    this.#window?.push(id);
+  }
+
+  sample(logits: Float32Array): number {
+    this.#wantRow(logits);
+    const row = this.#change(logits);
+    return this.#options.temperature <= 0 ? greedy(row) : this.#draw(row, this.#options);
+  }
+
+  logprob(logits: Float32Array, token: number): number {
+    this.#wantRow(logits);
+    wantToken('token', token, this.#context.vocabularySize, 'bad-token');
+    return logProbability(logits, token);
+  }
+
+  /** The row with bias and penalties, or the caller's own if there are none. */
+  #change(logits: Float32Array): Float32Array {
+    const changed = this.#changed;
+    if (changed === undefined) return logits;
+    changed.set(logits);
+    applyBias(changed, this.#options.logitBias);
+    if (this.#window !== undefined) {
+      applyPenalties(changed, this.#window.counts, this.#options, this.#context.newlineId);
+    }
+    return changed;
+  }
+
+  #draw(row: Float32Array, { topK, topP, minP, temperature }: ResolvedSampling): number {
+    const ranking = this.#ranking;
+    const k = topK <= 0 ? row.length : Math.min(topK, row.length);
+    ranking.take(row, k < row.length ? k : FIRST_LOOK);
+    const max = ranking.logits[0];
+    // Shares of top-p are shares of the top-k set: the ranking, or the whole row in id order.
+    const set = k < row.length ? ranking.logits : row;
+
+    const mass = topP < 1 ? topP * sumExp(set, k, max, 1) : Infinity;
+    const floor = minP > 0 ? max + log(minP) : -Infinity;
+    const open = mass === Infinity && floor === -Infinity;
+    let kept = open ? k : shortest(ranking, mass, floor);
+    while (kept === ranking.size && kept < k) {
+      ranking.take(row, Math.min(kept * 8, k));
+      kept = shortest(ranking, mass, floor);
+    }
+
+    const total = open ? sumExp(set, k, max, temperature) : sumExp(ranking.logits, kept, max, temperature);
+    const target = this.#rng.nextFloat() * total;
+    let token = ranking.ids[0];
+    let sum = 0;
+    for (let rank = 0; rank < kept; rank++) {
+      if (rank === ranking.size) ranking.take(row, Math.min(rank * 8, k));
+      const weight = exp((ranking.logits[rank] - max) / temperature);
+      // Rounding may leave the sum a hair below the target: then the last token that is possible at all has it.
+      if (weight === 0) break;
+      token = ranking.ids[rank];
+      sum += weight;
+      if (sum > target) break;
+    }
+    return token;
+  }
+
+  #wantRow(logits: Float32Array): void {
+    want(logits.length === this.#context.vocabularySize, 'bad-argument', 'not one row of logits', () => ({
+      where: 'logits',
+      expected: `${this.#context.vocabularySize} values`,
+      got: `${logits.length}`,
+    }));
+  }
+}
+
+/** How many of the ranked tokens top-p (probability mass, relative to the maximum) and min-p (logit) both keep. */
+function shortest({ logits, size }: Ranking, mass: number, floor: number): number {
+  let sum = 0;
+  for (let rank = 0; rank < size; rank++) {
+    if (logits[rank] < floor) return rank;
+    sum += exp(logits[rank] - logits[0]);
+    if (sum >= mass) return rank + 1;
+  }
+  return size;
+}
+
+function wantToken(where: string, id: number, vocabularySize: number, code: 'bad-argument' | 'bad-token'): void {
+  if (Number.isInteger(id) && id >= 0 && id < vocabularySize) return;
+  const facts = { where, expected: `an id below ${vocabularySize}`, got: show(id) };
+  throw new BitnetError(code, 'not a token of this vocabulary', facts);
+}

@@ -1,0 +1,93 @@
+/**
+ * Decoding by type: the table that turns a `DType` into its decoder, and the check for NaN and infinity.
+ * @module
+ */
+
+import { BitnetError, want } from '../errors.ts';
+import { readF16 } from './blocks.ts';
+import { type DType, isReadable, type ReadableDTypeName, TAIL_BYTES } from './dtype.ts';
+import { decodeBF16, decodeF16, decodeF32 } from './floats.ts';
+import { decodeI2S, scaleOfI2S } from './i2s.ts';
+import { decodeQ6_K } from './q6_k.ts';
+import { decodeQ8_0 } from './q8_0.ts';
+import { decodeTQ1, TQ1_SCALE } from './tq1.ts';
+import { decodeTQ2, TQ2_SCALE } from './tq2.ts';
+
+type Decode = (bytes: Uint8Array, first: number, count: number, out: Float32Array, outAt: number) => void;
+
+interface Codec {
+  readonly decode: Decode;
+  /** Index of the first value that is not finite, or -1; `bytes` are whole blocks (I2_S: the whole tensor). */
+  readonly findNotFinite: (bytes: Uint8Array) => number;
+}
+
+const codecs: Record<ReadableDTypeName, Codec> = {
+  F32: { decode: decodeF32, findNotFinite: (bytes) => findExponent(bytes, 4, 0x7f80) },
+  F16: { decode: decodeF16, findNotFinite: (bytes) => findExponent(bytes, 2, 0x7c00) },
+  BF16: { decode: decodeBF16, findNotFinite: (bytes) => findExponent(bytes, 2, 0x7f80) },
+  Q8_0: { decode: decodeQ8_0, findNotFinite: (bytes) => findBlockScale(bytes, 34, 0, 32) },
+  Q6_K: { decode: decodeQ6_K, findNotFinite: (bytes) => findBlockScale(bytes, 210, 208, 256) },
+  TQ1_0: { decode: decodeTQ1, findNotFinite: (bytes) => findBlockScale(bytes, 54, TQ1_SCALE, 256) },
+  TQ2_0: { decode: decodeTQ2, findNotFinite: (bytes) => findBlockScale(bytes, 66, TQ2_SCALE, 256) },
+  I2_S: {
+    decode: (bytes, first, count, out, outAt) => decodeI2S(bytes, i2sElements(bytes), first, count, out, outAt),
+    findNotFinite: (bytes) => (Number.isFinite(scaleOfI2S(bytes, bytes.length - TAIL_BYTES)) ? -1 : 0),
+  },
+};
+
+/**
+ * Values first .. first + count as float32, exactly. `bytes` begins at value 0 of the tensor or of any later block; for
+ * I2_S, whose scale is at the end, it is the whole tensor. Ranges of block types must be whole blocks.
+ */
+export function decodeInto(
+  dtype: DType,
+  bytes: Uint8Array,
+  first: number,
+  count: number,
+  out: Float32Array,
+  outAt = 0,
+): void {
+  const { decode } = codecOf(dtype);
+  // Typed arrays answer undefined beyond their end, which would decode to zeros.
+  const needed = dtype.size === 'flat' ? 0 : Math.ceil((first + count) / dtype.blockElements) * dtype.blockBytes;
+  const inside = dtype.size === 'flat' ? first + count <= i2sElements(bytes) : needed <= bytes.length;
+  want(
+    inside && first >= 0 && outAt + count <= out.length,
+    'bad-argument',
+    'range outside the tensor or the output',
+    () => ({
+      expected: `${dtype.name} values ${first} + ${count} to output ${outAt} + ${count}`,
+      got: `${bytes.length} bytes, output of ${out.length}`,
+    }),
+  );
+  decode(bytes, first, count, out, outAt);
+}
+
+/** Index of the first value that is NaN or infinite (for block types: of its block's first value), or -1. */
+export function findNotFinite(dtype: DType, bytes: Uint8Array): number {
+  return codecOf(dtype).findNotFinite(bytes);
+}
+
+function codecOf(dtype: DType): Codec {
+  if (isReadable(dtype)) return codecs[dtype.name];
+  throw new BitnetError('unsupported-type', `type ${dtype.name} ${dtype.why}`);
+}
+
+function i2sElements(bytes: Uint8Array): number {
+  return (bytes.length - TAIL_BYTES) * 4;
+}
+
+/** A float is not finite when its exponent bits, which are in the upper two bytes, are all ones. */
+function findExponent(bytes: Uint8Array, valueBytes: number, mask: number): number {
+  for (let at = valueBytes - 2; at + 1 < bytes.length; at += valueBytes) {
+    if (((bytes[at] | (bytes[at + 1] << 8)) & mask) === mask) return (at + 2) / valueBytes - 1;
+  }
+  return -1;
+}
+
+function findBlockScale(bytes: Uint8Array, blockBytes: number, scaleAt: number, blockElements: number): number {
+  for (let block = 0; (block + 1) * blockBytes <= bytes.length; block++) {
+    if (!Number.isFinite(readF16(bytes, block * blockBytes + scaleAt))) return block * blockElements;
+  }
+  return -1;
+}

@@ -1,0 +1,223 @@
+/**
+ * From the ternary file types to packed rows, a range of rows at a time.
+ *
+ * Each transcoder takes the bytes of some rows and writes them packed; nothing is decoded to floats on the way:
+ *
+ *     I2_S, K multiple of 128   the same bytes: checked and copied
+ *     I2_S, other K             rows begin inside blocks: re-cut value by value
+ *     TQ2_0                     the same planes, the four fields of each byte in reverse order
+ *     TQ1_0                     one table look-up per byte gives five codes, which fall into place by plane
+ *
+ * Scales: a packed matrix has one. I2_S stores one; TQ types one per 256 values, which in a model made from one scale are
+ * all equal except that a block of zeros stores 0. `ScaleCollector` holds them to that.
+ * @module
+ */
+
+import { BitnetError, want } from '../errors.ts';
+import { readF16 } from './blocks.ts';
+import { dtypeByName, type TernaryDTypeName } from './dtype.ts';
+import { I2S_BLOCK_BYTES, I2S_BLOCK_ELEMENTS, wantNoCode3 } from './i2s.ts';
+import { PACK_BYTES, packedRowBytes, ZERO_BYTE } from './packed.ts';
+import { digitTableTQ1, TQ1_BLOCK_BYTES, TQ1_SCALE, wantBytesTQ1 } from './tq1.ts';
+import { TQ2_BLOCK_BYTES, TQ2_SCALE } from './tq2.ts';
+
+/** A ternary matrix in a file. */
+export interface TernaryMatrix {
+  /** For error messages: file and tensor. */
+  readonly where: string;
+  readonly dtype: TernaryDTypeName;
+  readonly rows: number;
+  readonly columns: number;
+}
+
+export interface Transcoder {
+  /** The bytes of the tensor that hold rows first .. first + count. */
+  range(firstRow: number, nRows: number): { readonly offsetBytes: number; readonly byteLength: number };
+  /** Writes those rows packed to the begin of `out`; `bytes` is exactly what `range` says. Checks every code. */
+  transcode(bytes: Uint8Array, firstRow: number, nRows: number, out: Uint8Array): void;
+  /** What the scale of each block was; for I2_S nothing is collected. */
+  readonly scales: ScaleCollector;
+}
+
+export function createTranscoder(matrix: TernaryMatrix): Transcoder {
+  const { rows, columns, where, dtype } = matrix;
+  want(Number.isSafeInteger(rows * columns) && rows > 0 && columns > 0, 'bad-argument', 'bad matrix', () => ({
+    where,
+    got: `${rows} x ${columns}`,
+  }));
+  const perBlock = dtypeByName(dtype).blockElements;
+  const whole = dtype === 'I2_S' ? rows * columns : columns;
+  want(whole % perBlock === 0, 'bad-tensor', 'values do not fill whole blocks', () => ({
+    where,
+    expected: `a multiple of ${perBlock}`,
+    got: `${whole}`,
+  }));
+  return transcoders[dtype](matrix);
+}
+
+const transcoders: Record<TernaryDTypeName, (matrix: TernaryMatrix) => Transcoder> = {
+  I2_S: i2sTranscoder,
+  TQ1_0: tq1Transcoder,
+  TQ2_0: tq2Transcoder,
+};
+
+function i2sTranscoder({ where, columns }: TernaryMatrix): Transcoder {
+  const blockOf = (element: number) => Math.floor(element / I2S_BLOCK_ELEMENTS);
+  const rowBytes = packedRowBytes(columns);
+  return {
+    scales: new ScaleCollector(where),
+    range(firstRow, nRows) {
+      const begin = blockOf(firstRow * columns);
+      const end = blockOf((firstRow + nRows) * columns + I2S_BLOCK_ELEMENTS - 1);
+      return { offsetBytes: begin * I2S_BLOCK_BYTES, byteLength: (end - begin) * I2S_BLOCK_BYTES };
+    },
+    transcode(bytes, firstRow, nRows, out) {
+      const firstElement = blockOf(firstRow * columns) * I2S_BLOCK_ELEMENTS;
+      wantNoCode3(bytes, firstElement, where);
+      if (columns % I2S_BLOCK_ELEMENTS === 0) {
+        out.set(bytes);
+        return;
+      }
+      for (let r = 0; r < nRows; r++) {
+        recutRow(bytes, (firstRow + r) * columns - firstElement, columns, out, r * rowBytes);
+      }
+    },
+  };
+}
+
+/** One row out of a list of blocks that it does not begin with: column c is value first + c of the list. */
+function recutRow(bytes: Uint8Array, first: number, columns: number, out: Uint8Array, outAt: number): void {
+  for (let c = 0; c < columns; c += 128) {
+    const to = outAt + (c >> 7) * PACK_BYTES;
+    for (let p = 0; p < PACK_BYTES; p++) {
+      let packed = 0;
+      for (let plane = 0; plane < 128; plane += 32) {
+        const column = c + plane + p;
+        // Relative to the chunk, so far below 2^31.
+        const e = first + column;
+        const code =
+          column < columns ? (bytes[(e >> 7) * I2S_BLOCK_BYTES + (e & 31)] >> (6 - 2 * ((e >> 5) & 3))) & 3 : 1;
+        packed = (packed << 2) | code;
+      }
+      out[to + p] = packed;
+    }
+  }
+}
+
+function tq2Transcoder({ where, columns }: TernaryMatrix): Transcoder {
+  const blocksPerRow = columns / 256;
+  const scales = new ScaleCollector(where);
+  return {
+    scales,
+    range: (firstRow, nRows) => blockRange(firstRow, nRows, blocksPerRow, TQ2_BLOCK_BYTES),
+    transcode(bytes, firstRow, nRows, out) {
+      for (let b = 0; b < nRows * blocksPerRow; b++) {
+        const at = b * TQ2_BLOCK_BYTES;
+        const to = b * 2 * PACK_BYTES;
+        const blockIndex = firstRow * blocksPerRow + b;
+        const scale = scales.add(readF16(bytes, at + TQ2_SCALE), blockIndex);
+        for (let i = 0; i < TQ2_SCALE; i++) {
+          const byte = bytes[at + i];
+          // Fields 3 2 1 0 become 0 1 2 3.
+          out[to + i] = ((byte & 3) << 6) | ((byte & 12) << 2) | ((byte >> 2) & 12) | (byte >> 6);
+        }
+        // The packed form has the values where I2_S has them, so its check names the right one.
+        wantNoCode3(out.subarray(to, to + 2 * PACK_BYTES), blockIndex * 256, where);
+        if (scale === 0) out.fill(ZERO_BYTE, to, to + 2 * PACK_BYTES);
+      }
+    },
+  };
+}
+
+/**
+ * How the 52 code bytes of a block fall into two packed blocks A (values 0..127) and B (128..255), p = 0 .. 31:
+ *
+ *     A byte p = digits 0 1 2 3 of byte p
+ *     B byte p = digit 4 of byte p                                  values 128 + p
+ *              | digit p/16 of byte 32 + p%16                       values 160 + p, as 160 + 16n + m
+ *              | digit 2 + p/16 of byte 32 + p%16                   values 192 + p
+ *              | p < 16: digit 4 of byte 32 + p                     values 224 + p
+ *                else:   digit (p - 16)/4 of byte 48 + p%4          values 240 + 4n + m
+ */
+function tq1Transcoder({ where, columns }: TernaryMatrix): Transcoder {
+  const blocksPerRow = columns / 256;
+  const scales = new ScaleCollector(where);
+  const table = digitTableTQ1();
+  /** Digit n of a byte, as a code. */
+  const digit = (byte: number, n: number) => (table[byte] >> (8 - 2 * n)) & 3;
+  return {
+    scales,
+    range: (firstRow, nRows) => blockRange(firstRow, nRows, blocksPerRow, TQ1_BLOCK_BYTES),
+    transcode(bytes, firstRow, nRows, out) {
+      wantBytesTQ1(bytes, firstRow * blocksPerRow, table, where);
+      for (let b = 0; b < nRows * blocksPerRow; b++) {
+        const at = b * TQ1_BLOCK_BYTES;
+        const to = b * 2 * PACK_BYTES;
+        const scale = scales.add(readF16(bytes, at + TQ1_SCALE), firstRow * blocksPerRow + b);
+        if (scale === 0) {
+          out.fill(ZERO_BYTE, to, to + 2 * PACK_BYTES);
+          continue;
+        }
+        for (let p = 0; p < PACK_BYTES; p++) {
+          const codes = table[bytes[at + p]];
+          const middle = bytes[at + 32 + (p & 15)];
+          const upper = p >> 4;
+          const last = upper === 0 ? digit(middle, 4) : digit(bytes[at + 48 + (p & 3)], (p - 16) >> 2);
+          out[to + p] = codes >> 2;
+          out[to + PACK_BYTES + p] =
+            ((codes & 3) << 6) | (digit(middle, upper) << 4) | (digit(middle, 2 + upper) << 2) | last;
+        }
+      }
+    },
+  };
+}
+
+function blockRange(firstRow: number, nRows: number, blocksPerRow: number, blockBytes: number) {
+  return { offsetBytes: firstRow * blocksPerRow * blockBytes, byteLength: nRows * blocksPerRow * blockBytes };
+}
+
+/** Holds the block scales of one tensor to a single value. */
+export class ScaleCollector {
+  readonly #where: string;
+  /** The first scale that is not zero, and where it was. */
+  #scale = 0;
+  #zeros = 0;
+  #equal = 0;
+  #different = 0;
+  /** The first scale that differs, for the message. */
+  #other: { readonly scale: number; readonly block: number } | undefined;
+
+  constructor(where: string) {
+    this.#where = where;
+  }
+
+  /** Takes the scale of one block and gives it back. */
+  add(scale: number, block: number): number {
+    want(Number.isFinite(scale) && scale >= 0, 'bad-tensor', 'bad block scale', () => ({
+      where: `${this.#where} block ${block}`,
+      expected: 'a finite number >= 0',
+      got: `${scale}`,
+    }));
+    if (scale === 0) this.#zeros++;
+    else if (this.#scale === 0 || scale === this.#scale) {
+      this.#scale = scale;
+      this.#equal++;
+    } else {
+      this.#different++;
+      this.#other ??= { scale, block };
+    }
+    return scale;
+  }
+
+  /** The scale of the tensor. A tensor of nothing but zeros has any; it gets 1. */
+  get scale(): number {
+    if (this.#other === undefined) return this.#scale === 0 ? 1 : this.#scale;
+    const { scale, block } = this.#other;
+    throw new BitnetError('unsupported-type', 'block scales differ', {
+      where: this.#where,
+      expected: `one scale for the tensor: ${this.#scale} in ${this.#equal} blocks, 0 in ${this.#zeros}`,
+      got: `${this.#different} others, the first ${scale} in block ${block}`,
+      hint: 'this model was quantised with a scale per block; only one scale per tensor can be run',
+    });
+  }
+}

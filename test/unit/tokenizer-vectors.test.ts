@@ -1,0 +1,82 @@
+/**
+ * Whole published vocabularies against llama.cpp's own test vectors (46 texts each). The files are too large for the
+ * repository: the folder is named by BITNET_SHARED, or is `shared/` beside the repository.
+ */
+import { existsSync, readFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { readGgufHeader } from '../../src/formats/gguf/reader.ts';
+import type { GgufValue } from '../../src/formats/gguf/types.ts';
+import { memorySource } from '../../src/formats/sources.ts';
+import { createTokenizer, type FromMetadataOptions, tokenizerSpecFromMetadata } from '../../src/tokenizer/index.ts';
+
+const root = resolve(import.meta.dirname, '../..');
+const folder = [process.env.BITNET_SHARED ?? join(root, '../shared')]
+  .flatMap((shared) => [join(shared, 'vocab'), shared])
+  .find((candidate) => existsSync(join(candidate, 'ggml-vocab-llama-bpe.gguf')));
+if (folder === undefined) {
+  console.log('tokenizer vectors: skipped, no folder with ggml-vocab-llama-bpe.gguf (set BITNET_SHARED)');
+}
+
+const NAMES = ['llama-bpe', 'llama-spm', 'falcon', 'gpt-2', 'starcoder', 'refact', 'mpt', 'deepseek-coder'];
+const SEPARATOR = '\n__ggml_vocab_test__\n';
+const path = (name: string) => join(folder ?? '', `ggml-vocab-${name}.gguf`);
+
+function plain(value: GgufValue | undefined): unknown {
+  if (value === undefined) return undefined;
+  if (value.type === 'string') return value.text;
+  return value.type === 'array' ? value.values : value.value;
+}
+
+async function load(name: string, options: FromMetadataOptions = {}, without: readonly string[] = []) {
+  const { metadata } = await readGgufHeader(memorySource(readFileSync(path(name))));
+  const spec = tokenizerSpecFromMetadata(
+    (key) => (without.includes(key) ? undefined : plain(metadata.get(key))),
+    options,
+  );
+  return createTokenizer(spec);
+}
+
+describe.skipIf(folder === undefined)('published vocabularies', () => {
+  test.each(NAMES)('%s: 46 of 46', async (name) => {
+    const tokenizer = await load(name);
+    const texts = readFileSync(`${path(name)}.inp`, 'utf8')
+      .split(SEPARATOR)
+      .slice(0, 46);
+    const lines = readFileSync(`${path(name)}.out`, 'utf8')
+      .split('\n')
+      .slice(0, 46);
+    expect(lines.length).toBe(46);
+    for (const [i, text] of texts.entries()) {
+      const expected = lines[i].trim() === '' ? [] : lines[i].trim().split(/\s+/).map(Number);
+      const ids = tokenizer.encode(text);
+      expect(ids, JSON.stringify(text)).toEqual(expected);
+      expect(tokenizer.decode(ids)).toBe(text);
+    }
+  });
+
+  test('the Llama 3 vocabulary is recognised when the file names no pre-tokenizer', async () => {
+    const without = ['tokenizer.ggml.pre'];
+    const tokenizer = await load('llama-bpe', {}, without);
+    expect(tokenizer.spec.pre).toEqual({ name: 'llama-bpe', origin: 'recognised' });
+    expect(tokenizer.spec.addBos).toBe(true);
+    await expect(load('gpt-2', {}, without)).rejects.toThrow(/--pre NAME/);
+  });
+
+  test('--pre default gives the ids of bitnet.cpp, which differ', async () => {
+    const trained = await load('llama-bpe');
+    const native = await load('llama-bpe', { pre: 'default' });
+    const pieces = (tokenizer: typeof trained) => tokenizer.encode("I'm !! (foo").map((id) => tokenizer.describe(id));
+    expect(pieces(trained)).toEqual(['"I"', '"\'m"', '" !!"', '" ("', '"foo"']);
+    expect(pieces(native)).toEqual(['"I"', '"\'"', '"m"', '" "', '"!!"', '" "', '"("', '"foo"']);
+  });
+
+  test('building the largest takes well under a second', async () => {
+    await load('llama-bpe');
+    const { metadata } = await readGgufHeader(memorySource(readFileSync(path('llama-bpe'))));
+    const start = performance.now();
+    createTokenizer(tokenizerSpecFromMetadata((key) => plain(metadata.get(key))));
+    // Measured 0.2 s on Node 20, two cores of a shared machine.
+    expect(performance.now() - start).toBeLessThan(2000);
+  });
+});
