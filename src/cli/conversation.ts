@@ -54,6 +54,7 @@ class Repl {
   /** The next Ctrl-C leaves. */
   #leaving = false;
   #left = false;
+  /** Of the last answer, if it was not stopped. */
   #last: GenerateResult | undefined;
   #regenerations = 0;
 
@@ -144,7 +145,7 @@ class Repl {
         await this.#regenerate();
         break;
       case 'stats':
-        this.#io.note(this.#last === undefined ? 'nothing has been answered yet' : statistics(this.#model, this.#last));
+        this.#io.note(this.#last === undefined ? 'there is no finished answer' : statistics(this.#model, this.#last));
         break;
       case 'save':
         await this.#save(rest);
@@ -196,12 +197,13 @@ class Repl {
       signal: AbortSignal.any([this.#answering.signal, this.#io.signal]),
     });
     let text = '';
+    let result: GenerateResult | undefined;
     try {
       for await (const piece of generation) {
         text += piece.text;
         await this.#io.write(piece.text);
       }
-      this.#last = await generation.result;
+      result = await generation.result;
     } catch (error) {
       if (!this.#answering.signal.aborted) throw error;
     } finally {
@@ -211,9 +213,10 @@ class Repl {
       if (stopped && !quiet) this.#io.note('(stopped)');
     }
     this.#messages.push({ role: 'assistant', content: text });
-    if (this.#last === undefined) return;
-    if (stats) this.#io.note(statistics(this.#model, this.#last));
-    else if (!quiet && this.#io.errIsTerminal) this.#io.note(summary(this.#last));
+    this.#last = result;
+    if (result === undefined) return;
+    if (stats) this.#io.note(statistics(this.#model, result));
+    else if (!quiet && this.#io.errIsTerminal) this.#io.note(summary(result));
   }
 
   async #save(path: string): Promise<void> {

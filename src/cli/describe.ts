@@ -5,13 +5,14 @@
  * @module
  */
 
+import { readTokenizerSpec } from '../engine/read-tokenizer.ts';
 import { BitnetError } from '../errors.ts';
 import type { GgufFile, GgufTensor, GgufValue } from '../formats/index.ts';
 import { architectureOf } from '../model/architectures.ts';
 import { type ModelConfig, readConfig } from '../model/config.ts';
 import { isTernary } from '../tensors/dtype.ts';
 import { packedBytes } from '../tensors/packed.ts';
-import { createTokenizer, type Tokenizer, tokenizerSpecFromMetadata } from '../tokenizer/index.ts';
+import { createTokenizer, type Tokenizer } from '../tokenizer/index.ts';
 
 /** Something, or the reason why it is not there. */
 export type Attempt<T> = { readonly ok: true; readonly value: T } | { readonly ok: false; readonly why: string };
@@ -88,7 +89,7 @@ function attempt<T>(act: () => T): Attempt<T> {
 
 /** The tokenizer of a file; needs no tensors. */
 export function tokenizerOf(gguf: GgufFile, pre: string | undefined): Tokenizer {
-  return createTokenizer(tokenizerSpecFromMetadata((key) => plain(gguf.metadata.get(key)), { pre }));
+  return createTokenizer(readTokenizerSpec(gguf, pre));
 }
 
 /** A metadata value without its tag. */

@@ -25,6 +25,15 @@ export function count(n: number): string {
   return `${n}`;
 }
 
+/** An f32 by the fewest digits that mean it: 0.00001, not 0.000009999999747378752. */
+export function shortFloat(value: number): string {
+  for (let digits = 1; digits < 9; digits++) {
+    const short = Number(value.toPrecision(digits));
+    if (Math.fround(short) === value) return `${short}`;
+  }
+  return `${value}`;
+}
+
 /** `12,345`. */
 export function grouped(n: number): string {
   return String(n).replace(/\B(?=(\d{3})+$)/g, ',');

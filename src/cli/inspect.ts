@@ -9,7 +9,7 @@ import { command } from './command.ts';
 import { type Attempt, cacheBytes, type Description, describeFile, plain } from './describe.ts';
 import type { Values } from './flags.ts';
 import { jsonFlag, modelFlag, preFlag, runtimeFlags } from './flags-common.ts';
-import { bytes, count, grouped, oneLine, table } from './format.ts';
+import { bytes, count, grouped, oneLine, plural, shortFloat, table } from './format.ts';
 import { openSource } from './open.ts';
 
 const flags = {
@@ -77,13 +77,13 @@ function factRows(facts: Description, args: Args): [string, string][] {
     ['name', facts.name ?? '(none)'],
     ['architecture', facts.architecture ?? '(none)'],
     ['activation', told(facts.activation, ({ name, reason }) => `${name}, ${reason}`)],
-    ['parameters', `${count(facts.parameters)} (${grouped(facts.parameters)})`],
+    ['parameters', facts.parameters === 0 ? 'none' : `${count(facts.parameters)} (${grouped(facts.parameters)})`],
     [
       'shape',
       told(
         facts.config,
         (c) =>
-          `${c.nLayers} layers, width ${c.hidden}, feed-forward ${c.ffn}, ${c.nHeads} heads of ${c.headDim} over ` +
+          `${plural(c.nLayers, 'layer')}, width ${c.hidden}, feed-forward ${c.ffn}, ${c.nHeads} heads of ${c.headDim} over ` +
           `${c.nKvHeads} key/value heads, vocabulary ${grouped(c.vocabulary)}, context ${grouped(c.contextLength)}`,
       ),
     ],
@@ -92,7 +92,10 @@ function factRows(facts: Description, args: Args): [string, string][] {
     const t = facts.tokenizer.value;
     rows.push(
       ['tokenizer', `${t.model}, ${grouped(t.tokens)} tokens${t.merges > 0 ? `, ${grouped(t.merges)} merges` : ''}`],
-      ['pre-tokenizer', `${t.pre.name}, ${preOrigin(t.pre.origin)}`],
+      [
+        'pre-tokenizer',
+        t.model === 'llama' ? 'none: SentencePiece needs none' : `${t.pre.name}, ${preOrigin(t.pre.origin)}`,
+      ],
       ['begins with', t.addBos ? (t.bos ?? '(none)') : 'nothing added'],
       ['stop tokens', t.stop.length === 0 ? '(none)' : t.stop.join(', ')],
       ['chat template', templateLine(t.chatTemplate)],
@@ -154,6 +157,7 @@ function tensorRows(gguf: GgufFile): string[][] {
 
 function shortValue(value: GgufValue): string {
   if (value.type === 'string') return `string ${oneLine(value.text, SHOWN_CHARACTERS)}`;
+  if (value.type === 'f32') return `f32 ${shortFloat(value.value)}`;
   if (value.type !== 'array') return `${value.type} ${value.value}`;
   const { values } = value;
   const first: string[] = [];
@@ -177,10 +181,18 @@ function asJson(gguf: GgufFile, args: Args): Record<string, unknown> {
   const facts = describeFile(gguf, args.pre);
   return {
     ...facts,
+    activation: given(facts.activation),
+    config: given(facts.config),
+    tokenizer: given(facts.tokenizer),
     memory: memoryOf(facts, args),
     metadata: Object.fromEntries([...gguf.metadata].map(([key, value]) => [key, jsonValue(value)])),
     ...(args.tensors ? { tensors: jsonTensors(gguf) } : {}),
   };
+}
+
+/** The thing itself, or `{ error }`. */
+function given<T>(attempt: Attempt<T>): T | { readonly error: string } {
+  return attempt.ok ? attempt.value : { error: attempt.why };
 }
 
 function jsonTensors(gguf: GgufFile): unknown[] {

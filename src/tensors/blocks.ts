@@ -33,8 +33,10 @@ export function readF16(bytes: Uint8Array, at: number): number {
   return f16ToNumber(bytes[at] | (bytes[at + 1] << 8));
 }
 
+/** Writes a scale; values so large that it would be infinite as a half are refused. */
 export function writeF16(bytes: Uint8Array, at: number, value: number): void {
   const half = numberToF16(value);
+  want((half & 0x7c00) !== 0x7c00, 'not-finite', 'scale too large for half precision', () => ({ got: `${value}` }));
   bytes[at] = half;
   bytes[at + 1] = half >> 8;
 }

@@ -74,7 +74,7 @@ function encodeBlock(values: Float32Array, out: Uint8Array): void {
   const steps = Array.from({ length: 16 }, (_, k) => largest(values.subarray(16 * k, 16 * k + 16)) / -32);
   const maxStep = steps.reduce((max, s) => (Math.abs(s) > Math.abs(max) ? s : max), 0);
   // The largest step becomes -128 * d: the scales' range is one longer on the negative side.
-  writeF16(out, D, maxStep / -128);
+  writeF16(out, D, maxStep === 0 ? 0 : maxStep / -128); // 0 / -128 would be -0
   const d = readF16(out, D);
   for (let k = 0; k < 16; k++) {
     const scale = d === 0 ? 0 : Math.max(-128, Math.min(127, roundAway(steps[k] / d)));

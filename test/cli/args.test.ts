@@ -3,7 +3,7 @@ import { fromEnvironment, normaliseArgs } from '../../src/cli/args.ts';
 import { commands } from '../../src/cli/commands.ts';
 import { type Flags, UsageError } from '../../src/cli/flags.ts';
 import { logitBias, samplingFlags, samplingOptions } from '../../src/cli/flags-common.ts';
-import { bytes, count, duration, grouped, oneLine, plural, rate, table } from '../../src/cli/format.ts';
+import { bytes, count, duration, grouped, oneLine, plural, rate, shortFloat, table } from '../../src/cli/format.ts';
 import { parseIds } from '../../src/cli/oracle.ts';
 import { openingFor, readEscapes } from '../../src/cli/prompt.ts';
 
@@ -144,6 +144,15 @@ describe('formatting', () => {
     expect([plural(1, 'token'), plural(2000, 'token')]).toEqual(['1 token', '2,000 tokens']);
     expect([1.234, 950, 2310].map(duration)).toEqual(['1.2 ms', '950 ms', '2.31 s']);
     expect([52.34, 310.2, 0, Infinity].map(rate)).toEqual(['52.3 tokens/s', '310 tokens/s', '-', '-']);
+  });
+
+  it('shows an f32 as it was written', () => {
+    expect([1e-5, 0.1, 500000, 1 / 3].map((x) => shortFloat(Math.fround(x)))).toEqual([
+      '0.00001',
+      '0.1',
+      '500000',
+      '0.33333334',
+    ]);
   });
 
   it('keeps text on one line and columns in line', () => {

@@ -241,7 +241,7 @@ describe('Q8_0', () => {
       for (let j = 0; j < 32; j++) bytes[2 + j] = base + j;
       const out = new Float32Array(32);
       decodeQ8_0(bytes, 0, 32, out);
-      out.forEach((x, j) => expect(x).toBe(0.5 * (base + j > 127 ? base + j - 256 : base + j)));
+      expect([...out]).toEqual(Array.from(out, (_, j) => 0.5 * (base + j > 127 ? base + j - 256 : base + j)));
     }
   });
 
@@ -267,6 +267,7 @@ describe('Q8_0', () => {
     const tiny = encodeQ8_0(new Float32Array(32).fill(1e-45));
     expect([...tiny.subarray(0, 2)]).toEqual([0, 0]);
     await refuses(() => encodeQ8_0(new Float32Array(32).fill(Number.NaN)), 'not-finite', /value 0/);
+    await refuses(() => encodeQ8_0(new Float32Array(32).fill(1e9)), 'not-finite', /too large for half/);
     await refuses(() => decodeQ8_0(tiny, 1, 31, new Float32Array(32)), 'bad-argument', /cuts through a block/);
   });
 });

@@ -1,0 +1,136 @@
+/**
+ * The cases of the conformance suite, as data. `run.ts` gives each op's case a meaning; here are only sizes, kinds and
+ * seeds, chosen for remainders (no vector width divides them), real shapes, and inputs on which kernels go wrong.
+ * @module
+ */
+
+import type { DenseType, KvType, RopeStyle } from '../interface.ts';
+import type { TritKind, ValueKind } from './values.ts';
+
+interface Common {
+  readonly seed: number;
+  /** Tokens. */
+  readonly n: number;
+}
+
+export type ConformanceCase = Common &
+  (
+    | { readonly op: 'rmsNorm'; readonly columns: number; readonly kind: ValueKind }
+    | { readonly op: 'quantizeRows'; readonly columns: number; readonly kind: ValueKind }
+    | {
+        readonly op: 'ternaryMatmul';
+        readonly rows: number;
+        readonly columns: number;
+        readonly kind: ValueKind;
+        readonly trits: TritKind;
+      }
+    | { readonly op: 'denseMatmul'; readonly rows: number; readonly columns: number; readonly dtype: DenseType }
+    | { readonly op: 'embed'; readonly rows: number; readonly columns: number; readonly dtype: DenseType }
+    | { readonly op: 'rope'; readonly nHeads: number; readonly headDim: number; readonly style: RopeStyle }
+    | {
+        readonly op: 'attention';
+        readonly nHeads: number;
+        readonly nKvHeads: number;
+        readonly headDim: number;
+        /** Positions that are in the cache before. */
+        readonly before: number;
+        readonly kType: KvType;
+        readonly vType: KvType;
+        readonly kind: ValueKind;
+      }
+    | { readonly op: 'gatedRelu2'; readonly columns: number; readonly kind: ValueKind }
+    | { readonly op: 'gatedSilu'; readonly columns: number; readonly kind: ValueKind }
+    | { readonly op: 'add'; readonly columns: number; readonly kind: ValueKind }
+    | { readonly op: 'copyRows'; readonly columns: number }
+  );
+
+/** A name that tells everything, to find a case again. */
+export function caseName({ op, ...facts }: ConformanceCase): string {
+  const parts = Object.entries(facts).map(([key, value]) => `${key}=${value}`);
+  return `${op} ${parts.join(' ')}`;
+}
+
+type WithoutSeed<T> = T extends unknown ? Omit<T, 'seed'> : never;
+
+function* allCases(): Generator<WithoutSeed<ConformanceCase>> {
+  const kinds: readonly ValueKind[] = ['normal', 'ties', 'zeros', 'extreme', 'special'];
+  for (const columns of [1, 3, 4, 7, 8, 15, 16, 17, 100, 640]) {
+    for (const n of [1, 3]) yield { op: 'rmsNorm', n, columns, kind: 'normal' };
+  }
+  for (const kind of kinds) yield { op: 'rmsNorm', n: 2, columns: 77, kind };
+  yield { op: 'rmsNorm', n: 1, columns: 6912, kind: 'normal' };
+
+  for (const columns of [1, 5, 15, 16, 17, 127, 128, 130, 640]) {
+    for (const n of [1, 4]) yield { op: 'quantizeRows', n, columns, kind: 'normal' };
+  }
+  for (const kind of [...kinds, 'equal', 'negative'] as const) yield { op: 'quantizeRows', n: 3, columns: 203, kind };
+
+  for (const columns of [1, 16, 127, 128, 129, 256, 1024, 1152]) {
+    for (const rows of [1, 3, 4, 9]) {
+      for (const n of [1, 2, 7]) {
+        yield { op: 'ternaryMatmul', n, rows, columns, kind: 'normal', trits: 'random' };
+      }
+    }
+  }
+  // Long rows of equal signs: where i16 sums overflow if they are widened too late (14336 = Llama-3's ffn).
+  for (const columns of [2560, 6912, 8640, 14336]) {
+    for (const trits of ['plus', 'minus', 'alternating', 'zero'] as const) {
+      for (const kind of ['equal', 'negative'] as const) {
+        for (const n of [1, 2]) yield { op: 'ternaryMatmul', n, rows: 5, columns, kind, trits };
+      }
+    }
+    yield { op: 'ternaryMatmul', n: 33, rows: 13, columns, kind: 'normal', trits: 'random' };
+  }
+  for (const kind of kinds) yield { op: 'ternaryMatmul', n: 3, rows: 7, columns: 300, kind, trits: 'random' };
+
+  for (const dtype of ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K'] as const) {
+    const block = dtype === 'Q6_K' ? 256 : dtype === 'Q8_0' ? 32 : 1;
+    for (const columns of block === 1 ? [1, 7, 16, 19, 60, 640] : [block, 3 * block]) {
+      for (const n of [1, 3]) yield { op: 'denseMatmul', n, rows: 21, columns, dtype };
+      yield { op: 'embed', n: 5, rows: 11, columns, dtype };
+    }
+    yield { op: 'denseMatmul', n: 1, rows: 40, columns: 2560, dtype };
+  }
+
+  for (const style of ['neox', 'norm'] as const) {
+    for (const headDim of [2, 6, 8, 64, 100]) yield { op: 'rope', n: 3, nHeads: 3, headDim, style };
+  }
+
+  for (const [kType, vType] of [
+    ['f32', 'f32'],
+    ['f16', 'f16'],
+    ['f32', 'f16'],
+    ['f16', 'f32'],
+  ] as const) {
+    for (const [nHeads, nKvHeads, headDim] of [
+      [4, 4, 16],
+      [4, 2, 64],
+      [5, 1, 100],
+      [20, 5, 128],
+      [3, 3, 6],
+    ]) {
+      for (const [before, n] of [
+        [0, 1],
+        [0, 5],
+        [37, 1],
+        [37, 3],
+      ]) {
+        yield { op: 'attention', n, nHeads, nKvHeads, headDim, before, kType, vType, kind: 'normal' };
+      }
+    }
+    yield { op: 'attention', n: 2, nHeads: 2, nKvHeads: 1, headDim: 32, before: 9, kType, vType, kind: 'extreme' };
+    yield { op: 'attention', n: 2, nHeads: 2, nKvHeads: 1, headDim: 32, before: 9, kType, vType, kind: 'special' };
+  }
+  yield { op: 'attention', n: 1, nHeads: 8, nKvHeads: 2, headDim: 64, before: 700, kType: 'f16', vType: 'f16', kind: 'normal' };
+
+  for (const op of ['gatedRelu2', 'gatedSilu', 'add'] as const) {
+    for (const columns of [1, 3, 16, 37]) yield { op, n: 2, columns, kind: 'normal' };
+    for (const kind of kinds) yield { op, n: 3, columns: 45, kind };
+  }
+  for (const columns of [1, 30, 640]) yield { op: 'copyRows', n: 4, columns };
+}
+
+/** All cases, each with a seed of its own. */
+export function conformanceCases(): ConformanceCase[] {
+  return Array.from(allCases(), (one, i) => ({ ...one, seed: 1000 + i }) as ConformanceCase);
+}

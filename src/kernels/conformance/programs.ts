@@ -1,0 +1,179 @@
+/**
+ * What a case does: the same calls on any backend, and the numbers that come out.
+ * @module
+ */
+
+import { encodeBF16, encodeF16, encodeF32 } from '../../tensors/floats.ts';
+import { packedBytes, packRows } from '../../tensors/packed.ts';
+import { encodeQ6_K } from '../../tensors/q6_k.ts';
+import { encodeQ8_0 } from '../../tensors/q8_0.ts';
+import type { Backend, Buf, DenseType, Weight } from '../interface.ts';
+import type { ConformanceCase } from './cases.ts';
+import { trits, type TritKind, values } from './values.ts';
+
+/** Named outputs of one case. */
+export type Outputs = Readonly<Record<string, Float32Array>>;
+
+type CaseOf<Op extends ConformanceCase['op']> = Extract<ConformanceCase, { op: Op }>;
+type Programs = { readonly [Op in ConformanceCase['op']]: (backend: Backend, c: CaseOf<Op>) => Promise<Outputs> };
+
+/** Rows behind the last one that an op may write; they must come back as they were. */
+const GUARD_ROWS = 1;
+const GUARD = 12345.5;
+
+function upload(backend: Backend, data: Float32Array, columns: number): Buf {
+  const buf = backend.alloc('f32', [data.length / columns, columns]);
+  backend.write(buf, data);
+  return buf;
+}
+
+/** An output buffer of n rows and a guard row, filled with a number that ops do not produce. */
+function target(backend: Backend, n: number, columns: number): Buf {
+  return upload(backend, new Float32Array((n + GUARD_ROWS) * columns).fill(GUARD), columns);
+}
+
+function fetch(backend: Backend, buf: Buf): Promise<Float32Array> {
+  return backend.read(
+    buf,
+    buf.shape.reduce((a, b) => a * b, 1),
+  );
+}
+
+const ENCODERS: Record<DenseType, (data: Float32Array) => Uint8Array> = {
+  F32: encodeF32,
+  F16: encodeF16,
+  BF16: encodeBF16,
+  Q8_0: encodeQ8_0,
+  Q6_K: encodeQ6_K,
+};
+
+function denseWeight(backend: Backend, dtype: DenseType, rows: number, columns: number, seed: number): Promise<Weight> {
+  const bytes = ENCODERS[dtype](values('normal', rows * columns, seed));
+  return backend.upload({
+    kind: 'dense',
+    dtype,
+    name: `dense ${dtype}`,
+    rows,
+    columns,
+    byteLength: bytes.length,
+    fill: async (to) => {
+      to.set(bytes);
+      return 1;
+    },
+  });
+}
+
+function ternaryWeight(backend: Backend, kind: TritKind, rows: number, columns: number, seed: number): Promise<Weight> {
+  return backend.upload({
+    kind: 'ternary',
+    name: `ternary ${kind}`,
+    rows,
+    columns,
+    byteLength: packedBytes(rows, columns),
+    fill: async (to) => {
+      to.set(packRows(trits(kind, rows * columns, seed), rows, columns));
+      return Math.fround(0.0371);
+    },
+  });
+}
+
+async function elementwise(backend: Backend, c: CaseOf<'gatedRelu2' | 'gatedSilu' | 'add'>): Promise<Outputs> {
+  const a = upload(backend, values(c.kind, c.n * c.columns, c.seed), c.columns);
+  const b = upload(backend, values(c.kind, c.n * c.columns, c.seed + 5000), c.columns);
+  const out = target(backend, c.n, c.columns);
+  backend[c.op](out, a, b, c.n);
+  backend[c.op](a, a, b, c.n); // in place
+  return { out: await fetch(backend, out), inPlace: await fetch(backend, a) };
+}
+
+export const programs: Programs = {
+  async rmsNorm(backend, c) {
+    const x = upload(backend, values(c.kind, c.n * c.columns, c.seed), c.columns);
+    const gain = backend.alloc('f32', [c.columns]);
+    backend.write(gain, values('normal', c.columns, c.seed + 5000));
+    const out = target(backend, c.n, c.columns);
+    backend.rmsNorm(out, x, gain, 1e-5, c.n);
+    return { out: await fetch(backend, out) };
+  },
+
+  async quantizeRows(backend, c) {
+    const x = upload(backend, values(c.kind, c.n * c.columns, c.seed), c.columns);
+    const q = backend.allocQuantized(c.n, c.columns);
+    backend.quantizeRows(q, x, c.n);
+    const { codes, scales } = await backend.readQuantized(q, c.n);
+    return { codes: Float32Array.from(codes), scales };
+  },
+
+  async ternaryMatmul(backend, c) {
+    const x = upload(backend, values(c.kind, c.n * c.columns, c.seed), c.columns);
+    const q = backend.allocQuantized(c.n, c.columns);
+    const weight = await ternaryWeight(backend, c.trits, c.rows, c.columns, c.seed + 5000);
+    const out = target(backend, c.n, c.rows);
+    backend.quantizeRows(q, x, c.n);
+    backend.ternaryMatmul(out, weight, q, c.n);
+    return { out: await fetch(backend, out) };
+  },
+
+  async denseMatmul(backend, c) {
+    const x = upload(backend, values('normal', c.n * c.columns, c.seed), c.columns);
+    const weight = await denseWeight(backend, c.dtype, c.rows, c.columns, c.seed + 5000);
+    const out = target(backend, c.n, c.rows);
+    backend.denseMatmul(out, weight, x, c.n);
+    return { out: await fetch(backend, out) };
+  },
+
+  async embed(backend, c) {
+    const table = await denseWeight(backend, c.dtype, c.rows, c.columns, c.seed);
+    const ids = backend.alloc('i32', [c.n]);
+    backend.write(ids, Int32Array.from({ length: c.n }, (_, i) => (i * 7 + c.seed) % c.rows));
+    const out = target(backend, c.n, c.columns);
+    backend.embed(out, table, ids, c.n);
+    return { out: await fetch(backend, out) };
+  },
+
+  async rope(backend, c) {
+    const columns = c.nHeads * c.headDim;
+    const x = upload(backend, values('normal', (c.n + GUARD_ROWS) * columns, c.seed), columns);
+    const angles = upload(backend, values('normal', c.n * c.headDim, c.seed + 5000), c.headDim);
+    backend.rope(x, angles, c.nHeads, c.headDim, c.style, c.n);
+    return { x: await fetch(backend, x) };
+  },
+
+  /** Two sequences share the batch: one begins at position 0, one has `before` positions behind it. */
+  async attention(backend, c) {
+    const shape = { nLayers: 2, nKvHeads: c.nKvHeads, headDim: c.headDim, kType: c.kType, vType: c.vType };
+    const [qDim, kvDim] = [c.nHeads * c.headDim, c.nKvHeads * c.headDim];
+    const scale = Math.fround(1 / Math.fround(Math.sqrt(c.headDim)));
+    const old = backend.allocKv({ ...shape, contextSize: c.before + c.n + 3 });
+    const fresh = backend.allocKv({ ...shape, contextSize: c.n });
+    if (c.before > 0) {
+      const k = upload(backend, values('normal', c.before * kvDim, c.seed + 1), kvDim);
+      const v = upload(backend, values(c.kind, c.before * kvDim, c.seed + 2), kvDim);
+      backend.kvAppend({ kv: old, row: 0, count: c.before, position: 0 }, 1, k, v);
+    }
+    const rows = 2 * c.n;
+    const q = upload(backend, values(c.kind, rows * qDim, c.seed), qDim);
+    const k = upload(backend, values(c.kind, rows * kvDim, c.seed + 3), kvDim);
+    const v = upload(backend, values('normal', rows * kvDim, c.seed + 4), kvDim);
+    const out = target(backend, rows, qDim);
+    const segments = [
+      { kv: fresh, row: 0, count: c.n, position: 0 },
+      { kv: old, row: c.n, count: c.n, position: c.before },
+    ];
+    for (const segment of segments) backend.kvAppend(segment, 1, k, v);
+    for (const segment of segments) backend.attention(out, q, segment, 1, c.nHeads, scale);
+    const stored = await backend.readKv(old, 1, 0, c.before + c.n);
+    return { out: await fetch(backend, out), k: stored.k, v: stored.v };
+  },
+
+  gatedRelu2: elementwise,
+  gatedSilu: elementwise,
+  add: elementwise,
+
+  async copyRows(backend, c) {
+    const from = upload(backend, values('normal', c.n * c.columns, c.seed), c.columns);
+    const out = target(backend, c.n, c.columns);
+    backend.copyRows(out, 1, from, c.n - 2, 2);
+    return { out: await fetch(backend, out) };
+  },
+};

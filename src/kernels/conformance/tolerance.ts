@@ -1,0 +1,37 @@
+/**
+ * How far a backend that is not bit-exact may be off, case by case. Integers are always exact.
+ *
+ * A sum of K products in f32, in any order, is off by at most about K * 2^-24 * (sum of magnitudes); the inputs of the
+ * cases are of order 1, so the sum of magnitudes is at most K. A fixed factor covers the few roundings around it.
+ * @module
+ */
+
+import type { ConformanceCase } from './cases.ts';
+
+const EPSILON = 2 ** -24;
+
+/** Returns the bound for a value, given what was expected. */
+export function toleranceOf(c: ConformanceCase): (expected: number) => number {
+  const relative = (factor: number) => (expected: number) => factor * EPSILON * Math.abs(expected);
+  const absolute = (terms: number) => (expected: number) =>
+    EPSILON * (8 * Math.abs(expected) + Math.sqrt(terms) * 16);
+  switch (c.op) {
+    case 'quantizeRows':
+    case 'embed':
+    case 'copyRows':
+      return () => 0;
+    case 'ternaryMatmul': // integers exactly, then one conversion, one division, one product
+    case 'add':
+    case 'gatedRelu2':
+      return relative(4);
+    case 'gatedSilu':
+    case 'rmsNorm':
+      return relative(16);
+    case 'rope':
+      return absolute(2);
+    case 'denseMatmul':
+      return absolute(c.columns);
+    case 'attention':
+      return absolute(c.headDim + c.before + c.n);
+  }
+}

@@ -1,0 +1,56 @@
+/**
+ * Numbers for the cases, from a seed: ordinary ones and the awkward kinds on which kernels go wrong.
+ * @module
+ */
+
+import { Rng } from '../../numeric/rng.ts';
+
+export type ValueKind =
+  | 'normal' // bell-shaped, like activations
+  | 'ties' // multiples of 1/8 with a power-of-two maximum: many products end in exactly .5
+  | 'zeros' // all 0 and -0
+  | 'extreme' // from 2^-149 to 2^100, both signs
+  | 'special' // normal with a NaN and both infinities here and there
+  | 'equal' // all the same positive number: every code becomes 127
+  | 'negative'; // all the same negative number
+
+/** `length` f32 values of a kind. */
+export function values(kind: ValueKind, length: number, seed: number): Float32Array {
+  const rng = Rng.fromSeed(seed);
+  const uniform = () => rng.nextFloat() * 2 - 1;
+  // Sum of four uniforms: bell-shaped enough, and made of exact operations only.
+  const bell = () => uniform() + uniform() + uniform() + uniform();
+  const make: Record<ValueKind, (i: number) => number> = {
+    normal: bell,
+    ties: (i) => (i === 0 ? 127 / 8 : Math.round(uniform() * 127) / 8),
+    zeros: (i) => (i % 3 === 1 ? -0 : 0),
+    extreme: () => extreme(rng),
+    special: (i) => [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY][(i * 7 + seed) % 23] ?? bell(),
+    equal: () => 0.75,
+    negative: () => -3,
+  };
+  return Float32Array.from({ length }, (_, i) => make[kind](i));
+}
+
+/** A random exponent over nearly all of f32, subnormals included. */
+function extreme(rng: Rng): number {
+  const bits = new DataView(new ArrayBuffer(4));
+  const exponent = rng.nextUint32() % 227; // 2^-127 and subnormals up to 2^99
+  bits.setUint32(0, (((rng.nextUint32() & 1) << 31) | (exponent << 23) | (rng.nextUint32() & 0x7fffff)) >>> 0);
+  return bits.getFloat32(0);
+}
+
+export type TritKind = 'random' | 'plus' | 'minus' | 'zero' | 'alternating';
+
+/** `length` weights -1, 0, 1. */
+export function trits(kind: TritKind, length: number, seed: number): Int8Array {
+  const rng = Rng.fromSeed(seed);
+  const make: Record<TritKind, (i: number) => number> = {
+    random: () => (rng.nextUint32() % 3) - 1,
+    plus: () => 1,
+    minus: () => -1,
+    zero: () => 0,
+    alternating: (i) => (i % 2 === 0 ? 1 : -1),
+  };
+  return Int8Array.from({ length }, (_, i) => make[kind](i));
+}

@@ -1,0 +1,33 @@
+/**
+ * Every case of the conformance suite on every build of the wasm backend, with one and with several threads.
+ */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { conformanceCases, runConformance } from '../../src/kernels/conformance/run.ts';
+import type { Backend } from '../../src/kernels/interface.ts';
+import { createWasmBackend } from '../../src/kernels/wasm/backend.ts';
+import type { VariantName } from '../../src/kernels/wasm/variants.ts';
+import { createNodeHost } from '../../src/platform/host-node.ts';
+
+const variants: readonly VariantName[] = ['simd', 'relaxed'];
+
+describe.each(variants.flatMap((variant) => [1, 2, 3].map((threads) => ({ variant, threads }))))(
+  'wasm $variant, $threads threads',
+  ({ variant, threads }) => {
+    let backend: Backend;
+    beforeAll(async () => {
+      backend = await createWasmBackend({ threads, variants: [variant] }, await createNodeHost());
+    });
+    afterAll(() => backend.dispose());
+
+    it('runs the variant that was asked for', () => {
+      expect(backend.info.variant).toBe(threads > 1 ? `${variant}+threads` : variant);
+      expect(backend.info.nThreads).toBe(threads);
+    });
+
+    it('agrees with the ts backend bit for bit', async () => {
+      const outcomes = await runConformance(backend);
+      expect(outcomes.length).toBe(conformanceCases().length);
+      expect(outcomes.filter((outcome) => !outcome.ok)).toEqual([]);
+    }, 120_000);
+  },
+);

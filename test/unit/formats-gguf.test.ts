@@ -1,0 +1,500 @@
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, describe, expect, it } from 'vitest';
+import { describeValue } from '../../src/formats/gguf/metadata.ts';
+import { openGguf } from '../../src/formats/gguf/reader.ts';
+import { fileNameOf, shardName } from '../../src/formats/gguf/split.ts';
+import type { GgufTensor, GgufValue } from '../../src/formats/gguf/types.ts';
+import { copyOf, stringsValue, stringValue, writeGguf } from '../../src/formats/gguf/writer.ts';
+import { memorySink } from '../../src/formats/sink.ts';
+import type { ByteSource } from '../../src/formats/source.ts';
+import { memorySource } from '../../src/formats/sources.ts';
+import { openFileSource } from '../../src/platform/source-node.ts';
+import { encodeI2S } from '../../src/tensors/i2s.ts';
+import { loadPacked } from '../../src/tensors/load.ts';
+import { packedBytes, unpackRows } from '../../src/tensors/packed.ts';
+import { gguf, key, random, randomTrits, refuses } from '../hostile/builder.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'bitnet-gguf-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const everyType: [string, GgufValue][] = [
+  ['general.architecture', stringValue('bitnet')],
+  ['u8', { type: 'u8', value: 200 }],
+  ['i8', { type: 'i8', value: -100 }],
+  ['u16', { type: 'u16', value: 60000 }],
+  ['i16', { type: 'i16', value: -30000 }],
+  ['u32', { type: 'u32', value: 4000000000 }],
+  ['i32', { type: 'i32', value: -2000000000 }],
+  ['f32', { type: 'f32', value: Math.fround(1e-5) }],
+  ['f64', { type: 'f64', value: Math.PI }],
+  ['u64', { type: 'u64', value: 2n ** 64n - 1n }],
+  ['i64', { type: 'i64', value: -(2n ** 63n) }],
+  ['yes', { type: 'bool', value: true }],
+  ['no', { type: 'bool', value: false }],
+  ['empty', stringValue('')],
+  ['schlüssel', stringValue('wört 🙂')],
+  ['a.u8', { type: 'array', of: 'u8', values: Uint8Array.of(1, 255) }],
+  ['a.i8', { type: 'array', of: 'i8', values: Int8Array.of(-1, 127) }],
+  ['a.u16', { type: 'array', of: 'u16', values: Uint16Array.of(1, 65535) }],
+  ['a.i16', { type: 'array', of: 'i16', values: Int16Array.of(-2, 3, 4) }],
+  ['a.u32', { type: 'array', of: 'u32', values: Uint32Array.of(1, 2 ** 32 - 1) }],
+  ['a.i32', { type: 'array', of: 'i32', values: Int32Array.of(-5, 6, 7) }],
+  ['a.f32', { type: 'array', of: 'f32', values: Float32Array.of(0.5, -1, Number.NaN) }],
+  ['a.f64', { type: 'array', of: 'f64', values: Float64Array.of(0.1) }],
+  ['a.u64', { type: 'array', of: 'u64', values: BigUint64Array.of(2n ** 63n) }],
+  ['a.i64', { type: 'array', of: 'i64', values: BigInt64Array.of(-1n) }],
+  ['a.bool', { type: 'array', of: 'bool', values: Uint8Array.of(1, 0, 1) }],
+  ['a.none', { type: 'array', of: 'u32', values: new Uint32Array(0) }],
+  ['a.strings', stringsValue(['a', '', 'Ġthe', Uint8Array.of(0xff, 0xfe)])],
+];
+
+async function written(tensors: Parameters<typeof writeGguf>[1]['tensors'], metadata = everyType): Promise<Uint8Array> {
+  const sink = memorySink();
+  expect(await writeGguf(sink, { metadata, tensors })).toBe(sink.bytes().length);
+  return sink.bytes();
+}
+
+async function rewritten(source: ByteSource): Promise<Uint8Array> {
+  const file = await openGguf(source, { allowUnreadable: true });
+  const tensors = file.tensors.map((tensor) => copyOf(tensor, 1000));
+  return written(tensors, [...file.metadata]);
+}
+
+async function bytesOf(tensor: GgufTensor): Promise<Uint8Array> {
+  const bytes = new Uint8Array(tensor.byteLength);
+  await tensor.source.readInto(bytes, tensor.offsetBytes);
+  return bytes;
+}
+
+describe('reading what was written', () => {
+  it('keeps every value type', async () => {
+    const file = await openGguf(memorySource(await written([])));
+    expect([...file.metadata.keys()]).toEqual(everyType.map(([name]) => name));
+    for (const [name, value] of everyType) expect(file.metadata.get(name)).toEqual(value);
+    expect(file.getStrings('a.strings').text(2)).toBe('Ġthe');
+    expect(file.getStrings('a.strings').bytes(3)).toEqual(Uint8Array.of(0xff, 0xfe));
+    expect(file.getStrings('a.strings').text(3)).toBe('\ufffd\ufffd');
+    expect(() => file.getStrings('a.strings').bytes(4)).toThrow(RangeError);
+    expect([file.version, file.alignment, file.tensors.length]).toEqual([3, 32, 0]);
+  });
+
+  it('keeps tensors, and the same input gives the same bytes', async () => {
+    const trits = randomTrits(3 * 128, 1);
+    const tensors = [
+      { name: 'norm', dtype: 'F32', shape: [5], data: () => [new Uint8Array(20).fill(1)] },
+      { name: 'w', dtype: 'I2_S', shape: [128, 3], data: () => [encodeI2S(trits, 0.5)] },
+      { name: 'scalar', dtype: 'F16', shape: [], data: () => [Uint8Array.of(0, 0x3c)] },
+    ] as const;
+    const bytes = await written(tensors);
+    expect(await written(tensors)).toEqual(bytes);
+    const file = await openGguf(memorySource(bytes));
+    expect(
+      file.tensors.map(({ name, dtype, shape, byteLength, spanBytes }) => [
+        name,
+        dtype.name,
+        shape,
+        byteLength,
+        spanBytes,
+      ]),
+    ).toEqual([
+      ['norm', 'F32', [5], 20, 32],
+      ['w', 'I2_S', [128, 3], 128, 128],
+      ['scalar', 'F16', [], 2, 32],
+    ]);
+    expect(await bytesOf(file.tensor('w'))).toEqual(encodeI2S(trits, 0.5));
+    expect(file.headerBytes % 32).toBe(0);
+    expect(file.tensors[0].offsetBytes).toBe(file.headerBytes);
+    expect(await rewritten(memorySource(bytes))).toEqual(bytes);
+  });
+
+  it('obeys general.alignment', async () => {
+    const metadata: [string, GgufValue][] = [['general.alignment', { type: 'u32', value: 256 }]];
+    const tensor = (name: string) => ({ name, dtype: 'F32', shape: [1], data: () => [new Uint8Array(4)] }) as const;
+    const bytes = await written([tensor('a'), tensor('b')], metadata);
+    const file = await openGguf(memorySource(bytes));
+    expect(file.tensors.map((t) => t.offsetBytes)).toEqual([256, 512]);
+    expect([file.alignment, bytes.length]).toEqual([256, 768]);
+    for (const value of [{ type: 'u32', value: 24 }, { type: 'u32', value: 0 }, stringValue('32')] as GgufValue[]) {
+      const writing = writeGguf(memorySink(), { metadata: [['general.alignment', value]], tensors: [] });
+      await refuses(writing, 'bad-argument', /power of two/);
+    }
+  });
+
+  it('writes in bounded pieces and refuses data of the wrong length', async () => {
+    const tensor = (n: number) => ({ name: 'x', dtype: 'F32', shape: [4], data: () => [new Uint8Array(n)] }) as const;
+    await refuses(written([tensor(12)]), 'bad-argument', /x: tensor data too short, expected 16 bytes, got 12/);
+    await refuses(written([tensor(20)]), 'bad-argument', /too long/);
+    await refuses(written([tensor(16), tensor(16)]), 'bad-argument', /given twice/);
+    await refuses(written([{ ...tensor(16), dtype: 'Q6_K' }]), 'bad-tensor', /multiple of 256/);
+    const sink = memorySink();
+    await refuses(writeGguf(sink, { metadata: [], tensors: [tensor(12)] }), 'bad-argument', /short/);
+    expect(sink.bytes().length).toBe(0); // aborted
+  });
+});
+
+describe('typed getters', async () => {
+  const file = await openGguf(memorySource(await written([]), 'm.gguf'));
+  it('give values of the right type', () => {
+    expect(file.getString('schlüssel')).toBe('wört 🙂');
+    expect(['u8', 'u16', 'u32'].map((name) => file.getUint(name))).toEqual([200, 60000, 4000000000]);
+    expect(file.getFloat('f32')).toBe(Math.fround(1e-5));
+    expect(file.getFloat('i8')).toBe(-100);
+    expect([file.getBool('yes'), file.getBool('no')]).toEqual([true, false]);
+    expect(file.getArray('a.i32', 'i32')).toEqual(Int32Array.of(-5, 6, 7));
+    expect([file.findString('x'), file.findUint('x'), file.findFloat('x'), file.findBool('x')]).toEqual(
+      Array(4).fill(undefined),
+    );
+    expect([file.findStrings('x'), file.findArray('x', 'f32'), file.findTensor('x')]).toEqual(Array(3).fill(undefined));
+  });
+
+  it.each<[() => unknown, RegExp]>([
+    [() => file.getString('missing'), /^m.gguf: missing: bad metadata, expected a string, got no such key$/],
+    [() => file.getUint('missing'), /expected an integer, got no such key/],
+    [() => file.getString('u8'), /m.gguf: u8: .*expected a string, got u8 200/],
+    [() => file.findString('u8'), /expected a string/],
+    [() => file.getUint('i8'), /expected an integer of 0 to 2\^53-1, got i8 -100/],
+    [() => file.getUint('u64'), /got u64 18446744073709551615/],
+    [() => file.getUint('f32'), /got f32/],
+    [() => file.getUint('yes'), /got bool true/],
+    [() => file.getFloat('a.f32'), /expected a finite number, got array of 3 f32/],
+    [() => file.getBool('u8'), /expected a bool/],
+    [() => file.getStrings('a.u8'), /expected an array of string, got array of 2 u8/],
+    [() => file.getArray('a.i32', 'u32'), /expected an array of u32, got array of 3 i32/],
+  ])('%s is refused', async (call, message) => {
+    await refuses(call, 'bad-metadata', message);
+  });
+
+  it('refuse text that is not UTF-8 and tensors that are not there', async () => {
+    const bad = await openGguf(memorySource(gguf({ keys: [key.text('t', Uint8Array.of(0x61, 0xff))], tensors: [] })));
+    await refuses(() => bad.getString('t'), 'bad-metadata', /expected UTF-8/);
+    expect(describeValue(bad.metadata.get('t')!)).toBe('string "a\ufffd"');
+    await refuses(() => bad.tensor('x'), 'missing-tensor', /no such tensor, expected "x"/);
+  });
+});
+
+describe('ranges', () => {
+  /** Notes what is read. */
+  function watched(bytes: Uint8Array): { source: ByteSource; ranges: [number, number][] } {
+    const ranges: [number, number][] = [];
+    const inner = memorySource(bytes);
+    const source: ByteSource = {
+      ...inner,
+      readInto(target, offsetBytes) {
+        ranges.push([offsetBytes, offsetBytes + target.length]);
+        return inner.readInto(target, offsetBytes);
+      },
+    };
+    return { source, ranges };
+  }
+
+  it('reads 1 MiB of a file with a short header, and the whole of a small one', async () => {
+    const tensors = [{ name: 'big', dtype: 'F32', shape: [1 << 20], data: () => [new Uint8Array(4 << 20)] }] as const;
+    const big = watched(await written(tensors));
+    await openGguf(big.source);
+    expect(big.ranges).toEqual([[0, 1 << 20]]);
+    const small = watched(gguf());
+    await openGguf(small.source);
+    expect(small.ranges).toEqual([[0, gguf().length]]);
+  });
+
+  it('doubles for longer headers, never reading a byte twice', async () => {
+    const strings = stringsValue(Array.from({ length: 200000 }, (_, i) => `token ${i} of many`));
+    const bytes = await written(
+      [],
+      [
+        ['tokens', strings],
+        ['n', { type: 'u32', value: 7 }],
+      ],
+    );
+    const { source, ranges } = watched(bytes);
+    const file = await openGguf(source);
+    expect(file.getUint('n')).toBe(7);
+    expect(file.getStrings('tokens').text(199999)).toBe('token 199999 of many');
+    expect(ranges.map(([begin]) => begin)).toEqual([0, 1 << 20, 2 << 20, 4 << 20]);
+    expect(ranges.map(([, end]) => end)).toEqual([1 << 20, 2 << 20, 4 << 20, bytes.length]);
+  });
+
+  it('reads offsets beyond 2^32 (sparse file of 5 GiB)', async () => {
+    const path = join(folder, 'sparse.gguf');
+    const handle = await open(path, 'w+');
+    let position = 0;
+    const zeros = new Uint8Array(64 << 20);
+    const sink = {
+      label: path,
+      async write(chunk: Uint8Array) {
+        if (chunk !== zeros) await handle.write(chunk, 0, chunk.length, position); // zeros stay a hole
+        position += chunk.length;
+      },
+      async close() {
+        await handle.truncate(position);
+        await handle.close();
+      },
+      async abort() {},
+    };
+    const tensors = [
+      { name: 'first', dtype: 'F32', shape: [1 << 20, 1280], data: () => Array(80).fill(zeros) },
+      { name: 'last', dtype: 'F32', shape: [2], data: () => [Uint8Array.of(0, 0, 0x80, 0x3f, 0, 0, 0, 0x40)] },
+    ] as const;
+    await writeGguf(sink, { metadata: [], tensors });
+    const source = await openFileSource(path);
+    const file = await openGguf(source);
+    expect(file.tensor('last').offsetBytes).toBe(5 * 2 ** 30 + file.headerBytes);
+    expect(await bytesOf(file.tensor('last'))).toEqual(Uint8Array.of(0, 0, 0x80, 0x3f, 0, 0, 0, 0x40));
+    await file.close();
+    await refuses(source.readInto(new Uint8Array(1), 0), 'disposed', /read after close/);
+  });
+});
+
+describe('id 39', () => {
+  const shape = [1536, 256];
+  const room = { MXFP4: (1536 * 256 * 17) / 32, TL2: 84672 };
+
+  it.each([
+    ['MXFP4', room.MXFP4, 0],
+    ['TL2', room.TL2, 0],
+    ['MXFP4', room.MXFP4, 4096], // followed by something nameless
+    ['TL2', room.TL2, 32], // TL2 with the separate scale of the fork's Python writer
+  ])('is %s in %i + %i bytes, and refused by that name', async (name, bytes, extra) => {
+    const next = Math.ceil((bytes + extra) / 32) * 32;
+    const tensors = [
+      { name: 'w', shape, type: 39, offset: 0 },
+      { name: 'x', shape: [8], type: 0, offset: next },
+    ];
+    const source = memorySource(gguf({ tensors, dataBytes: next + 32 }), 'f');
+    await refuses(openGguf(source), 'unsupported-type', new RegExp(`^f: w: type ${name} not supported yet`));
+    const file = await openGguf(source, { allowUnreadable: true });
+    expect(file.tensor('w').dtype.name).toBe(name);
+    expect(file.tensor('w').byteLength).toBe(bytes);
+  });
+
+  it('lists unknown and unreadable types on request', async () => {
+    const tensors = [
+      { name: 'q', shape: [32], type: 2, offset: 0 },
+      { name: 'u', shape: [7], type: 99, offset: 32 },
+    ];
+    const source = memorySource(gguf({ tensors, dataBytes: 100 }), 'f');
+    await refuses(openGguf(source), 'unsupported-type', /f: q: type Q4_0 not supported yet/);
+    const file = await openGguf(source, { allowUnreadable: true });
+    expect(file.tensors.map((t) => [t.dtype.name, t.byteLength, t.spanBytes])).toEqual([
+      ['Q4_0', 18, 32],
+      ['#99', 68, 68],
+    ]);
+  });
+});
+
+describe('split files', () => {
+  const shard = (
+    index: number,
+    count: number,
+    tensors: string[],
+    total: number | undefined,
+    more: GgufValue = stringValue('x'),
+  ) =>
+    written(
+      tensors.map((name) => ({ name, dtype: 'F32', shape: [1], data: () => [new Uint8Array(4).fill(index)] })),
+      [
+        ['split.no', { type: 'u16', value: index }],
+        ['split.count', { type: 'u16', value: count }],
+        ...(total === undefined ? [] : [['split.tensors.count', { type: 'i32', value: total }] as [string, GgufValue]]),
+        [`only.${index}`, more],
+      ],
+    );
+  /** A folder in memory; counts what is open. */
+  function folderOf(files: Record<string, Uint8Array>) {
+    const opened: string[] = [];
+    const open = (name: string): ByteSource => {
+      opened.push(name);
+      return {
+        ...memorySource(files[name], `dir/${name}`),
+        sibling: async (other) => open(other),
+        async close() {
+          opened.splice(opened.indexOf(name), 1);
+        },
+      };
+    };
+    return { open, opened };
+  }
+  const name = (i: number) => shardName('m', i, 3);
+
+  it('are read as one, metadata from the first', async () => {
+    const files = {
+      [name(0)]: await shard(0, 3, ['a'], 4),
+      [name(1)]: await shard(1, 3, ['b', 'c'], 4),
+      [name(2)]: await shard(2, 3, ['d'], 4),
+    };
+    const { open, opened } = folderOf(files);
+    const file = await openGguf(open(name(0)));
+    expect(file.tensors.map((t) => t.name)).toEqual(['a', 'b', 'c', 'd']);
+    expect([...(await bytesOf(file.tensor('d')))]).toEqual([2, 2, 2, 2]);
+    expect(file.tensor('c').source.label).toBe('dir/m-00002-of-00003.gguf');
+    expect([file.findString('only.0'), file.findString('only.1')]).toEqual(['x', undefined]);
+    expect(file.byteLength).toBe(Object.values(files).reduce((sum, f) => sum + f.length, 0));
+    expect(opened.length).toBe(3);
+    await file.close();
+    expect(opened).toEqual([]);
+  });
+
+  it.each<[string, (files: Record<string, Uint8Array>) => Promise<void>, RegExp]>([
+    [
+      'a tensor twice',
+      async (f) => void (f[name(2)] = await shard(2, 3, ['b'], 3)),
+      /m-00003.*: b: tensor occurs in two shards/,
+    ],
+    [
+      'a wrong total',
+      async (f) => void (f[name(2)] = await shard(2, 3, ['d', 'e'], 3)),
+      /split.tensors.count: .*expected 3, got 4/,
+    ],
+    [
+      'a shard of another place',
+      async (f) => void (f[name(2)] = f[name(1)]),
+      /m-00003.*: shard of another file, expected split.no 2 of split.count 3, got 1 of 3/,
+    ],
+    ['a shard of another split', async (f) => void (f[name(1)] = await shard(1, 4, ['b'], 3)), /got 1 of 4/],
+    [
+      'a damaged shard',
+      async (f) => void (f[name(2)] = f[name(2)].slice(0, -40)),
+      /m-00003.*truncated|ends inside|beyond the end/,
+    ],
+  ])('are refused with %s, and closed', async (_what, spoil, message) => {
+    const files = {
+      [name(0)]: await shard(0, 3, ['a'], 3),
+      [name(1)]: await shard(1, 3, ['b'], 3),
+      [name(2)]: await shard(2, 3, ['d'], 3),
+    };
+    await openGguf(folderOf(files).open(name(0))); // the good twin
+    await spoil(files);
+    const { open, opened } = folderOf(files);
+    const first = open(name(0));
+    const error = await openGguf(first).catch((e) => e);
+    expect(error.name).toBe('BitnetError');
+    expect(error.message).toMatch(message);
+    expect(opened).toEqual([name(0)]);
+  });
+
+  it('must be opened by the first shard, under its right name, where there are siblings', async () => {
+    const first = await shard(0, 3, ['a'], 3);
+    const second = await shard(1, 3, ['b'], 3);
+    await refuses(openGguf(memorySource(second, name(1))), 'bad-container', /not the first shard.*got shard 2 of 3/);
+    await refuses(
+      openGguf({ ...memorySource(first, 'renamed.gguf'), sibling: async () => memorySource(second) }),
+      'bad-container',
+      /ending in -00001-of-00003.gguf, got renamed.gguf/,
+    );
+    await refuses(openGguf(memorySource(first, name(0))), 'bad-argument', /cannot be opened from memory/);
+    const many = await shard(0, 65535, ['a'], 3);
+    await refuses(openGguf(memorySource(many, 'm-00001-of-65535.gguf')), 'limit-exceeded', /too many shards/);
+    await openGguf(memorySource(await shard(0, 1, ['a'], 1)));
+  });
+
+  it('names files of paths and URLs', () => {
+    expect(fileNameOf('/a/b-00001-of-00002.gguf')).toBe('b-00001-of-00002.gguf');
+    expect(fileNameOf('C:\\models\\b.gguf')).toBe('b.gguf');
+    expect(fileNameOf('https://h/x/b.gguf?download=true#y/z')).toBe('b.gguf');
+    expect(fileNameOf('what?.gguf')).toBe('what?.gguf');
+  });
+});
+
+const shared = process.env.BITNET_SHARED ?? fileURLToPath(new URL('../../../shared', import.meta.url));
+const real = ['golden', 'vocab'].flatMap((room) =>
+  existsSync(join(shared, room))
+    ? readdirSync(join(shared, room))
+        .filter((f) => f.endsWith('.gguf'))
+        .map((f) => join(shared, room, f))
+    : [],
+);
+if (real.length === 0) console.log(`skipped: real GGUF files; none in ${shared} (set BITNET_SHARED)`);
+
+describe.skipIf(real.length === 0)('real files', () => {
+  it.each(real)('%s is read and rewritten identically', async (path) => {
+    const source = await openFileSource(path);
+    const begin = performance.now();
+    const file = await openGguf(source);
+    const elapsedMs = performance.now() - begin;
+    if (path.includes('llama-bpe')) console.log(`header of ${path}: ${elapsedMs.toFixed(1)} ms`);
+    const same = Buffer.compare(await rewritten(source), readFileSync(path)) === 0;
+    // Version 2 files come back as version 3; nothing else may differ.
+    expect(same).toBe(true);
+    await file.close();
+  });
+
+  it('I2_S, TQ1_0 and TQ2_0 of one model have the same trits', async () => {
+    const load = async (quant: string) => {
+      const file = await openGguf(await openFileSource(join(shared, 'golden', `bitnet-b1.58-${quant}-1l.gguf`)));
+      const matrices: [string, Int8Array, number][] = [];
+      for (const { name, dtype, shape, source, offsetBytes } of file.tensors) {
+        if (dtype.name !== 'I2_S' && dtype.name !== 'TQ1_0' && dtype.name !== 'TQ2_0') continue;
+        const [columns, rows] = shape;
+        const out = new Uint8Array(packedBytes(rows, columns));
+        const read = (target: Uint8Array, at: number) => source.readInto(target, offsetBytes + at);
+        const scale = await loadPacked({ where: name, dtype: dtype.name, rows, columns }, read, out);
+        matrices.push([name, unpackRows(out, rows, columns), scale]);
+      }
+      await file.close();
+      return matrices;
+    };
+    const [i2s, tq1, tq2] = [await load('i2_s'), await load('tq1_0'), await load('tq2_0')];
+    expect(i2s.length).toBe(7);
+    for (const other of [tq1, tq2]) {
+      expect(other.map(([name]) => name)).toEqual(i2s.map(([name]) => name));
+      other.forEach(([, trits, scale], i) => {
+        expect(Buffer.compare(trits, i2s[i][1])).toBe(0);
+        expect(Math.abs(scale / i2s[i][2] - 1)).toBeLessThan(2 ** -11);
+      });
+    }
+  });
+});
+
+describe('mutated files', () => {
+  it('are read or refused, never anything else, and never ask for more than the file has', async () => {
+    const tensors = [
+      { name: 'w', dtype: 'I2_S', shape: [128, 2], data: () => [encodeI2S(randomTrits(256, 1), 1)] },
+      { name: 'n', dtype: 'F32', shape: [4], data: () => [new Uint8Array(16)] },
+    ] as const;
+    const good = await written(tensors);
+    const next = random(2026);
+    const pick = (n: number) => Math.floor(next() * n);
+    const nasty = [0n, 1n, 2n ** 31n, 2n ** 32n - 1n, 2n ** 53n, 2n ** 60n, 2n ** 63n, 2n ** 64n - 1n, 9n, 39n];
+    const outcomes = new Map<string, number>();
+    for (let round = 0; round < 6000; round++) {
+      let bytes = good.slice();
+      for (let n = 1 + pick(3); n > 0; n--) {
+        const at = pick(bytes.length);
+        const kind = pick(5);
+        if (kind === 0) bytes[at] = pick(256);
+        else if (kind === 1) bytes[at] ^= 1 << pick(8);
+        else if (kind === 2 && at + 8 <= bytes.length)
+          new DataView(bytes.buffer).setBigUint64(at, nasty[pick(nasty.length)], true);
+        else if (kind === 3) bytes = bytes.slice(0, Math.max(1, at));
+        else if (kind === 4) bytes.copyWithin(pick(bytes.length), at, at + pick(64));
+      }
+      const inner = memorySource(bytes);
+      const source: ByteSource = {
+        ...inner,
+        async readInto(target, offsetBytes) {
+          if (target.length > bytes.length) throw new Error(`asked for ${target.length} of ${bytes.length}`);
+          await inner.readInto(target, offsetBytes);
+        },
+      };
+      let outcome = 'read';
+      try {
+        const file = await openGguf(source, { allowUnreadable: round % 2 === 0 });
+        for (const value of file.metadata.values()) describeValue(value);
+        for (const { offsetBytes, byteLength } of file.tensors)
+          expect(offsetBytes + byteLength).toBeLessThanOrEqual(bytes.length);
+      } catch (error) {
+        if (!(error instanceof Error) || error.name !== 'BitnetError')
+          throw new Error(`round ${round}`, { cause: error });
+        outcome = (error as unknown as { code: string }).code;
+      }
+      outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
+    }
+    for (const expected of ['read', 'truncated', 'limit-exceeded', 'bad-container', 'unsupported-type', 'bad-tensor']) {
+      expect(outcomes.get(expected) ?? 0, expected).toBeGreaterThan(0);
+    }
+  });
+});
