@@ -106,9 +106,10 @@ function quote(value: string): string {
 /** `; did you mean --temp?`, if one spelling is close. */
 export function suggest(wrong: string, known: Iterable<string>): string {
   let best: string | undefined;
-  let bestDistance = 1 + Math.floor(wrong.length / 4);
+  const bare = wrong.replace(/^-+/, '');
+  let bestDistance = 1 + Math.floor(bare.length / 3);
   for (const candidate of known) {
-    const distance = editDistance(wrong, candidate);
+    const distance = editDistance(bare, candidate.replace(/^-+/, ''));
     if (distance < bestDistance || (distance === bestDistance && best === undefined)) {
       best = candidate;
       bestDistance = distance;

@@ -9,6 +9,7 @@ import { inspect } from './inspect.ts';
 import { oracleLogits } from './oracle.ts';
 import { perplexity } from './perplexity.ts';
 import { run } from './run.ts';
+import { synth } from './synth.ts';
 import { tokenize } from './tokenize.ts';
 
-export const commands: readonly Command[] = [run, chat, inspect, tokenize, oracleLogits, perplexity];
+export const commands: readonly Command[] = [run, chat, inspect, tokenize, oracleLogits, perplexity, synth];

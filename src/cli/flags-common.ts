@@ -20,6 +20,15 @@ export const modelFlag = {
     group: MODEL,
     describe: 'GGUF file, may be gzipped [the built-in story model]',
   },
+  'model-url': { type: 'string', also: ['-mu'], value: 'URL', group: MODEL, describe: 'the same, by URL' },
+  'hf-repo': {
+    type: 'string',
+    also: ['-hf'],
+    value: 'USER/REPO[:QUANT]',
+    group: MODEL,
+    describe: 'the same, on the Hugging Face hub (HF_TOKEN, HF_ENDPOINT); read in place, not cached',
+  },
+  'hf-file': { type: 'string', also: ['-hff'], value: 'FILE', group: MODEL, describe: 'which file of that repository' },
 } as const satisfies Flags;
 
 export const preFlag = {

@@ -46,7 +46,7 @@ export const inspect = command({
     ['bitnet inspect model.gguf -c 4096 --json', 'for programs'],
   ],
   async run(args, io) {
-    const source = await openSource(args.word ?? args.model);
+    const source = await openSource(args.word === undefined ? args : { ...args, model: args.word }, io);
     try {
       const gguf = await openGguf(source, { allowUnreadable: true });
       if (args.metadata !== undefined) await io.write(`${wholeValue(gguf, args.metadata)}\n`);

@@ -26,6 +26,8 @@ export interface Io {
   readAll(): Promise<string>;
 }
 
+const STATUS_INTERVAL_MS = 50;
+
 /** Why `signal` was aborted. */
 export class Interrupted extends Error {
   override readonly name = 'AbortError';
@@ -43,6 +45,7 @@ export function openIo(): Io & { close(): void } {
   const controller = new AbortController();
   let gone = false;
   let statusShown = false;
+  let statusMs = -Infinity;
 
   let interrupt = (): void => {
     // The second Ctrl-C does not wait for anything.
@@ -64,6 +67,10 @@ export function openIo(): Io & { close(): void } {
 
   const status = (text: string): void => {
     if (stderr.isTTY !== true || (text === '' && !statusShown)) return;
+    // Faster than anybody reads; a terminal should not be what takes the time.
+    const now = performance.now();
+    if (text !== '' && now - statusMs < STATUS_INTERVAL_MS) return;
+    statusMs = now;
     statusShown = text !== '';
     stderr.write(`\r\x1b[K${text}`);
   };

@@ -8,12 +8,13 @@ import type { LoadOptions, Model } from '../engine/types.ts';
 import { BitnetError } from '../errors.ts';
 import { type ByteSource, openModelSource } from '../formats/index.ts';
 import { openFileSource } from '../platform/source-node.ts';
-import type { Values } from './flags.ts';
-import type { quietFlag, runtimeFlags } from './flags-common.ts';
+import { UsageError, type Values } from './flags.ts';
+import type { modelFlag, quietFlag, runtimeFlags } from './flags-common.ts';
 import { bytes } from './format.ts';
+import { findHubFile } from './hub.ts';
 import type { Io } from './io.ts';
 
-/** The story model inside the package; the same place seen from src/cli and dist/cli. */
+/** The story model inside the package; at the same place seen from src/cli and dist/cli. */
 const EMBEDDED = new URL('../../fixtures/models/stories.gguf.gz', import.meta.url);
 
 /** A text file named on the command line. */
@@ -25,9 +26,23 @@ export async function readTextFile(path: string): Promise<string> {
   }
 }
 
-/** The bytes of a model file; undefined stands for the built-in one. Gzipped files are unpacked in memory. */
-export function openSource(model: string | undefined): Promise<ByteSource> {
-  return openModelSource(model ?? EMBEDDED, { openPath: openFileSource });
+/** Whether a model was asked for; otherwise it is the built-in one. */
+export function namesModel(args: Values<typeof modelFlag>): boolean {
+  return (args.model ?? args['model-url'] ?? args['hf-repo']) !== undefined;
+}
+
+/** The bytes of the model that the flags name. Gzipped files are unpacked in memory. */
+export async function openSource(args: Values<typeof modelFlag>, io: Io): Promise<ByteSource> {
+  const { model, 'model-url': url, 'hf-repo': repo, 'hf-file': file } = args;
+  if (file !== undefined && repo === undefined) throw new UsageError('-hff needs -hf');
+  // These two come before -m, which may stem from the environment.
+  if (repo !== undefined && url !== undefined) throw new UsageError('-hf and -mu exclude each other');
+  const options = { openPath: openFileSource, signal: io.signal };
+  if (repo !== undefined) {
+    const found = await findHubFile(repo, file, io.env, io.signal);
+    return openModelSource(found.url, { ...options, headers: found.headers });
+  }
+  return openModelSource(url ?? model ?? EMBEDDED, options);
 }
 
 /** Loads the model that the flags name, with progress on a terminal. */
@@ -50,7 +65,7 @@ export async function openModel(
         }
       : {}),
   };
-  const source = await openSource(args.model);
+  const source = await openSource(args, io);
   try {
     // Here and not above: help and tokenize need no engine, and start at once.
     const { loadModel } = await import('../index.ts');

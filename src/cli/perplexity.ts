@@ -81,7 +81,7 @@ export const perplexity = command({
 async function byWindows(model: Model, text: string, args: Args, io: Io): Promise<Outcome> {
   const { tokenizer, info } = model;
   const size = args['ctx-size'] ?? WINDOW;
-  const ids = tokenizer.encodePrompt(text);
+  const ids = tokenizer.encodePrompt(text, { special: false });
   want(ids.length >= 2 * size, 'bad-argument', 'the text is too short', () => ({
     where: args.file!,
     expected: `at least two windows, ${2 * size} tokens`,

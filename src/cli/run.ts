@@ -19,7 +19,7 @@ import {
   stopFlags,
 } from './flags-common.ts';
 import type { Io } from './io.ts';
-import { openModel } from './open.ts';
+import { namesModel, openModel } from './open.ts';
 import { openingFor, promptOf, readEscapes, templateOf } from './prompt.ts';
 import { statistics, summary } from './report.ts';
 
@@ -38,7 +38,6 @@ const flags = {
   file: { type: 'string', also: ['-f'], value: 'PATH', group: 'Prompt', describe: 'the prompt, from a file' },
   special: {
     type: 'boolean',
-    also: ['-sp'],
     group: 'Prompt',
     describe: 'read special tokens such as <|eot_id|> written out in the prompt',
   },
@@ -103,7 +102,7 @@ async function plan(args: Args): Promise<Request> {
   if (systemPrompt && args.prompt !== undefined)
     throw new UsageError('with -cnv, -p is the system prompt: -p and -sys exclude each other');
   const given = await promptOf(args);
-  const tellsStory = given === undefined && args.model === undefined && !args.conversation;
+  const tellsStory = given === undefined && !namesModel(args) && !args.conversation;
   const sampling = samplingOptions(args);
   // Resolved here, so that the opening and the story come from one seed.
   const { seed } = resolveSampling(sampling);

@@ -71,6 +71,13 @@ describe('rendering', () => {
     expect(await renderChat(CHATML, [user('hi')])).toBe('<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n');
   });
 
+  test('a thousand messages are within the limits', async () => {
+    const many = Array.from({ length: 1000 }, () => [user('hi'), { role: 'assistant', content: 'Hello' }]).flat();
+    for (const template of [BITNET_2B4T_TEMPLATE, LLAMA3, CHATML]) {
+      expect((await renderChat(template, many)).length).toBeGreaterThan(10_000);
+    }
+  });
+
   test('extra variables and the date, in English and UTC', async () => {
     const now = new Date(Date.UTC(2024, 6, 26, 23, 59));
     expect(await renderChat('{{ x }} {{ strftime_now("%d %b %Y %H:%M") }}', [], { extra: { x: 'y' }, now })).toBe(
@@ -174,6 +181,7 @@ describe('templates by strangers', () => {
       '{% for a in range(60000) %}{% for b in range(60000) %}{% for c in range(60000) %}{% endfor %}{% endfor %}{% endfor %}',
       /runs too long/,
     ],
+    ['a long loop', '{% for a in range(60000) %}{% for b in range(60000) %}{% endfor %}{% endfor %}', /runs too long/],
     ['recursion', '{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}', /bad template|runs too long/],
     [
       'doubling',

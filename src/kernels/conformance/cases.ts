@@ -85,7 +85,7 @@ function* allCases(): Generator<WithoutSeed<ConformanceCase>> {
 
   for (const dtype of ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K'] as const) {
     const block = dtype === 'Q6_K' ? 256 : dtype === 'Q8_0' ? 32 : 1;
-    for (const columns of block === 1 ? [1, 7, 16, 19, 60, 640] : [block, 3 * block]) {
+    for (const columns of block === 1 ? [1, 7, 16, 19, 31, 45, 60, 640] : [block, 3 * block]) {
       for (const n of [1, 3]) yield { op: 'denseMatmul', n, rows: 21, columns, dtype };
       yield { op: 'embed', n: 5, rows: 11, columns, dtype };
     }

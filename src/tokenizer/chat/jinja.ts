@@ -4,8 +4,8 @@
  * Templates come out of model files, so they are programs by strangers. The interpreter gives them no way out (no
  * files, no network, no host objects); what is left is wasting time and memory:
  *
- * - guarded: the template's length, the number of evaluated nodes (so every loop and recursion ends), the length of
- *   every string and list an evaluation returns, the length of `range`;
+ * - guarded: the template's length, the number of evaluated nodes and the sizes of what they return (so every loop and
+ *   recursion ends), the length of every single string and list, the length of `range`;
  * - not guarded: one single filter or method call that makes something huge out of values below the limits
  *   (`x.replace('', x)`); the engine's own limit on strings is what stops that.
  *
@@ -18,7 +18,7 @@ import { BitnetError } from '../../errors.ts';
 /** The longest published chat templates (with tools) have about 20 KB. */
 const MAX_TEMPLATE_CHARS = 64 * 1024;
 /** A conversation of one message takes a few hundred evaluations in the longest templates. */
-const MAX_STEPS = 1_000_000;
+const MAX_STEPS = 500_000;
 const MAX_STEPS_PER_MESSAGE = 2_000;
 const MAX_RANGE = 65_536;
 const MAX_LIST = 1_048_576;
@@ -38,11 +38,18 @@ interface Jinja {
     environment: unknown,
   ) => {
     /** Every node goes through here, also from inside the package. */
-    evaluate(node: unknown, scope: unknown): JinjaValue;
+    evaluate(node: JinjaNode | undefined, scope: unknown): JinjaValue;
     run(program: unknown): JinjaValue;
   };
   readonly parse: (tokens: unknown) => unknown;
   readonly tokenize: (source: string, options: { lstrip_blocks: boolean; trim_blocks: boolean }) => unknown;
+}
+interface JinjaNode {
+  readonly type: string;
+  /** Of For. */
+  readonly iterable?: JinjaNode;
+  /** Of SelectExpression, `list if condition`. */
+  readonly lhs?: JinjaNode;
 }
 interface JinjaValue {
   readonly value: unknown;
@@ -59,11 +66,19 @@ export async function runTemplate(source: string, input: TemplateInput): Promise
   const inputChars = input.messages.reduce((sum, message) => sum + message.content.length, 0);
   const maxChars = 1_048_576 + 4 * inputChars;
 
+  /** Expressions whose value a loop goes through. */
+  const iterables = new Set<unknown>();
+
   class LimitedInterpreter extends Interpreter {
-    override evaluate(node: unknown, scope: unknown): JinjaValue {
-      if (--stepsLeft < 0) throw failure('template runs too long', 'more evaluations than any chat needs');
+    override evaluate(node: JinjaNode | undefined, scope: unknown): JinjaValue {
+      if (node?.type === 'For') {
+        const list = node.iterable;
+        iterables.add(list?.type === 'SelectExpression' ? list.lhs : list);
+      }
       const result = super.evaluate(node, scope);
       const { value } = result;
+      stepsLeft -= 1 + extraSteps(value, iterables.has(node));
+      if (stepsLeft < 0) throw failure('template runs too long', 'more work than any chat needs');
       if (typeof value === 'string' && value.length > maxChars) {
         throw failure('template makes too much text', `${value.length} characters`, undefined, `at most ${maxChars}`);
       }
@@ -99,6 +114,13 @@ export async function runTemplate(source: string, input: TemplateInput): Promise
     if (error instanceof BitnetError) throw error;
     throw failure('bad template', error instanceof Error ? error.message : String(error), error);
   }
+}
+
+/** A large value is work for whoever gets it. A loop sets up a scope for each element, even when its body is empty. */
+function extraSteps(value: unknown, isIterated: boolean): number {
+  if (typeof value === 'string') return value.length >> 6;
+  const length = Array.isArray(value) ? value.length : value instanceof Map ? value.size : 0;
+  return isIterated ? 2 * length : length >> 4;
 }
 
 function failure(what: string, got: string, cause?: unknown, expected?: string): BitnetError {

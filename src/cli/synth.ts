@@ -1,0 +1,63 @@
+/**
+ * `bitnet synth`: a model of random weights in the shape of a real one.
+ * @module
+ */
+
+import { presets } from '../convert/presets.ts';
+import { synthesize } from '../convert/synth.ts';
+import { embeddingTypes, linearTypes } from '../convert/types.ts';
+import { createFileSink } from '../platform/source-node.ts';
+import { command } from './command.ts';
+import { UsageError } from './flags.ts';
+import { quietFlag } from './flags-common.ts';
+import { typeNamed, writingProgress, writtenLine } from './written.ts';
+
+export const synth = command({
+  name: 'synth',
+  describe: 'Writes a model of random weights in the shape of a published one, for benchmarks and tests.',
+  flags: {
+    preset: { type: 'string', choices: Object.keys(presets), describe: 'whose shape [tiny]' },
+    arch: {
+      type: 'string',
+      choices: ['bitnet', 'bitnet-b1.58', 'llama'],
+      describe: "architecture [the preset's own]",
+    },
+    type: {
+      type: 'string',
+      value: 'TYPE',
+      describe: `of the ternary matrices: ${Object.keys(linearTypes).join(', ').toLowerCase()} [i2_s]`,
+    },
+    'embd-type': {
+      type: 'string',
+      value: 'TYPE',
+      describe: `of embedding and head: ${embeddingTypes.join(', ').toLowerCase()} [f16]`,
+    },
+    seed: { type: 'integer', also: ['-s'], min: 0, describe: 'same seed, same file [1]' },
+    output: { type: 'string', also: ['-o'], value: 'PATH', describe: 'the file to write' },
+    ...quietFlag,
+  },
+  examples: [
+    ['bitnet synth --preset 2b -o 2b.gguf', 'as large and as fast as BitNet-b1.58-2B-4T; 1.1 GiB'],
+    ['bitnet synth --arch llama --type tq1_0 -o tiny.gguf', 'less than a megabyte'],
+  ],
+  async run(args, io) {
+    if (args.output === undefined) throw new UsageError('-o PATH is missing');
+    const options = {
+      preset: (args.preset ?? 'tiny') as keyof typeof presets,
+      architecture: args.arch,
+      type: typeNamed('--type', args.type, Object.keys(linearTypes) as (keyof typeof linearTypes)[]),
+      embeddingType: typeNamed('--embd-type', args['embd-type'], embeddingTypes),
+      seed: args.seed,
+      signal: io.signal,
+      onProgress: writingProgress(io, args.quiet),
+    };
+    try {
+      const written = await synthesize(await createFileSink(args.output), options);
+      io.status('');
+      await io.write(writtenLine(args.output, written));
+      return 0;
+    } finally {
+      io.status('');
+    }
+  },
+});

@@ -1,0 +1,35 @@
+/**
+ * What commands that write models share: names of types, progress, and the line at the end.
+ * @module
+ */
+
+import type { WriteProgress, Written } from '../convert/layout.ts';
+import { UsageError } from './flags.ts';
+import { bytes, count } from './format.ts';
+import type { Io } from './io.ts';
+
+/** A tensor type in any case, as people write it. */
+export function typeNamed<T extends string>(
+  flag: string,
+  text: string | undefined,
+  types: readonly T[],
+): T | undefined {
+  if (text === undefined) return undefined;
+  const found = types.find((type) => type === text.toUpperCase());
+  if (found !== undefined) return found;
+  throw new UsageError(`${flag} takes one of ${types.join(', ').toLowerCase()}; got ${JSON.stringify(text)}`);
+}
+
+/** Shows how far a file is, on a terminal. */
+export function writingProgress(io: Io, quiet: boolean): ((progress: WriteProgress) => void) | undefined {
+  if (quiet || !io.errIsTerminal) return undefined;
+  return ({ tensor, doneBytes, totalBytes }) => {
+    const percent = ((100 * doneBytes) / totalBytes).toFixed(0);
+    io.status(`writing ${percent.padStart(3)}%  ${bytes(doneBytes)} of ${bytes(totalBytes)}  ${tensor}`);
+  };
+}
+
+/** `2b.gguf: 1.10 GiB (1182663584 bytes), 2.41 B parameters`. */
+export function writtenLine(path: string, { byteLength, parameters }: Written): string {
+  return `${path}: ${bytes(byteLength)} (${byteLength} bytes), ${count(parameters)} parameters\n`;
+}

@@ -1,0 +1,170 @@
+/**
+ * A GGUF file of a model, before its numbers: hyper-parameters as metadata and the list of tensors, as the official
+ * files have them. Shared by everything that writes models.
+ * @module
+ */
+
+import { BitnetError } from '../errors.ts';
+import type { GgufValue } from '../formats/gguf/types.ts';
+import { stringValue, type TensorChunks, writeGguf } from '../formats/gguf/writer.ts';
+import type { ByteSink } from '../formats/sink.ts';
+import { architectureOf } from '../model/architectures.ts';
+import type { ModelConfig } from '../model/config.ts';
+import { dtypeByName, tensorByteLength } from '../tensors/dtype.ts';
+import { type EmbeddingType, type LinearType, linearTypes } from './types.ts';
+
+export type Metadata = [key: string, value: GgufValue][];
+
+export function u32(value: number): GgufValue {
+  return { type: 'u32', value };
+}
+
+export function f32(value: number): GgufValue {
+  return { type: 'f32', value: Math.fround(value) };
+}
+
+export function bool(value: boolean): GgufValue {
+  return { type: 'bool', value };
+}
+
+/** Hyper-parameters under llama.cpp's keys, in the order of the official 2B-4T file. */
+export function modelMetadata(c: ModelConfig, linearType: LinearType): Metadata {
+  const a = c.architecture;
+  const metadata: Metadata = [
+    ['general.architecture', stringValue(a)],
+    ['general.name', stringValue(c.name)],
+    [`${a}.vocab_size`, u32(c.vocabulary)],
+    [`${a}.context_length`, u32(c.contextLength)],
+    [`${a}.embedding_length`, u32(c.hidden)],
+    [`${a}.block_count`, u32(c.nLayers)],
+    [`${a}.feed_forward_length`, u32(c.ffn)],
+    [`${a}.rope.dimension_count`, u32(c.headDim)],
+    [`${a}.attention.head_count`, u32(c.nHeads)],
+    [`${a}.attention.head_count_kv`, u32(c.nKvHeads)],
+    [`${a}.attention.layer_norm_rms_epsilon`, f32(c.rmsEps)],
+    [`${a}.rope.freq_base`, f32(c.ropeBase)],
+  ];
+  // Only where they do not follow from the rest: bitnet.cpp's older loaders ignore them.
+  if (c.headDim * c.nHeads !== c.hidden) {
+    metadata.push([`${a}.attention.key_length`, u32(c.headDim)], [`${a}.attention.value_length`, u32(c.headDim)]);
+  }
+  if (c.ropeFactor !== 1) {
+    metadata.push([`${a}.rope.scaling.type`, stringValue('linear')], [`${a}.rope.scaling.factor`, f32(c.ropeFactor)]);
+  }
+  metadata.push(['general.file_type', u32(linearTypes[linearType])]);
+  return metadata;
+}
+
+/** What becomes of a tensor: `linear` matrices are ternary, `embedding` ones (and the head) are not. */
+export interface PlannedTensor {
+  readonly name: string;
+  readonly role: 'embedding' | 'linear' | 'vector';
+  /** In ne order. */
+  readonly shape: readonly number[];
+  readonly elements: number;
+}
+
+/** All tensors of a model in file order: embedding, layers, final norm, and the head if it has one. */
+export function planTensors(c: ModelConfig, ownHead: boolean): PlannedTensor[] {
+  const wanted = architectureOf(c.architecture)
+    .tensors(c)
+    .filter((rule) => rule.optional !== true || (ownHead && rule.name === 'output.weight'));
+  const place = ({ name }: { name: string }) =>
+    name === 'token_embd.weight' ? 0 : name.startsWith('blk.') ? 1 : name === 'output_norm.weight' ? 2 : 3;
+  return wanted
+    .sort((a, b) => place(a) - place(b))
+    .map(({ name, kind, shape }) => ({
+      name,
+      role: kind === 'vector' ? 'vector' : name.startsWith('blk.') ? 'linear' : 'embedding',
+      shape,
+      elements: shape.reduce((product, extent) => product * extent, 1),
+    }));
+}
+
+/** Whether a model of this architecture may have a head of its own at all. */
+export function mayHaveHead(c: ModelConfig): boolean {
+  return architectureOf(c.architecture)
+    .tensors(c)
+    .some(({ name, kind }) => name === 'output.weight' && kind === 'matrix');
+}
+
+export interface WriteProgress {
+  readonly tensor: string;
+  readonly doneBytes: number;
+  readonly totalBytes: number;
+}
+
+export interface WriteOptions {
+  readonly onProgress?: ((progress: WriteProgress) => void) | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface Written {
+  readonly byteLength: number;
+  readonly parameters: number;
+}
+
+/** A planned tensor with its type and, when its turn comes, its bytes. */
+export interface FilledTensor extends PlannedTensor {
+  readonly dtype: LinearType | EmbeddingType;
+  readonly pieces: () => TensorChunks;
+}
+
+/** Writes a model and closes the sink, looking at the signal before and reporting after each piece. */
+export async function writeModel(
+  sink: ByteSink,
+  metadata: Metadata,
+  tensors: readonly FilledTensor[],
+  { onProgress, signal }: WriteOptions,
+): Promise<Written> {
+  let totalBytes = 0;
+  let parameters = 0;
+  for (const tensor of tensors) {
+    totalBytes += byteLengthOf(tensor);
+    parameters += tensor.elements;
+  }
+  let doneBytes = 0;
+  const byteLength = await writeGguf(sink, {
+    metadata,
+    tensors: tensors.map(({ name, dtype, shape, pieces }) => ({
+      name,
+      dtype,
+      shape,
+      async *data() {
+        for await (const piece of pieces()) {
+          signal?.throwIfAborted();
+          yield piece;
+          doneBytes += piece.length;
+          onProgress?.({ tensor: name, doneBytes, totalBytes });
+        }
+      },
+    })),
+  });
+  return { byteLength, parameters };
+}
+
+/** Throws where the shape does not fit the blocks of the type. */
+export function byteLengthOf({ name, dtype, shape, role }: Omit<FilledTensor, 'pieces'>): number {
+  try {
+    // Every type that can be written has a size.
+    return tensorByteLength(dtypeByName(dtype), shape, name)!;
+  } catch (error) {
+    if (!(error instanceof BitnetError)) throw error;
+    throw new BitnetError(
+      'bad-argument',
+      `this shape cannot be written as ${dtype}: ${error.message}`,
+      { hint: role === 'linear' ? 'I2_S takes every published model' : 'F16, BF16 and F32 take every shape' },
+      error,
+    );
+  }
+}
+
+/** Runs `make`; if it throws, nothing will be written, and the sink is told so. */
+export async function beforeWriting<T>(sink: ByteSink, make: () => T | Promise<T>): Promise<T> {
+  try {
+    return await make();
+  } catch (error) {
+    await sink.abort();
+    throw error;
+  }
+}

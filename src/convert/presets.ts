@@ -1,0 +1,117 @@
+/**
+ * Shapes of published models, for files of random weights that are as large and as fast as the real ones.
+ * @module
+ */
+
+/** Everything about a model that its architecture does not decide. */
+export interface Shape {
+  readonly hidden: number;
+  readonly ffn: number;
+  readonly nLayers: number;
+  readonly nHeads: number;
+  readonly nKvHeads: number;
+  readonly headDim: number;
+  readonly vocabulary: number;
+  readonly contextLength: number;
+  readonly ropeBase: number;
+  readonly rmsEps: number;
+  /** Whether the head has a matrix of its own, where the architecture allows one. */
+  readonly ownHead: boolean;
+  /** The architecture of the model that has this shape; any other may be combined with it. */
+  readonly architecture: 'bitnet' | 'bitnet-b1.58' | 'llama';
+}
+
+export const presets = {
+  /** Nobody's: small enough for tests, every dimension different. */
+  tiny: {
+    architecture: 'bitnet-b1.58',
+    hidden: 256,
+    ffn: 768,
+    nLayers: 2,
+    nHeads: 4,
+    nKvHeads: 2,
+    headDim: 64,
+    vocabulary: 512,
+    contextLength: 2048,
+    ropeBase: 10000,
+    rmsEps: 1e-5,
+    ownHead: false,
+  },
+  /** 1bitLLM/bitnet_b1_58-large. */
+  '700m': {
+    architecture: 'bitnet',
+    hidden: 1536,
+    ffn: 4096,
+    nLayers: 24,
+    nHeads: 16,
+    nKvHeads: 16,
+    headDim: 96,
+    vocabulary: 32002,
+    contextLength: 2048,
+    ropeBase: 10000,
+    rmsEps: 1e-5,
+    ownHead: false,
+  },
+  /** microsoft/BitNet-b1.58-2B-4T. */
+  '2b': {
+    architecture: 'bitnet-b1.58',
+    hidden: 2560,
+    ffn: 6912,
+    nLayers: 30,
+    nHeads: 20,
+    nKvHeads: 5,
+    headDim: 128,
+    vocabulary: 128256,
+    contextLength: 4096,
+    ropeBase: 500000,
+    rmsEps: 1e-5,
+    ownHead: false,
+  },
+  /** 1bitLLM/bitnet_b1_58-3B: 8640 = 67.5 * 128, so rows of I2_S begin inside blocks and TQ types are impossible. */
+  '3b': {
+    architecture: 'bitnet',
+    hidden: 3200,
+    ffn: 8640,
+    nLayers: 26,
+    nHeads: 32,
+    nKvHeads: 32,
+    headDim: 100,
+    vocabulary: 32002,
+    contextLength: 2048,
+    ropeBase: 10000,
+    rmsEps: 1e-5,
+    ownHead: false,
+  },
+  /** tiiuae/Falcon3-1B-Instruct-1.58bit. */
+  'falcon3-1b': {
+    architecture: 'llama',
+    hidden: 2048,
+    ffn: 8192,
+    nLayers: 18,
+    nHeads: 8,
+    nKvHeads: 4,
+    headDim: 256,
+    vocabulary: 131072,
+    contextLength: 8192,
+    ropeBase: 1000042,
+    rmsEps: 1e-6,
+    ownHead: true,
+  },
+  /** HF1BitLLM/Llama3-8B-1.58-100B-tokens. */
+  'llama3-8b': {
+    architecture: 'llama',
+    hidden: 4096,
+    ffn: 14336,
+    nLayers: 32,
+    nHeads: 32,
+    nKvHeads: 8,
+    headDim: 128,
+    vocabulary: 128256,
+    contextLength: 8192,
+    ropeBase: 500000,
+    rmsEps: 1e-5,
+    ownHead: true,
+  },
+} as const satisfies Record<string, Shape>;
+
+export type PresetName = keyof typeof presets;
