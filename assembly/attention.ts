@@ -1,6 +1,8 @@
 /**
  * The KV cache and attention. A cache is a block of memory per kind (keys, values), laid out
  * (layer, kvHead, position, headDim) in f32 or f16.
+ *
+ * The query heads of a group share their keys and values: each is decoded once and meets all of them.
  */
 
 import { expF32x4, expF32, f16ToF32, f16ToF32x4, f32ToF16 } from './math';
@@ -30,12 +32,14 @@ export function kvStore(
 }
 
 /**
- * `Backend.attention` for one row and one head: `keys` and `values` are the head's blocks, `visible` the number of
- * positions. Scratch holds the weights (visible f32), eight f64 sums and one decoded key.
+ * `Backend.attention` for one row and the `group` query heads of one key/value head. `q` and `out` point at the first of
+ * them, `keys` and `values` at the head's blocks. Scratch holds eight f64 sums and one decoded key or value; `weights`
+ * has room for group * weightStride f32.
  */
-export function attendHead(
+export function attendGroup(
   out: usize,
   q: usize,
+  group: i32,
   keys: usize,
   kF16: i32,
   values: usize,
@@ -45,21 +49,64 @@ export function attendHead(
   scale: f32,
   scratch: usize,
   weights: usize,
+  weightStride: usize,
 ): void {
+  const headBytes = <usize>headDim << 2;
   const keyBytes = <usize>headDim << (kF16 ? 1 : 2);
-  let highest = -Infinity as f32;
   for (let j = 0; j < visible; j++) {
     let key = keys + <usize>j * keyBytes;
     if (kF16) {
       decodeF16(scratch, key, headDim);
       key = scratch;
     }
-    const score = dot16(q, key, headDim) * scale;
-    store<f32>(weights + (<usize>j << 2), score);
+    let at = weights + (<usize>j << 2);
+    let query = q;
+    for (let head = 0; head < group; head++, at += weightStride, query += headBytes) {
+      store<f32>(at, dot16(query, key, headDim) * scale);
+    }
+  }
+  for (let head = 0; head < group; head++) {
+    const row = weights + <usize>head * weightStride;
+    const total = exponentials(row, visible, largest(row, visible), scratch);
+    store<f32>(scratch + TOTALS + (<usize>head << 2), total);
+  }
+  let head = 0;
+  for (; head + 4 <= group; head += 4) {
+    weightedSum4(
+      out + <usize>head * headBytes,
+      headBytes,
+      weights + <usize>head * weightStride,
+      weightStride,
+      values,
+      vF16,
+      headDim,
+      visible,
+      scratch + TOTALS + (<usize>head << 2),
+    );
+  }
+  for (; head < group; head++) {
+    const total = load<f32>(scratch + TOTALS + (<usize>head << 2));
+    weightedSum(out + <usize>head * headBytes, weights + <usize>head * weightStride, values, vF16, headDim, visible, total);
+  }
+}
+
+/** Where in scratch the sums of the heads stand: behind a decoded key of at most 1024 values. */
+const TOTALS: usize = 4096;
+
+/** Greatest score; NaN never wins. */
+function largest(scores: usize, count: i32): f32 {
+  let m = f32x4.splat(-Infinity);
+  let j = 0;
+  for (; j + 4 <= count; j += 4, scores += 16) m = f32x4.pmax(m, v128.load(scores));
+  let highest = f32x4.extract_lane(m, 0);
+  if (f32x4.extract_lane(m, 1) > highest) highest = f32x4.extract_lane(m, 1);
+  if (f32x4.extract_lane(m, 2) > highest) highest = f32x4.extract_lane(m, 2);
+  if (f32x4.extract_lane(m, 3) > highest) highest = f32x4.extract_lane(m, 3);
+  for (; j < count; j++, scores += 4) {
+    const score = load<f32>(scores);
     if (score > highest) highest = score;
   }
-  const total = exponentials(weights, visible, highest, scratch);
-  weightedSum(out, weights, values, vF16, headDim, visible, total);
+  return highest;
 }
 
 /** weights[j] = exp(weights[j] - highest); returns their sum, sum8d rounded to f32. */
@@ -92,7 +139,82 @@ function exponentials(weights: usize, count: i32, highest: f32, scratch: usize):
   return f32(fold8d(v128.load(scratch), v128.load(scratch, 16), v128.load(scratch, 32), v128.load(scratch, 48)));
 }
 
-/** out_d = (sum over j of weights[j] * value_jd) / total; j ascends for every d, sixteen d at a time. */
+// Four values of a row from column d on, whatever the type.
+// @ts-ignore: decorator
+@inline
+function load4(value: usize, vF16: i32): v128 {
+  return vF16 ? f16ToF32x4(v128.load16x4_u(value)) : v128.load(value);
+}
+
+/**
+ * out_hd = (sum over j of weights_h[j] * value_jd) / total_h for four heads; j ascends for every d, eight d at a time, so
+ * that eight sums stay in registers and each value is decoded once for four heads.
+ */
+function weightedSum4(
+  out: usize,
+  headBytes: usize,
+  weights: usize,
+  weightStride: usize,
+  values: usize,
+  vF16: i32,
+  headDim: i32,
+  visible: i32,
+  totals: usize,
+): void {
+  const shift: usize = vF16 ? 1 : 2;
+  const valueBytes = <usize>headDim << shift;
+  const w1 = weights + weightStride;
+  const w2 = w1 + weightStride;
+  const w3 = w2 + weightStride;
+  let d = 0;
+  for (; d + 8 <= headDim; d += 8) {
+    let a0 = f32x4.splat(0);
+    let a1 = f32x4.splat(0);
+    let b0 = f32x4.splat(0);
+    let b1 = f32x4.splat(0);
+    let c0 = f32x4.splat(0);
+    let c1 = f32x4.splat(0);
+    let e0 = f32x4.splat(0);
+    let e1 = f32x4.splat(0);
+    let v = values + (<usize>d << shift);
+    const end = <usize>visible << 2;
+    for (let j: usize = 0; j < end; j += 4, v += valueBytes) {
+      const x = load4(v, vF16);
+      const y = load4(v + (<usize>4 << shift), vF16);
+      const wa = v128.load32_splat(weights + j);
+      a0 = f32x4.add(a0, f32x4.mul(wa, x));
+      a1 = f32x4.add(a1, f32x4.mul(wa, y));
+      const wb = v128.load32_splat(w1 + j);
+      b0 = f32x4.add(b0, f32x4.mul(wb, x));
+      b1 = f32x4.add(b1, f32x4.mul(wb, y));
+      const wc = v128.load32_splat(w2 + j);
+      c0 = f32x4.add(c0, f32x4.mul(wc, x));
+      c1 = f32x4.add(c1, f32x4.mul(wc, y));
+      const wd = v128.load32_splat(w3 + j);
+      e0 = f32x4.add(e0, f32x4.mul(wd, x));
+      e1 = f32x4.add(e1, f32x4.mul(wd, y));
+    }
+    const target = out + (<usize>d << 2);
+    divide8(target, a0, a1, totals);
+    divide8(target + headBytes, b0, b1, totals + 4);
+    divide8(target + 2 * headBytes, c0, c1, totals + 8);
+    divide8(target + 3 * headBytes, e0, e1, totals + 12);
+  }
+  for (let head: usize = 0; head < 4; head++) {
+    const total = load<f32>(totals + (head << 2));
+    restOfSum(out + head * headBytes, weights + head * weightStride, values, vF16, headDim, visible, total, d);
+  }
+}
+
+// @ts-ignore: decorator
+@inline
+function divide8(target: usize, low: v128, high: v128, total: usize): void {
+  const t = v128.load32_splat(total);
+  v128.store(target, f32x4.div(low, t));
+  v128.store(target, f32x4.div(high, t), 16);
+}
+
+/** The same for one head, sixteen d at a time. */
 function weightedSum(
   out: usize,
   weights: usize,
@@ -104,6 +226,7 @@ function weightedSum(
 ): void {
   const shift: usize = vF16 ? 1 : 2;
   const valueBytes = <usize>headDim << shift;
+  const step = <usize>4 << shift;
   const t = f32x4.splat(total);
   let d = 0;
   for (; d + 16 <= headDim; d += 16) {
@@ -114,19 +237,10 @@ function weightedSum(
     let v = values + (<usize>d << shift);
     for (let j = 0; j < visible; j++, v += valueBytes) {
       const w = v128.load32_splat(weights + (<usize>j << 2));
-      if (vF16) {
-        const a = v128.load(v);
-        const b = v128.load(v, 16);
-        s0 = f32x4.add(s0, f32x4.mul(w, f16ToF32x4(i32x4.extend_low_i16x8_u(a))));
-        s1 = f32x4.add(s1, f32x4.mul(w, f16ToF32x4(i32x4.extend_high_i16x8_u(a))));
-        s2 = f32x4.add(s2, f32x4.mul(w, f16ToF32x4(i32x4.extend_low_i16x8_u(b))));
-        s3 = f32x4.add(s3, f32x4.mul(w, f16ToF32x4(i32x4.extend_high_i16x8_u(b))));
-      } else {
-        s0 = f32x4.add(s0, f32x4.mul(w, v128.load(v)));
-        s1 = f32x4.add(s1, f32x4.mul(w, v128.load(v, 16)));
-        s2 = f32x4.add(s2, f32x4.mul(w, v128.load(v, 32)));
-        s3 = f32x4.add(s3, f32x4.mul(w, v128.load(v, 48)));
-      }
+      s0 = f32x4.add(s0, f32x4.mul(w, load4(v, vF16)));
+      s1 = f32x4.add(s1, f32x4.mul(w, load4(v + step, vF16)));
+      s2 = f32x4.add(s2, f32x4.mul(w, load4(v + 2 * step, vF16)));
+      s3 = f32x4.add(s3, f32x4.mul(w, load4(v + 3 * step, vF16)));
     }
     const target = out + (<usize>d << 2);
     v128.store(target, f32x4.div(s0, t));
@@ -134,6 +248,22 @@ function weightedSum(
     v128.store(target, f32x4.div(s2, t), 32);
     v128.store(target, f32x4.div(s3, t), 48);
   }
+  restOfSum(out, weights, values, vF16, headDim, visible, total, d);
+}
+
+/** Columns d.. that fill no vector. */
+function restOfSum(
+  out: usize,
+  weights: usize,
+  values: usize,
+  vF16: i32,
+  headDim: i32,
+  visible: i32,
+  total: f32,
+  d: i32,
+): void {
+  const shift: usize = vF16 ? 1 : 2;
+  const valueBytes = <usize>headDim << shift;
   for (; d < headDim; d++) {
     let sum: f32 = 0;
     let v = values + (<usize>d << shift);

@@ -2,10 +2,11 @@
  * Dense weights: `Backend.embed` and `Backend.denseMatmul`. Rows lie in their file type and are decoded exactly to f32,
  * a row at a time, into the thread's scratch; products follow in dot16 order.
  *
- * Layouts are drawn in `src/tensors/{f16,bf16,q8_0,q6_k}.ts`.
+ * Layouts are drawn in `src/tensors/{floats,q8_0,q6_k}.ts`. Weights are finite: loading checks them.
  */
 
-import { f16ToF32, f16ToF32x4 } from './math';
+import { F16_MASK, F16_SCALE } from './layout';
+import { f16ToF32, f16ToF32x4, finiteF16ToF32x4 } from './math';
 import { dot16, fold16 } from './sums';
 
 export const DENSE_F32: i32 = 0;
@@ -104,12 +105,14 @@ export function denseMatmul(
   scratch: usize,
 ): void {
   const inStride = <usize>columns << 2;
-  for (let row = first; row < last; row++) {
-    let w = weight + <usize>row * rowBytes;
-    if (type == DENSE_F16 && n == 1 && (columns & 15) == 0) {
-      store<f32>(out + (<usize>row << 2), dotF16(w, x, columns));
-      continue;
+  let row = first;
+  if (type == DENSE_F16 && n == 1 && (columns & 15) == 0) {
+    for (; row + 2 <= last; row += 2) {
+      dotF16x2(out + (<usize>row << 2), weight + <usize>row * rowBytes, rowBytes, x, columns);
     }
+  }
+  for (; row < last; row++) {
+    let w = weight + <usize>row * rowBytes;
     if (type != DENSE_F32) {
       decodeRow(type, scratch, w, columns);
       w = scratch;
@@ -121,19 +124,36 @@ export function denseMatmul(
   }
 }
 
-/** dot16 of an f16 row with f32 activations, decoding in registers. */
-function dotF16(w: usize, x: usize, length: i32): f32 {
-  let s0 = f32x4.splat(0);
-  let s1 = f32x4.splat(0);
-  let s2 = f32x4.splat(0);
-  let s3 = f32x4.splat(0);
-  for (let i = 0; i < length; i += 16, w += 32, x += 64) {
-    const a = v128.load(w);
-    const b = v128.load(w, 16);
-    s0 = f32x4.add(s0, f32x4.mul(f16ToF32x4(i32x4.extend_low_i16x8_u(a)), v128.load(x)));
-    s1 = f32x4.add(s1, f32x4.mul(f16ToF32x4(i32x4.extend_high_i16x8_u(a)), v128.load(x, 16)));
-    s2 = f32x4.add(s2, f32x4.mul(f16ToF32x4(i32x4.extend_low_i16x8_u(b)), v128.load(x, 32)));
-    s3 = f32x4.add(s3, f32x4.mul(f16ToF32x4(i32x4.extend_high_i16x8_u(b)), v128.load(x, 48)));
+/** dot16 of two f16 rows with the same f32 activations, decoding in registers; stores two results at `out`. */
+function dotF16x2(out: usize, w: usize, rowBytes: usize, x: usize, length: i32): void {
+  const mask = v128.load(F16_MASK);
+  const rebias = v128.load(F16_SCALE);
+  let a0 = f32x4.splat(0);
+  let a1 = f32x4.splat(0);
+  let a2 = f32x4.splat(0);
+  let a3 = f32x4.splat(0);
+  let b0 = f32x4.splat(0);
+  let b1 = f32x4.splat(0);
+  let b2 = f32x4.splat(0);
+  let b3 = f32x4.splat(0);
+  for (const end = w + (<usize>length << 1); w < end; w += 32, x += 64) {
+    const wa = v128.load(w);
+    const wb = v128.load(w + rowBytes);
+    const x0 = v128.load(x);
+    a0 = f32x4.add(a0, f32x4.mul(finiteF16ToF32x4(i32x4.extend_low_i16x8_s(wa), mask, rebias), x0));
+    b0 = f32x4.add(b0, f32x4.mul(finiteF16ToF32x4(i32x4.extend_low_i16x8_s(wb), mask, rebias), x0));
+    const x1 = v128.load(x, 16);
+    a1 = f32x4.add(a1, f32x4.mul(finiteF16ToF32x4(i32x4.extend_high_i16x8_s(wa), mask, rebias), x1));
+    b1 = f32x4.add(b1, f32x4.mul(finiteF16ToF32x4(i32x4.extend_high_i16x8_s(wb), mask, rebias), x1));
+    const wc = v128.load(w, 16);
+    const wd = v128.load(w + rowBytes, 16);
+    const x2 = v128.load(x, 32);
+    a2 = f32x4.add(a2, f32x4.mul(finiteF16ToF32x4(i32x4.extend_low_i16x8_s(wc), mask, rebias), x2));
+    b2 = f32x4.add(b2, f32x4.mul(finiteF16ToF32x4(i32x4.extend_low_i16x8_s(wd), mask, rebias), x2));
+    const x3 = v128.load(x, 48);
+    a3 = f32x4.add(a3, f32x4.mul(finiteF16ToF32x4(i32x4.extend_high_i16x8_s(wc), mask, rebias), x3));
+    b3 = f32x4.add(b3, f32x4.mul(finiteF16ToF32x4(i32x4.extend_high_i16x8_s(wd), mask, rebias), x3));
   }
-  return fold16(s0, s1, s2, s3);
+  store<f32>(out, fold16(a0, a1, a2, a3));
+  store<f32>(out, fold16(b0, b1, b2, b3), 4);
 }

@@ -11,7 +11,7 @@
  */
 
 import { add, gatedRelu2, gatedSilu } from './activation';
-import { attendHead, kvStore } from './attention';
+import { attendGroup, kvStore } from './attention';
 import { denseMatmul, embed } from './dense';
 import { COMMAND_BYTES, FAILED, FLAG_BARRIER, LIST_ADDRESS, LIST_COUNT, SCRATCH_BASE, SCRATCH_STRIDE } from './layout';
 import { rmsNorm } from './norm';
@@ -33,8 +33,8 @@ const OP_GATED_SILU: i32 = 10;
 const OP_ADD: i32 = 11;
 const OP_COPY: i32 = 12;
 
-/** Bytes at the start of a thread's scratch that attention keeps for sums and a decoded key (headDim <= 1024). */
-const ATTENTION_HEAD_ROOM: usize = 4096;
+/** Bytes of a thread's scratch before attention's weights: a decoded key (headDim <= 1024), a sum for each head (1024). */
+const ATTENTION_HEAD_ROOM: usize = 8192;
 
 // Argument k of the command at `c`: an address or count, or an f32.
 // @ts-ignore: decorator
@@ -161,28 +161,32 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
     }
     case OP_ATTENTION: {
       // out, q, keyBlock, kF16, valueBlock, vF16, nHeads, nKvHeads, headDim, contextSize, row, count, position, scale
+      // A unit of work is one row and the query heads of one key/value head.
       const nHeads = arg(c, 6);
+      const nKvHeads = arg(c, 7);
       const headDim = arg(c, 8);
-      const group = nHeads / arg(c, 7);
-      const units = arg(c, 11) * nHeads;
+      const group = nHeads / nKvHeads;
+      const units = arg(c, 11) * nKvHeads;
       const last = share(units, 1, thread + 1, nThreads);
       for (let unit = share(units, 1, thread, nThreads); unit < last; unit++) {
-        const i = unit / nHeads;
-        const head = unit - i * nHeads;
-        const kvHead = <usize>(head / group) * <usize>arg(c, 9) * <usize>headDim;
-        const at = (<usize>((arg(c, 10) + i) * nHeads + head) * <usize>headDim) << 2;
-        attendHead(
+        const i = unit / nKvHeads;
+        const kvHead = unit - i * nKvHeads;
+        const block = <usize>kvHead * <usize>arg(c, 9) * <usize>headDim;
+        const at = (<usize>((arg(c, 10) + i) * nHeads + kvHead * group) * <usize>headDim) << 2;
+        attendGroup(
           address(c, 0) + at,
           address(c, 1) + at,
-          address(c, 2) + (kvHead << (arg(c, 3) ? 1 : 2)),
+          group,
+          address(c, 2) + (block << (arg(c, 3) ? 1 : 2)),
           arg(c, 3),
-          address(c, 4) + (kvHead << (arg(c, 5) ? 1 : 2)),
+          address(c, 4) + (block << (arg(c, 5) ? 1 : 2)),
           arg(c, 5),
           headDim,
           arg(c, 12) + i + 1,
           real(c, 13),
           scratch,
           scratch + ATTENTION_HEAD_ROOM,
+          <usize>arg(c, 9) << 2,
         );
       }
       return;

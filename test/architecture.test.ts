@@ -50,7 +50,7 @@ const LAW: Record<string, readonly string[]> = {
   'kernels/wasm': ['kernels/interface', 'tensors', 'numeric', 'errors'],
   'kernels/conformance': ['kernels/interface', 'kernels/ts', 'tensors', 'numeric', 'errors'],
   model: ['kernels/interface', 'tensors', 'types:formats', 'numeric', 'errors'],
-  convert: ['model', 'formats', 'tensors', 'types:tokenizer', 'numeric', 'errors'],
+  convert: ['model', 'formats', 'tensors', 'tokenizer', 'numeric', 'errors'],
   platform: ['types:formats', 'formats', 'types:kernels/wasm', 'errors'],
   engine: [
     'model',

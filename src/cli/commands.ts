@@ -5,6 +5,7 @@
 
 import { chat } from './chat.ts';
 import type { Command } from './command.ts';
+import { convert } from './convert.ts';
 import { inspect } from './inspect.ts';
 import { oracleLogits } from './oracle.ts';
 import { perplexity } from './perplexity.ts';
@@ -12,4 +13,4 @@ import { run } from './run.ts';
 import { synth } from './synth.ts';
 import { tokenize } from './tokenize.ts';
 
-export const commands: readonly Command[] = [run, chat, inspect, tokenize, oracleLogits, perplexity, synth];
+export const commands: readonly Command[] = [run, chat, inspect, tokenize, oracleLogits, perplexity, convert, synth];

@@ -3,7 +3,7 @@
  * @module
  */
 
-import type { WriteProgress, Written } from '../convert/layout.ts';
+import type { WriteProgress, Written } from '../convert/write.ts';
 import { UsageError } from './flags.ts';
 import { bytes, count } from './format.ts';
 import type { Io } from './io.ts';

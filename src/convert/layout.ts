@@ -4,14 +4,11 @@
  * @module
  */
 
-import { BitnetError } from '../errors.ts';
 import type { GgufValue } from '../formats/gguf/types.ts';
-import { stringValue, type TensorChunks, writeGguf } from '../formats/gguf/writer.ts';
-import type { ByteSink } from '../formats/sink.ts';
+import { stringValue } from '../formats/gguf/writer.ts';
 import { architectureOf } from '../model/architectures.ts';
 import type { ModelConfig } from '../model/config.ts';
-import { dtypeByName, tensorByteLength } from '../tensors/dtype.ts';
-import { type EmbeddingType, type LinearType, linearTypes } from './types.ts';
+import { type LinearType, linearTypes } from './types.ts';
 
 export type Metadata = [key: string, value: GgufValue][];
 
@@ -86,85 +83,4 @@ export function mayHaveHead(c: ModelConfig): boolean {
   return architectureOf(c.architecture)
     .tensors(c)
     .some(({ name, kind }) => name === 'output.weight' && kind === 'matrix');
-}
-
-export interface WriteProgress {
-  readonly tensor: string;
-  readonly doneBytes: number;
-  readonly totalBytes: number;
-}
-
-export interface WriteOptions {
-  readonly onProgress?: ((progress: WriteProgress) => void) | undefined;
-  readonly signal?: AbortSignal | undefined;
-}
-
-export interface Written {
-  readonly byteLength: number;
-  readonly parameters: number;
-}
-
-/** A planned tensor with its type and, when its turn comes, its bytes. */
-export interface FilledTensor extends PlannedTensor {
-  readonly dtype: LinearType | EmbeddingType;
-  readonly pieces: () => TensorChunks;
-}
-
-/** Writes a model and closes the sink, looking at the signal before and reporting after each piece. */
-export async function writeModel(
-  sink: ByteSink,
-  metadata: Metadata,
-  tensors: readonly FilledTensor[],
-  { onProgress, signal }: WriteOptions,
-): Promise<Written> {
-  let totalBytes = 0;
-  let parameters = 0;
-  for (const tensor of tensors) {
-    totalBytes += byteLengthOf(tensor);
-    parameters += tensor.elements;
-  }
-  let doneBytes = 0;
-  const byteLength = await writeGguf(sink, {
-    metadata,
-    tensors: tensors.map(({ name, dtype, shape, pieces }) => ({
-      name,
-      dtype,
-      shape,
-      async *data() {
-        for await (const piece of pieces()) {
-          signal?.throwIfAborted();
-          yield piece;
-          doneBytes += piece.length;
-          onProgress?.({ tensor: name, doneBytes, totalBytes });
-        }
-      },
-    })),
-  });
-  return { byteLength, parameters };
-}
-
-/** Throws where the shape does not fit the blocks of the type. */
-export function byteLengthOf({ name, dtype, shape, role }: Omit<FilledTensor, 'pieces'>): number {
-  try {
-    // Every type that can be written has a size.
-    return tensorByteLength(dtypeByName(dtype), shape, name)!;
-  } catch (error) {
-    if (!(error instanceof BitnetError)) throw error;
-    throw new BitnetError(
-      'bad-argument',
-      `this shape cannot be written as ${dtype}: ${error.message}`,
-      { hint: role === 'linear' ? 'I2_S takes every published model' : 'F16, BF16 and F32 take every shape' },
-      error,
-    );
-  }
-}
-
-/** Runs `make`; if it throws, nothing will be written, and the sink is told so. */
-export async function beforeWriting<T>(sink: ByteSink, make: () => T | Promise<T>): Promise<T> {
-  try {
-    return await make();
-  } catch (error) {
-    await sink.abort();
-    throw error;
-  }
 }

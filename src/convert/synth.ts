@@ -14,24 +14,19 @@ import type { ModelConfig } from '../model/config.ts';
 import { dtypeByName } from '../tensors/dtype.ts';
 import { encodeF32 } from '../tensors/floats.ts';
 import { decodeTritsI2S } from '../tensors/i2s.ts';
-import {
-  beforeWriting,
-  byteLengthOf,
-  type FilledTensor,
-  type Metadata,
-  mayHaveHead,
-  modelMetadata,
-  type PlannedTensor,
-  planTensors,
-  u32,
-  type WriteOptions,
-  type Written,
-  writeModel,
-} from './layout.ts';
+import { type Metadata, mayHaveHead, modelMetadata, type PlannedTensor, planTensors, u32 } from './layout.ts';
 import { codeTable, fillCodes, fillIndices, gains, scaleOf, streamOf, valueTable } from './noise.ts';
 import { type PresetName, presets, type Shape } from './presets.ts';
 import { type EmbeddingType, encodeFloats, encodeTrits, type LinearType, tailOf } from './types.ts';
 import { FIRST_WORD, inventedVocabulary } from './vocabulary.ts';
+import {
+  beforeWriting,
+  byteLengthOf,
+  type FilledTensor,
+  type WriteOptions,
+  type Written,
+  writeModel,
+} from './write.ts';
 
 export interface SynthOptions extends WriteOptions {
   readonly preset: PresetName;

@@ -4,9 +4,11 @@
  */
 
 import { BitnetError } from '../errors.ts';
+import { bf16ToNumber, numberToBF16 } from '../numeric/bf16.ts';
+import { f16ToNumber, numberToF16 } from '../numeric/f16.ts';
 import { TAIL_BYTES } from '../tensors/dtype.ts';
 import { encodeBF16, encodeF16, encodeF32 } from '../tensors/floats.ts';
-import { encodeI2S } from '../tensors/i2s.ts';
+import { encodeI2S, wantScale } from '../tensors/i2s.ts';
 import { encodeQ6_K } from '../tensors/q6_k.ts';
 import { encodeQ8_0 } from '../tensors/q8_0.ts';
 import { encodeTQ1 } from '../tensors/tq1.ts';
@@ -52,6 +54,14 @@ export function encodeTrits(type: LinearType, trits: Int8Array, scale: number): 
       return floatEncoders[type](values);
     }
   }
+}
+
+/** A scale as `type` keeps it. */
+export function storedScale(type: LinearType, scale: number, where: string): number {
+  const exact = type === 'I2_S' || type === 'F32';
+  const stored = exact ? scale : type === 'BF16' ? bf16ToNumber(numberToBF16(scale)) : f16ToNumber(numberToF16(scale));
+  wantScale(stored, where);
+  return stored;
 }
 
 /** What follows the last run: I2_S keeps its scale there, in 32 bytes. */

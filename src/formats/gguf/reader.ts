@@ -19,6 +19,7 @@
 import { BitnetError, show, want } from '../../errors.ts';
 import { type DType, dtypesById, elementCount, tensorByteLength, unknownDType } from '../../tensors/dtype.ts';
 import type { ByteSource } from '../source.ts';
+import { DEFAULT_ALIGNMENT, isAlignment, roundUp } from './align.ts';
 import { HeaderCursor } from './cursor.ts';
 import { MAX_DIMENSIONS, MAX_KEY_BYTES, MAX_KEYS, MAX_NAME_BYTES, MAX_TENSORS } from './limits.ts';
 import { MetadataReader } from './metadata.ts';
@@ -54,7 +55,6 @@ interface TensorRecord {
 }
 
 const MAGIC = 0x46554747; // "GGUF" read as a little-endian u32
-const DEFAULT_ALIGNMENT = 32;
 
 /**
  * Reads and checks the header of a GGUF file and, if it is the first of several shards, of its siblings.
@@ -164,7 +164,7 @@ function refuseDuplicates(label: string, records: readonly TensorRecord[]): void
 function parseAlignment(label: string, metadata: ReadonlyMap<string, GgufValue>): number {
   const key = 'general.alignment';
   const alignment = new MetadataReader(label, metadata).uint(key) ?? DEFAULT_ALIGNMENT;
-  want(alignment > 0 && Number.isInteger(Math.log2(alignment)), 'bad-metadata', 'bad alignment', () => ({
+  want(isAlignment(alignment), 'bad-metadata', 'bad alignment', () => ({
     where: `${label}: ${key}`,
     expected: 'a power of two',
     got: `${alignment}`,
@@ -280,11 +280,6 @@ function refuseTruncated(source: ByteSource, tensors: readonly GgufTensor[]): vo
     got: `${source.byteLength}`,
     hint: 'is the download complete?',
   }));
-}
-
-function roundUp(n: number, multiple: number): number {
-  const rest = n % multiple;
-  return rest === 0 ? n : n + multiple - rest;
 }
 
 class OpenedGguf implements GgufFile {

@@ -10,6 +10,7 @@
 import { BitnetError, want } from '../../errors.ts';
 import { type DType, type DTypeName, dtypeByName, elementCount, tensorByteLength } from '../../tensors/dtype.ts';
 import type { ByteSink } from '../sink.ts';
+import { DEFAULT_ALIGNMENT, isAlignment, roundUp } from './align.ts';
 import { MAX_DIMENSIONS } from './limits.ts';
 import {
   GgufString,
@@ -38,8 +39,6 @@ export interface GgufToWrite {
   readonly metadata: Iterable<readonly [key: string, value: GgufValue]>;
   readonly tensors: readonly TensorToWrite[];
 }
-
-const DEFAULT_ALIGNMENT = 32;
 
 /**
  * Writes a file and closes the sink; on failure aborts it.
@@ -79,13 +78,13 @@ async function writeAll(sink: ByteSink, { metadata, tensors }: GgufToWrite): Pro
     for (const extent of shape) header.u64(extent);
     header.u32(dtype.id);
     header.u64(offset);
-    offset += byteLength + padding(byteLength, alignment);
+    offset += roundUp(byteLength, alignment);
   }
-  if (sized.length > 0) header.raw(new Uint8Array(padding(header.length, alignment)));
+  if (sized.length > 0) header.raw(new Uint8Array(roundUp(header.length, alignment) - header.length));
   for (const chunk of header.chunks()) await sink.write(chunk);
   for (const tensor of sized) {
     await writeTensor(sink, tensor);
-    await sink.write(new Uint8Array(padding(tensor.byteLength, alignment)));
+    await sink.write(new Uint8Array(roundUp(tensor.byteLength, alignment) - tensor.byteLength));
   }
   return header.length + offset;
 }
@@ -94,7 +93,7 @@ function alignmentOf(entries: ReadonlyMap<string, GgufValue>): number {
   const value = entries.get('general.alignment');
   if (value === undefined) return DEFAULT_ALIGNMENT;
   const alignment = value.type === 'u32' ? value.value : 0;
-  want(alignment > 0 && Number.isInteger(Math.log2(alignment)), 'bad-argument', 'bad alignment', () => ({
+  want(isAlignment(alignment), 'bad-argument', 'bad alignment', () => ({
     where: 'general.alignment',
     expected: 'a u32 that is a power of two',
   }));
@@ -127,11 +126,6 @@ async function writeTensor(sink: ByteSink, { name, data, byteLength }: SizedTens
     await sink.write(chunk);
   }
   want(written === byteLength, 'bad-argument', 'tensor data too short', wrongLength);
-}
-
-function padding(length: number, alignment: number): number {
-  const rest = length % alignment;
-  return rest === 0 ? 0 : alignment - rest;
 }
 
 /** Small fields are collected in a growing block; large bodies are kept as they are. */

@@ -22,7 +22,7 @@ import type {
 import { Arena } from './arena.ts';
 import { CommandList, MAX_COMMANDS, Op } from './commands.ts';
 import type { WasmHost } from './host.ts';
-import { ARENA_START, CODE_MASK, COMMAND_BYTES, MAX_PAGES, SCRATCH_BASE, SCRATCH_STRIDE, word } from './layout.ts';
+import { ARENA_START, COMMAND_BYTES, MAX_PAGES, SCRATCH_BASE, SCRATCH_STRIDE, word, writeConstants } from './layout.ts';
 import { Pool } from './pool.ts';
 import { chooseVariant, type VariantName } from './variants.ts';
 
@@ -40,7 +40,7 @@ const DENSE_CODE: Record<DenseType, number> = { F32: 0, F16: 1, BF16: 2, Q8_0: 3
 const MAX_THREADS = 256;
 
 /** As ATTENTION_HEAD_ROOM in `assembly/index.ts`. */
-const ATTENTION_HEAD_ROOM = 4096;
+const ATTENTION_HEAD_ROOM = 8192;
 
 class WasmBuf implements Buf {
   readonly type: BufType;
@@ -156,7 +156,7 @@ export async function createWasmBackend(options: WasmOptions, host: WasmHost): P
     initial: 2,
     ...(variant.threaded ? { maximum: MAX_PAGES, shared: true } : {}),
   });
-  new Uint8Array(memory.buffer).fill(3, CODE_MASK, CODE_MASK + 16);
+  writeConstants(memory);
   const pool = await Pool.start(memory, variant, nThreads, host.threads);
   const info: BackendInfo = {
     name: 'wasm',
@@ -208,7 +208,6 @@ class WasmBackend implements Backend {
       this.#arena.free(keys);
       throw error;
     }
-    this.#needScratch(ATTENTION_HEAD_ROOM + shape.contextSize * 4);
     return new WasmKv(shape, keys, values);
   }
 
@@ -352,6 +351,7 @@ class WasmBackend implements Backend {
     const { nKvHeads, headDim, contextSize, kType, vType } = kv.shape;
     const [o, a, block] = [this.#buf(out).address, this.#buf(q).address, kv.layer(layer)];
     const types = [kType === 'f16' ? 1 : 0, vType === 'f16' ? 1 : 0];
+    this.#needScratch(ATTENTION_HEAD_ROOM + (nHeads / nKvHeads) * contextSize * 4);
     const shape = [nHeads, nKvHeads, headDim, contextSize, segment.row, segment.count, segment.position, scale];
     this.#push(Op.ATTENTION, [o], [a, kv.keys], [o, a, block.keys, types[0], block.values, types[1], ...shape], [13]);
   }

@@ -16,6 +16,8 @@ export const OWNER_SPINS = 388;
 export const SCRATCH_BASE = 448;
 export const SCRATCH_STRIDE = 452;
 export const CODE_MASK = 512;
+export const F16_MASK = 528;
+export const F16_SCALE = 544;
 export const COMMAND_BYTES = 64;
 export const FLAG_BARRIER = 1;
 
@@ -29,6 +31,13 @@ export const ARENA_START = 4096;
 export const PAGE_BYTES = 65536;
 /** What a 32-bit WebAssembly memory can hold: 65536 pages. */
 export const MAX_PAGES = 65536;
+
+/** Writes the constants that kernels read at function entry; see `assembly/layout.ts`. */
+export function writeConstants(memory: WebAssembly.Memory): void {
+  new Uint8Array(memory.buffer).fill(3, CODE_MASK, CODE_MASK + 16);
+  new Uint32Array(memory.buffer).fill(0x8fffe000, word(F16_MASK), word(F16_MASK) + 4);
+  new Float32Array(memory.buffer).fill(2 ** 112, word(F16_SCALE), word(F16_SCALE) + 4);
+}
 
 export function word(address: number): number {
   return address >>> 2;

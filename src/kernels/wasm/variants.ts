@@ -6,7 +6,7 @@
  */
 
 import * as modules from './module.generated.ts';
-import { CODE_MASK, LIST_ADDRESS, LIST_COUNT, SCRATCH_BASE, word } from './layout.ts';
+import { LIST_ADDRESS, LIST_COUNT, SCRATCH_BASE, word, writeConstants } from './layout.ts';
 
 export type VariantName = 'relaxed' | 'simd';
 
@@ -71,7 +71,7 @@ function selfTest(module: WebAssembly.Module, threaded: boolean): string | undef
   const columns = 1152;
   const rowBytes = (columns / 128) * 32;
   const [out, packed, codes, meta, list, scratch] = [4096, 8192, 16384, 24576, 28672, 65536];
-  bytes.fill(3, CODE_MASK, CODE_MASK + 16);
+  writeConstants(memory);
   for (let i = 0; i < rows * rowBytes; i++) bytes[packed + i] = [0xaa, 0x00, 0x92, 0x55, 0x26][Math.floor(i / rowBytes)];
   let codeSum = 0;
   for (let i = 0; i < columns; i++) {

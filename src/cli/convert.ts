@@ -1,0 +1,80 @@
+/**
+ * `bitnet convert`: a Hugging Face checkpoint becomes a GGUF file.
+ * @module
+ */
+
+import { access } from 'node:fs/promises';
+import { join } from 'node:path';
+import { convertHf, type HfReader } from '../convert/hf.ts';
+import { embeddingTypes, linearTypes } from '../convert/types.ts';
+import { createFileSink, openFileSource } from '../platform/source-node.ts';
+import { command } from './command.ts';
+import { UsageError } from './flags.ts';
+import { quietFlag } from './flags-common.ts';
+import type { Io } from './io.ts';
+import { typeNamed, writingProgress, writtenLine } from './written.ts';
+
+export const convert = command({
+  name: 'convert',
+  describe: 'Converts a Hugging Face checkpoint of a ternary model (safetensors, packed or master weights) to GGUF.',
+  word: { name: 'DIR', describe: 'folder with config.json, tokenizer.json and model.safetensors', required: true },
+  flags: {
+    outtype: {
+      type: 'string',
+      value: 'TYPE',
+      describe: `of the ternary matrices: ${Object.keys(linearTypes).join(', ').toLowerCase()} [i2_s]`,
+    },
+    'embd-type': {
+      type: 'string',
+      value: 'TYPE',
+      describe: `of embedding and head: ${embeddingTypes.join(', ').toLowerCase()} [f16]`,
+    },
+    pre: { type: 'string', value: 'NAME', describe: 'pre-tokenizer, where it is not recognised' },
+    name: { type: 'string', also: ['--model-name'], describe: "name to write into the file [the folder's]" },
+    output: { type: 'string', also: ['-o', '--outfile'], value: 'PATH', describe: 'the file to write' },
+    ...quietFlag,
+  },
+  examples: [
+    ['bitnet convert bitnet-b1.58-2B-4T -o model.gguf', 'I2_S, embeddings in F16, as the official file'],
+    ['bitnet convert DIR -o model.gguf --outtype tq1_0 --embd-type q8_0', 'smaller'],
+  ],
+  async run(args, io) {
+    if (args.output === undefined) throw new UsageError('-o PATH is missing');
+    const outType = typeNamed('--outtype', args.outtype, Object.keys(linearTypes) as (keyof typeof linearTypes)[]);
+    const embeddingType = typeNamed('--embd-type', args['embd-type'], embeddingTypes);
+    try {
+      const converted = await convertHf(folder(args.word!), await createFileSink(args.output), {
+        outType,
+        embeddingType,
+        pre: args.pre,
+        name: args.name,
+        signal: io.signal,
+        onProgress: writingProgress(io, args.quiet),
+      });
+      if (!args.quiet) note(io, converted.notes);
+      await io.write(writtenLine(args.output, converted));
+      return 0;
+    } finally {
+      io.status('');
+    }
+  },
+});
+
+function note(io: Io, notes: readonly string[]): void {
+  for (const text of notes) io.note(`note: ${text}`);
+}
+
+/** A folder of the file system. */
+function folder(path: string): HfReader {
+  return {
+    label: path,
+    async open(name) {
+      const file = join(path, name);
+      const exists = await access(file).then(
+        () => true,
+        () => false,
+      );
+      return exists ? openFileSource(file) : undefined;
+    },
+  };
+}

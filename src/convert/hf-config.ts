@@ -1,0 +1,222 @@
+/**
+ * `config.json` of a Hugging Face checkpoint: which model family it is, its hyper-parameters, and how its ternary
+ * matrices are stored. A family is a row of the table below.
+ * @module
+ */
+
+import { BitnetError, show, want } from '../errors.ts';
+import { isObject, type JsonObject } from '../formats/safetensors/json.ts';
+import { architectureOf } from '../model/architectures.ts';
+import type { ModelConfig } from '../model/config.ts';
+
+export interface Family {
+  /** `general.architecture`. */
+  readonly architecture: string;
+  /** The value of `hidden_act` that this architecture computes. */
+  readonly activation: string;
+  /** Where `rope_theta` is not given. */
+  readonly ropeBase: number;
+  /** Modules of a layer by GGUF's name; those of `COMMON_MODULES` besides. */
+  readonly modules: Readonly<Record<string, string>>;
+  /** Rows of q and k are put in the order of NORM rope (pairs side by side) instead of NEOX (halves). */
+  readonly permuted: boolean;
+  /** An ordinary model of this class is not ternary: only one that says it is can be meant. */
+  readonly mustBeDeclared: boolean;
+}
+
+/** `blk.N.<key>` is `model.layers.N.<value>`. */
+export const COMMON_MODULES: Readonly<Record<string, string>> = {
+  attn_norm: 'input_layernorm',
+  attn_q: 'self_attn.q_proj',
+  attn_k: 'self_attn.k_proj',
+  attn_v: 'self_attn.v_proj',
+  attn_output: 'self_attn.o_proj',
+  ffn_norm: 'post_attention_layernorm',
+  ffn_gate: 'mlp.gate_proj',
+  ffn_up: 'mlp.up_proj',
+  ffn_down: 'mlp.down_proj',
+};
+
+/** The names differ in one letter's case. */
+const families: Readonly<Record<string, Family>> = {
+  // microsoft/bitnet-b1.58-2B-4T and its relatives.
+  BitNetForCausalLM: {
+    architecture: 'bitnet-b1.58',
+    activation: 'relu2',
+    ropeBase: 500000,
+    modules: { attn_sub_norm: 'self_attn.attn_sub_norm', ffn_sub_norm: 'mlp.ffn_sub_norm' },
+    permuted: false,
+    mustBeDeclared: false,
+  },
+  // 1bitLLM/bitnet_b1_58-*.
+  BitnetForCausalLM: {
+    architecture: 'bitnet',
+    activation: 'silu',
+    ropeBase: 10000,
+    modules: { attn_sub_norm: 'self_attn.inner_attn_ln', ffn_sub_norm: 'mlp.ffn_layernorm' },
+    permuted: false,
+    mustBeDeclared: false,
+  },
+  // HF1BitLLM/Llama3-8B-1.58-*, tiiuae/Falcon3-*-1.58bit, tiiuae/Falcon-E-*.
+  LlamaForCausalLM: {
+    architecture: 'llama',
+    activation: 'silu',
+    ropeBase: 10000,
+    modules: {},
+    permuted: true,
+    mustBeDeclared: true,
+  },
+};
+
+/**
+ * How the ternary matrices are stored.
+ *
+ *     packed, multiply   trits in bytes; value = trit * weight_scale     autobitlinear, offline: the scale is mean |W|
+ *     packed, divide     trits in bytes; value = trit / weight_scale     bitlinear: the scale is 1 / mean |W|
+ *     master             floats as trained; quantised here as the forward pass of training does
+ */
+export type StoredAs = 'packed, multiply' | 'packed, divide' | 'master';
+
+export interface HfConfig {
+  readonly family: Family;
+  readonly model: ModelConfig;
+  readonly storedAs: StoredAs;
+  /** Undefined where the file leaves it to the presence of a head. */
+  readonly tied: boolean | undefined;
+  /** Modules that were left alone when the rest was made ternary. */
+  readonly notConverted: readonly string[];
+}
+
+const FILE = 'config.json';
+
+export function readHfConfig(json: JsonObject, name: string): HfConfig {
+  const family = familyOf(json);
+  const { architecture } = family;
+  const count = (key: string, fallback?: number): number => {
+    const value = json[key] ?? fallback;
+    want(Number.isSafeInteger(value) && Number(value) > 0, 'bad-metadata', 'bad value', () => ({
+      where: `${FILE}: ${key}`,
+      expected: 'a positive integer',
+      got: show(value),
+    }));
+    return Number(value);
+  };
+  const hidden = count('hidden_size');
+  const nHeads = count('num_attention_heads');
+  const activation = json.hidden_act ?? family.activation;
+  want(activation === family.activation, 'unsupported-architecture', 'this activation is not what runs here', () => ({
+    where: `${FILE}: hidden_act`,
+    expected: `${family.activation} for architecture ${architecture}`,
+    got: show(activation),
+  }));
+  const rope = ropeOf(json, family);
+  const model: ModelConfig = {
+    architecture,
+    name,
+    nLayers: count('num_hidden_layers'),
+    hidden,
+    ffn: count('intermediate_size'),
+    nHeads,
+    nKvHeads: count('num_key_value_heads', nHeads),
+    headDim: count('head_dim', hidden / nHeads),
+    vocabulary: count('vocab_size'),
+    contextLength: count('max_position_embeddings'),
+    rmsEps: positive(json.rms_norm_eps, 'rms_norm_eps'),
+    ropeBase: rope.base,
+    ropeFactor: rope.factor,
+    activation: architectureOf(architecture).activation,
+    ropeStyle: architectureOf(architecture).ropeStyle,
+  };
+  want(
+    model.nLayers <= 1024 && model.headDim % 2 === 0 && nHeads % model.nKvHeads === 0,
+    'bad-metadata',
+    'bad shape',
+    () => ({
+      where: FILE,
+      expected: 'at most 1024 layers, heads of even size, a whole number of them for each key/value head',
+      got: `${model.nLayers} layers, ${nHeads} heads of ${model.headDim} over ${model.nKvHeads}`,
+    }),
+  );
+  const tied = json.tie_word_embeddings;
+  return {
+    family,
+    model,
+    storedAs: storedAs(json, family),
+    tied: typeof tied === 'boolean' ? tied : undefined,
+    notConverted: notConverted(json),
+  };
+}
+
+function familyOf(json: JsonObject): Family {
+  const name = Array.isArray(json.architectures) ? json.architectures[0] : undefined;
+  if (typeof name === 'string' && Object.hasOwn(families, name)) return families[name];
+  throw new BitnetError('unsupported-architecture', 'this model class cannot be converted', {
+    where: `${FILE}: architectures`,
+    expected: Object.keys(families).join(', '),
+    got: show(name),
+  });
+}
+
+function positive(value: unknown, key: string): number {
+  want(typeof value === 'number' && Number.isFinite(value) && value > 0, 'bad-metadata', 'bad value', () => ({
+    where: `${FILE}: ${key}`,
+    expected: 'a positive number',
+    got: show(value),
+  }));
+  return value;
+}
+
+/** `rope_theta` beside `rope_scaling`, or both in `rope_parameters`, as newer versions of transformers write it. */
+function ropeOf(json: JsonObject, family: Family): { base: number; factor: number } {
+  const parameters = isObject(json.rope_parameters) ? json.rope_parameters : {};
+  const base = positive(json.rope_theta ?? parameters.rope_theta ?? family.ropeBase, 'rope_theta');
+  const scaling = isObject(json.rope_scaling) ? json.rope_scaling : parameters;
+  const type = scaling.rope_type ?? scaling.type ?? 'default';
+  if (type === 'default') return { base, factor: 1 };
+  if (type === 'linear') return { base, factor: positive(scaling.factor, 'rope_scaling.factor') };
+  throw new BitnetError('unsupported-architecture', 'rope scaling is not supported', {
+    where: `${FILE}: rope_scaling`,
+    expected: 'none or linear',
+    got: show(type),
+  });
+}
+
+function storedAs(json: JsonObject, family: Family): StoredAs {
+  const where = `${FILE}: quantization_config`;
+  const declared = json.quantization_config ?? undefined;
+  if (declared === undefined) {
+    want(!family.mustBeDeclared, 'unsupported-type', 'this model does not say that it is ternary', () => ({
+      where,
+      expected: 'quant_method "bitnet"',
+      got: 'none',
+      hint: 'making an ordinary model ternary destroys it',
+    }));
+    return 'master';
+  }
+  const quantization = isObject(declared) ? declared : {};
+  const choice = (key: string, fallback: string | undefined, choices: readonly string[]): string => {
+    const value = quantization[key] ?? fallback;
+    if (typeof value === 'string' && choices.includes(value)) return value;
+    throw new BitnetError('unsupported-type', 'this kind of quantisation cannot be converted', {
+      where: `${where}.${key}`,
+      expected: choices.join(' or '),
+      got: show(value),
+    });
+  };
+  choice('quant_method', undefined, ['bitnet']);
+  want(
+    quantization.use_rms_norm !== true,
+    'unsupported-architecture',
+    'norms inside linear layers are not supported',
+    () => ({
+      where: `${where}.use_rms_norm`,
+    }),
+  );
+  if (choice('linear_class', 'bitlinear', ['bitlinear', 'autobitlinear']) === 'bitlinear') return 'packed, divide';
+  return choice('quantization_mode', 'offline', ['offline', 'online']) === 'offline' ? 'packed, multiply' : 'master';
+}
+
+function notConverted(json: JsonObject): readonly string[] {
+  const list = isObject(json.quantization_config) ? json.quantization_config.modules_to_not_convert : undefined;
+  return Array.isArray(list) ? list.filter((name) => typeof name === 'string') : [];
+}

@@ -1,0 +1,233 @@
+/**
+ * Hugging Face checkpoint -> GGUF. Ternary weights go over without loss: trits stay trits, and the scale stays what it
+ * is where the type has room for it (I2_S, F32). The same folder gives the same bytes.
+ * @module
+ */
+
+import { BitnetError, want } from '../errors.ts';
+import { type JsonObject, parseJsonObject } from '../formats/safetensors/json.ts';
+import { openSafetensors } from '../formats/safetensors/reader.ts';
+import type { SafetensorsFile } from '../formats/safetensors/types.ts';
+import type { ByteSink } from '../formats/sink.ts';
+import type { ByteSource } from '../formats/source.ts';
+import { type HfConfig, readHfConfig } from './hf-config.ts';
+import { type PairedTensor, pairTensors } from './hf-tensors.ts';
+import { modelMetadata, u32 } from './layout.ts';
+import { tokenizerMetadata } from './tokenizer-json.ts';
+import { type EmbeddingType, encodeFloats, encodeTrits, type LinearType, storedScale, tailOf } from './types.ts';
+import { floatPieces, masterTrits, packedTrits, rotaryOrder } from './weights.ts';
+import {
+  beforeWriting,
+  byteLengthOf,
+  type FilledTensor,
+  type WriteOptions,
+  type Written,
+  writeModel,
+} from './write.ts';
+
+/** A folder with a checkpoint. */
+export interface HfReader {
+  /** For messages, and the model's name where none is given: a path. */
+  readonly label: string;
+  /** A file of the folder, or undefined where there is none of that name. */
+  open(name: string): Promise<ByteSource | undefined>;
+}
+
+export interface ConvertOptions extends WriteOptions {
+  /** Of the ternary matrices [I2_S]. */
+  readonly outType?: LinearType | undefined;
+  /** Of the embedding and, where there is one, the head [F16]. */
+  readonly embeddingType?: EmbeddingType | undefined;
+  /** `general.name` [the folder's]. */
+  readonly name?: string | undefined;
+  /** Pre-tokenizer, where tokenizer.json has one that is not recognised. */
+  readonly pre?: string | undefined;
+}
+
+export interface Converted extends Written {
+  readonly architecture: string;
+  /** What did not go over as it was, in sentences. */
+  readonly notes: readonly string[];
+}
+
+/** The largest tokenizer.json in use has 35 MB. */
+const MAX_TEXT_BYTES = 256 << 20;
+
+/** Writes the checkpoint of `reader` and closes the sink; on failure aborts it. */
+export async function convertHf(reader: HfReader, sink: ByteSink, options: ConvertOptions = {}): Promise<Converted> {
+  const { outType = 'I2_S', embeddingType = 'F16' } = options;
+  const { config, metadata, weights, notes } = await beforeWriting(sink, () => readCheckpoint(reader, options));
+  try {
+    const rounded = new RoundedScales(outType);
+    const dtypes = { linear: outType, embedding: embeddingType, vector: 'F32' } as const;
+    const tensors = await beforeWriting(sink, () => {
+      const paired = pairTensors(weights, config);
+      notes.push(...paired.notes);
+      return paired.tensors.map((tensor): FilledTensor => {
+        const typed = { ...tensor, dtype: dtypes[tensor.role] };
+        byteLengthOf(typed);
+        const pieces =
+          tensor.role === 'linear'
+            ? () => linearPieces(tensor, config, outType, rounded)
+            : () => plainPieces(tensor, tensor.role === 'vector' ? 'F32' : embeddingType);
+        return { ...typed, pieces };
+      });
+    });
+    const written = await writeModel(
+      sink,
+      [...modelMetadata(config.model, outType), ...metadata, ['general.quantization_version', u32(2)]],
+      tensors,
+      options,
+    );
+    return { ...written, architecture: config.model.architecture, notes: [...notes, ...rounded.notes()] };
+  } finally {
+    await weights.close();
+  }
+}
+
+async function readCheckpoint(reader: HfReader, options: ConvertOptions) {
+  const json = await readJson(reader, 'config.json');
+  want(json !== undefined, 'io', 'not a checkpoint', () => ({ where: reader.label, expected: 'a file config.json' }));
+  const config = readHfConfig(json, options.name ?? lastName(reader.label));
+  const tokenizer = await readJson(reader, 'tokenizer.json');
+  if (tokenizer === undefined) throw await noTokenizer(reader);
+  const files = {
+    tokenizer,
+    tokenizerConfig: await readJson(reader, 'tokenizer_config.json'),
+    config: json,
+    generationConfig: await readJson(reader, 'generation_config.json'),
+    chatTemplate: await readText(reader, 'chat_template.jinja'),
+  };
+  const { metadata, notes } = tokenizerMetadata(files, config.model.vocabulary, options.pre);
+  return { config, metadata, notes: [...notes], weights: await openWeights(reader) };
+}
+
+async function noTokenizer(reader: HfReader): Promise<BitnetError> {
+  const spm = await reader.open('tokenizer.model');
+  await spm?.close();
+  if (spm === undefined)
+    return new BitnetError('io', 'no tokenizer', { where: reader.label, expected: 'tokenizer.json' });
+  return new BitnetError('unsupported-tokenizer', 'SentencePiece vocabularies cannot be converted yet', {
+    where: `${reader.label}: tokenizer.model`,
+    expected: 'tokenizer.json with byte-level BPE',
+  });
+}
+
+/** One file, or the files of an index. */
+async function openWeights(reader: HfReader): Promise<SafetensorsFile> {
+  for (const name of ['model.safetensors', 'model.safetensors.index.json']) {
+    const source = await reader.open(name);
+    if (source === undefined) continue;
+    try {
+      return await openSafetensors(withSiblings(source, reader, name));
+    } catch (error) {
+      await source.close();
+      throw error;
+    }
+  }
+  for (const name of ['pytorch_model.bin', 'pytorch_model.bin.index.json']) {
+    const pickle = await reader.open(name);
+    await pickle?.close();
+    if (pickle === undefined) continue;
+    throw new BitnetError('unsupported-type', 'PyTorch pickle files are not read', {
+      where: `${reader.label}: ${name}`,
+      expected: 'model.safetensors',
+      hint: 'pickle files execute code when read; save the model again with save_pretrained(safe_serialization=True)',
+    });
+  }
+  throw new BitnetError('io', 'no weights', { where: reader.label, expected: 'model.safetensors' });
+}
+
+/** The same source, named by its file, whose siblings are the files of the folder. */
+function withSiblings(source: ByteSource, reader: HfReader, name: string): ByteSource {
+  return {
+    label: `${reader.label}: ${name}`,
+    byteLength: source.byteLength,
+    readInto: (target, offsetBytes) => source.readInto(target, offsetBytes),
+    close: () => source.close(),
+    async sibling(other) {
+      const found = await reader.open(other);
+      if (found !== undefined) return withSiblings(found, reader, other);
+      throw new BitnetError('io', 'a file of the index is missing', { where: reader.label, expected: other });
+    },
+  };
+}
+
+async function readText(reader: HfReader, name: string): Promise<string | undefined> {
+  const bytes = await readBytes(reader, name);
+  return bytes === undefined ? undefined : new TextDecoder().decode(bytes);
+}
+
+async function readJson(reader: HfReader, name: string): Promise<JsonObject | undefined> {
+  const bytes = await readBytes(reader, name);
+  return bytes === undefined ? undefined : parseJsonObject(bytes, `${reader.label}: ${name}`);
+}
+
+async function readBytes(reader: HfReader, name: string): Promise<Uint8Array | undefined> {
+  const source = await reader.open(name);
+  if (source === undefined) return undefined;
+  try {
+    want(source.byteLength <= MAX_TEXT_BYTES, 'limit-exceeded', 'file too long', () => ({
+      where: `${reader.label}: ${name}`,
+      expected: `at most ${MAX_TEXT_BYTES} bytes`,
+      got: `${source.byteLength}`,
+    }));
+    const bytes = new Uint8Array(source.byteLength);
+    await source.readInto(bytes, 0);
+    return bytes;
+  } finally {
+    await source.close();
+  }
+}
+
+function lastName(label: string): string {
+  return label.split(/[/\\]/).findLast((part) => part !== '' && part !== '.') ?? 'model';
+}
+
+async function* linearPieces(
+  tensor: PairedTensor,
+  { family, model, storedAs }: HfConfig,
+  type: LinearType,
+  rounded: RoundedScales,
+): AsyncGenerator<Uint8Array> {
+  const isRotated = /\.attn_[qk]\.weight$/.test(tensor.name);
+  const order = family.permuted && isRotated ? rotaryOrder(model.headDim) : undefined;
+  const { scale, pieces } =
+    storedAs === 'master'
+      ? await masterTrits(tensor.source, order)
+      : await packedTrits(tensor.source, tensor.scale!, storedAs, order);
+  rounded.add(scale, tensor.name);
+  for await (const trits of pieces()) yield encodeTrits(type, trits, scale);
+  yield tailOf(type, scale);
+}
+
+async function* plainPieces({ source, name }: PairedTensor, type: EmbeddingType): AsyncGenerator<Uint8Array> {
+  for await (const values of floatPieces(source)) yield encodeFloats(type, values, name);
+}
+
+/** Counts the scales that a type cannot hold exactly. */
+class RoundedScales {
+  readonly #type: LinearType;
+  #count = 0;
+  #rounded = 0;
+  #worst = 0;
+
+  constructor(type: LinearType) {
+    this.#type = type;
+  }
+
+  add(scale: number, where: string): void {
+    const stored = storedScale(this.#type, scale, where);
+    this.#count++;
+    if (stored !== scale) this.#rounded++;
+    this.#worst = Math.max(this.#worst, Math.abs(stored - scale) / scale);
+  }
+
+  notes(): string[] {
+    if (this.#rounded === 0) return [];
+    const percent = (100 * this.#worst).toFixed(3);
+    return [
+      `${this.#type} cannot hold ${this.#rounded} of ${this.#count} scales exactly; the worst is off by ${percent} %`,
+    ];
+  }
+}

@@ -1,0 +1,78 @@
+/**
+ * The package as it is shipped (dist/), in Node 20 or whatever runs the tests, Node 26, Deno and Bun: the same bits of
+ * logits under every setting, the same story from the command line, and the examples of the README.
+ */
+import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { root, runIn, runtimes, wantRuntime } from './runtimes.ts';
+
+const tokens = Array.from({ length: 66 }, (_, i) => (i * 53 + 259) % 4000);
+const scratch = mkdtempSync(join(tmpdir(), 'bitnet-runtime-'));
+
+interface Report {
+  readonly runtime: string;
+  readonly variant: string;
+  readonly digests: Readonly<Record<string, string>>;
+}
+
+const reports: Report[] = [];
+
+describe.each(runtimes)('$name', (runtime) => {
+  const main = join(root, 'dist/cli/main.js');
+
+  it('is what it says, and gives one digest for every backend, thread count and batch size', async () => {
+    wantRuntime(runtime);
+    const { stdout } = await runIn(runtime, 'test/runtime/matrix.mjs', [tokens.join(',')]);
+    const report = JSON.parse(stdout.trim().split('\n').at(-1) ?? '') as Report;
+    expect(runtime.name).toContain(report.runtime);
+    expect(Object.keys(report.digests).length).toBe(11);
+    expect(new Set(Object.values(report.digests)).size).toBe(1);
+    reports.push(report);
+  }, 300_000);
+
+  it('prints the digest by `bitnet oracle logits`, and writes the logits', async () => {
+    wantRuntime(runtime);
+    for (const extra of [['--backend', 'ts'], ['-t', '2', '--batch', '7']]) {
+      const out = join(scratch, `${runtime.name.replaceAll(/\W/g, '')}.npy`);
+      const args = ['oracle', 'logits', '--tokens', tokens.join(','), '-o', out, ...extra];
+      const { stdout } = await runIn(runtime, main, args);
+      const expected = Object.values(reports[0]?.digests ?? {})[0];
+      expect(stdout).toContain(expected);
+      expect(readFileSync(out).subarray(0, 6).toString('latin1')).toBe('\x93NUMPY');
+    }
+  }, 120_000);
+
+  it('tells the same story for the same seed', async () => {
+    wantRuntime(runtime);
+    const args = ['run', '-p', 'Once upon a time', '-n', '40', '--seed', '7', '--temp', '0.7'];
+    const { stdout } = await runIn(runtime, main, args);
+    const { stdout: first } = await runIn(runtimes[0], main, args);
+    expect(stdout.length).toBeGreaterThan(80);
+    expect(stdout).toBe(first);
+  }, 120_000);
+
+  it('ends by itself when nobody disposes of the model', async () => {
+    wantRuntime(runtime);
+    const script = join(scratch, 'forgetful.mjs');
+    writeFileSync(
+      script,
+      `import { loadModel } from ${JSON.stringify(pathToFileURL(join(root, 'dist/index.js')).href)};
+       const model = await loadModel(${JSON.stringify(join(root, 'fixtures/models/stories.gguf.gz'))}, { threads: 3 });
+       await model.createSession().prefill([1, 2, 3]);
+       console.log('done');`,
+    );
+    const { stdout } = await runIn(runtime, script);
+    expect(stdout).toContain('done');
+  }, 60_000);
+});
+
+describe('all runtimes', () => {
+  it('agree on the digest', () => {
+    expect(reports.map((report) => report.runtime).length).toBe(runtimes.length);
+    expect(new Set(reports.flatMap((report) => Object.values(report.digests))).size).toBe(1);
+    for (const { variant } of reports) expect(variant).toMatch(/^(relaxed|simd)\+threads$/);
+  });
+});
