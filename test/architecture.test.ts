@@ -18,10 +18,16 @@ function files(folder: string, end: string): string[] {
 
 /** Imports of a file: its own-room imports are left out by the caller. `typeOnly` for `import type` and all-type lists. */
 function imports(path: string): { target: string; typeOnly: boolean }[] {
-  const text = read(path).replace(/\/\*[\s\S]*?\*\//g, '').replace(/^\s*\/\/.*$/gm, '');
+  const text = read(path)
+    .replace(/\/\*[\s\S]*?\*\//g, '')
+    .replace(/^\s*\/\/.*$/gm, '');
   const found: { target: string; typeOnly: boolean }[] = [];
   for (const match of text.matchAll(/(?:import|export)\s+(type\s+)?([^'";]*?)\s*from\s*'([^']+)'/g)) {
-    const names = match[2].replace(/[{}]/g, '').split(',').map((name) => name.trim()).filter(Boolean);
+    const names = match[2]
+      .replace(/[{}]/g, '')
+      .split(',')
+      .map((name) => name.trim())
+      .filter(Boolean);
     const allTypes = names.length > 0 && names.every((name) => name.startsWith('type '));
     found.push({ target: match[3], typeOnly: match[1] !== undefined || allTypes });
   }
@@ -64,14 +70,7 @@ const LAW: Record<string, readonly string[]> = {
     'errors',
   ],
   oracle: ['engine', 'model', 'kernels/interface', 'formats', 'numeric', 'errors'],
-  index: [
-    'engine',
-    'types:formats',
-    'types:kernels/interface',
-    'types:sampling',
-    'types:tokenizer',
-    'errors',
-  ],
+  index: ['engine', 'types:formats', 'types:kernels/interface', 'types:sampling', 'types:tokenizer', 'errors'],
 };
 
 describe('the import law', () => {
@@ -87,7 +86,9 @@ describe('the import law', () => {
     expect(allowed, `no law for room ${room}`).toBeDefined();
     for (const { target, typeOnly } of imports(path)) {
       if (!target.startsWith('.')) continue;
-      const resolved = join('src', relative('src', join(path, '..', target))).split(sep).join('/');
+      const resolved = join('src', relative('src', join(path, '..', target)))
+        .split(sep)
+        .join('/');
       const other = roomOf(resolved);
       if (other === room) continue;
       const legal = allowed.includes(other) || (typeOnly && allowed.includes(`types:${other}`));
@@ -136,7 +137,9 @@ describe('the import law', () => {
 
   it('computes with our own exp, log, pow, sin and cos, and our own random numbers', () => {
     for (const path of sources) {
-      const text = read(path).replace(/\/\*[\s\S]*?\*\//g, '').replace(/\/\/.*$/gm, '');
+      const text = read(path)
+        .replace(/\/\*[\s\S]*?\*\//g, '')
+        .replace(/\/\/.*$/gm, '');
       const found = /Math\.(exp|expm1|log|log2|log10|log1p|pow|sin|cos|tan|tanh|cbrt|hypot|random)\b/.exec(text);
       expect(found?.[0], path).toBeUndefined();
     }
@@ -165,7 +168,8 @@ describe('AssemblyScript and TypeScript agree', () => {
     const assembly = constants('assembly/math.ts', new RegExp(`const (\\w+): f32 = ${number};`, 'g'));
     const source = constants('src/numeric/exp.ts', new RegExp(`const (\\w+) = (?:f\\()?${number}\\)?;`, 'g'));
     expect(assembly.size).toBe(11);
-    for (const [name, value] of assembly) expect(Math.fround(source.get(name) ?? Number.NaN), name).toBe(Math.fround(value));
+    for (const [name, value] of assembly)
+      expect(Math.fround(source.get(name) ?? Number.NaN), name).toBe(Math.fround(value));
   });
 });
 
@@ -184,6 +188,7 @@ describe('the package', () => {
   });
 
   it('has no install script', () => {
-    for (const name of ['preinstall', 'install', 'postinstall', 'prepare']) expect(manifest.scripts[name]).toBeUndefined();
+    for (const name of ['preinstall', 'install', 'postinstall', 'prepare'])
+      expect(manifest.scripts[name]).toBeUndefined();
   });
 });

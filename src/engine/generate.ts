@@ -5,7 +5,7 @@
 
 import { want } from '../errors.ts';
 import { createSampler, resolveSampling } from '../sampling/chain.ts';
-import { Progress } from './progress.ts';
+import type { Progress } from './progress.ts';
 import type { SessionImpl } from './session.ts';
 import { StopTexts } from './stop.ts';
 import type { GenerateOptions, Piece } from './types.ts';

@@ -45,11 +45,16 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
   const startMs = performance.now();
   const { signal } = options;
   const batchSize = options.batchSize ?? DEFAULT_BATCH;
-  want(Number.isInteger(batchSize) && batchSize >= 1 && batchSize <= MAX_BATCH, 'bad-argument', 'bad batch size', () => ({
-    where: 'batchSize',
-    expected: `1 to ${MAX_BATCH}`,
-    got: String(options.batchSize),
-  }));
+  want(
+    Number.isInteger(batchSize) && batchSize >= 1 && batchSize <= MAX_BATCH,
+    'bad-argument',
+    'bad batch size',
+    () => ({
+      where: 'batchSize',
+      expected: `1 to ${MAX_BATCH}`,
+      got: String(options.batchSize),
+    }),
+  );
   signal?.throwIfAborted();
   const gguf = await openModelFile(input);
   let backend: Backend | undefined;

@@ -57,6 +57,7 @@ export class SessionImpl implements Session {
     this.#parts = parts;
     this.#kv = backend.allocKv({
       nLayers: config.nLayers,
+      nHeads: config.nHeads,
       nKvHeads: config.nKvHeads,
       headDim: config.headDim,
       contextSize,
@@ -144,11 +145,16 @@ export class SessionImpl implements Session {
 
   /** Keeps the first `position` tokens. */
   cut(position: number): void {
-    want(Number.isInteger(position) && position >= 0 && position <= this.#tokens.length, 'bad-argument', 'bad position', () => ({
-      where: 'rewind',
-      expected: `0 to ${this.#tokens.length}`,
-      got: String(position),
-    }));
+    want(
+      Number.isInteger(position) && position >= 0 && position <= this.#tokens.length,
+      'bad-argument',
+      'bad position',
+      () => ({
+        where: 'rewind',
+        expected: `0 to ${this.#tokens.length}`,
+        got: String(position),
+      }),
+    );
     this.#tokens.length = position;
   }
 
@@ -199,12 +205,17 @@ export class SessionImpl implements Session {
       expected: `0 to ${vocabulary - 1}`,
       got: String(bad),
     }));
-    want(this.#tokens.length + ids.length <= this.contextSize, 'context-full', 'more tokens than the context holds', () => ({
-      where: 'prompt',
-      expected: `at most ${this.contextSize}`,
-      got: `${this.#tokens.length + ids.length}`,
-      hint: 'raise contextSize (-c)',
-    }));
+    want(
+      this.#tokens.length + ids.length <= this.contextSize,
+      'context-full',
+      'more tokens than the context holds',
+      () => ({
+        where: 'prompt',
+        expected: `at most ${this.contextSize}`,
+        got: `${this.#tokens.length + ids.length}`,
+        hint: 'raise contextSize (-c)',
+      }),
+    );
   }
 
   #alive(): void {

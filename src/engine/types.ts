@@ -3,8 +3,8 @@
  * @module
  */
 
-import type { BackendInfo, KvType } from '../kernels/interface.ts';
 import type { ByteSource } from '../formats/source.ts';
+import type { BackendInfo, KvType } from '../kernels/interface.ts';
 import type { SamplingOptions } from '../sampling/chain.ts';
 import type { ChatMessage } from '../tokenizer/index.ts';
 

@@ -46,6 +46,8 @@ export type KvType = 'f32' | 'f16';
 /** What a KV cache is made of. Keys and values are stored (layer, kvHead, position, headDim). */
 export interface KvShape {
   readonly nLayers: number;
+  /** Query heads that will read this cache, a multiple of nKvHeads; backends size their scratch by it. */
+  readonly nHeads: number;
   readonly nKvHeads: number;
   readonly headDim: number;
   /** Number of positions that fit. */
@@ -196,7 +198,7 @@ export interface Backend {
    * s_j = dot16(q, k_j) * scale; m = max s_j; e_j = exp(s_j - m) by `numeric/exp.ts` expF32; t = f32(sum8d(e));
    * out_d = (sum over j ascending of e_j * v_jd, one f32 running sum per d, starting from 0) / t.
    */
-  attention(out: Buf, q: Buf, segment: Segment, layer: number, nHeads: number, scale: number): void;
+  attention(out: Buf, q: Buf, segment: Segment, layer: number, scale: number): void;
 
   /** `out` may be `gate` or `up`. out (n, K) = relu(gate)^2 * up: r = gate > 0 ? gate : 0 (NaN stays); (r * r) * up. */
   gatedRelu2(out: Buf, gate: Buf, up: Buf, n: number): void;

@@ -23,7 +23,8 @@ function perLayer(c: ModelConfig, rules: (layer: number) => TensorRule[]): Tenso
 
 const BITNET_158: Architecture = {
   activation: 'relu2',
-  activationReason: 'decided by the architecture: BitNet b1.58 2B4T uses squared ReLU (bitnet.cpp since July 2026 runs SiLU)',
+  activationReason:
+    'decided by the architecture: BitNet b1.58 2B4T uses squared ReLU (bitnet.cpp since July 2026 runs SiLU)',
   ropeStyle: 'neox',
   forward: bitnetForward,
   tensors: (c) => [

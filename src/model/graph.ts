@@ -112,5 +112,5 @@ export function attend(step: Step, c: ModelConfig, layer: number): void {
   backend.rope(s.k, s.angles, c.nKvHeads, c.headDim, c.ropeStyle, n);
   const scale = Math.fround(1 / Math.fround(Math.sqrt(c.headDim)));
   for (const segment of step.segments) backend.kvAppend(segment, layer, s.k, s.v);
-  for (const segment of step.segments) backend.attention(s.a, s.q, segment, layer, c.nHeads, scale);
+  for (const segment of step.segments) backend.attention(s.a, s.q, segment, layer, scale);
 }

@@ -64,7 +64,9 @@ export async function loadWeights(
       down: await matrix('ffn_down'),
     });
   }
-  const ownHead = rules.some((rule) => rule.name === 'output.weight' && rule.kind === 'matrix' && tensors.has(rule.name));
+  const ownHead = rules.some(
+    (rule) => rule.name === 'output.weight' && rule.kind === 'matrix' && tensors.has(rule.name),
+  );
   const head = ownHead ? await loader.matrix('output.weight') : embedding;
   if (head.kind === 'ternary') throw unsupported('output.weight', tensors);
   return {
@@ -93,12 +95,7 @@ class Loader {
   readonly #totalBytes: number;
   #loadedBytes = 0;
 
-  constructor(
-    gguf: GgufFile,
-    tensors: ReadonlyMap<string, GgufTensor>,
-    backend: Backend,
-    options: LoadWeightsOptions,
-  ) {
+  constructor(gguf: GgufFile, tensors: ReadonlyMap<string, GgufTensor>, backend: Backend, options: LoadWeightsOptions) {
     this.#gguf = gguf;
     this.#tensors = tensors;
     this.#backend = backend;
@@ -149,10 +146,15 @@ class Loader {
   #dense(tensor: GgufTensor, factor: number) {
     const where = this.#where(tensor);
     const { dtype } = tensor;
-    want(DENSE_TYPES.includes(dtype.name), 'unsupported-type', `type ${dtype.name} ${dtype.why ?? 'is not a weight'}`, () => ({
-      where,
-      expected: `I2_S, TQ1_0, TQ2_0, ${DENSE_TYPES.join(', ')}`,
-    }));
+    want(
+      DENSE_TYPES.includes(dtype.name),
+      'unsupported-type',
+      `type ${dtype.name} ${dtype.why ?? 'is not a weight'}`,
+      () => ({
+        where,
+        expected: `I2_S, TQ1_0, TQ2_0, ${DENSE_TYPES.join(', ')}`,
+      }),
+    );
     want(factor === 1, 'unsupported-type', 'a separate scale with a dense weight is not supported', () => ({ where }));
     return {
       kind: 'dense',

@@ -9,7 +9,7 @@ const f = Math.fround;
 // Range reduction x = n ln2 + r with ln2 in two parts (Cody and Waite): n * LN2_HI is exact for |n| < 2^10.
 const LOG2E = f(1.4426950408889634);
 const LN2_HI = f(0.693359375);
-const LN2_LO = f(-2.12194440054690583e-4);
+const LN2_LO = f(-0.00021219444005469057);
 // Minimax polynomial of (exp(r) - 1 - r) / r^2 on [-ln2/2, ln2/2]: coefficients of Cephes expf (S. Moshier).
 const P0 = f(1.98756915e-4);
 const P1 = f(1.39819995e-3);
@@ -43,7 +43,7 @@ function powers(): Float64Array {
 export function expF32(x: number): number {
   if (x < EXP_F32_MIN) return 0;
   if (x > EXP_F32_MAX) return Infinity;
-  if (x !== x) return NaN;
+  if (Number.isNaN(x)) return Number.NaN;
   const n = roundHalfEven(f(x * LOG2E));
   let r = f(x - f(n * LN2_HI));
   r = f(r - f(n * LN2_LO));
@@ -69,17 +69,17 @@ export function pow2(n: number): number {
 }
 
 // Coefficients of fdlibm e_exp.c (Sun Microsystems, 1993): R(r^2) such that exp(r) = 1 + 2r / (R - r).
-const Q1 = 1.66666666666666019037e-1;
-const Q2 = -2.77777777770155933842e-3;
-const Q3 = 6.61375632143793436117e-5;
-const Q4 = -1.65339022054652515390e-6;
-const Q5 = 4.13813679705723846039e-8;
-const LN2_HI_F64 = 6.93147180369123816490e-1;
-const LN2_LO_F64 = 1.90821492927058770002e-10;
+const Q1 = 0.16666666666666602;
+const Q2 = -0.0027777777777015593;
+const Q3 = 6.613756321437934e-5;
+const Q4 = -1.6533902205465252e-6;
+const Q5 = 4.1381367970572385e-8;
+const LN2_HI_F64 = 0.6931471803691238;
+const LN2_LO_F64 = 1.9082149292705877e-10;
 
 /** exp(x) in f64, below 1 ulp; for sampling, perplexity and rope frequencies. */
 export function exp(x: number): number {
-  if (x !== x) return NaN;
+  if (Number.isNaN(x)) return Number.NaN;
   if (x > 709.782712893384) return Infinity;
   if (x < -745.1332191019411) return 0;
   const n = roundHalfEven(x * 1.4426950408889634);

@@ -6,9 +6,9 @@
 import { roundHalfEven } from './exp.ts';
 
 // pi/2 in three parts of 33 bits each, so that n * part is exact for |n| < 2^20 (fdlibm e_rem_pio2.c).
-const PIO2_1 = 1.57079632673412561417;
-const PIO2_2 = 6.07710050630396597660e-11;
-const PIO2_3 = 2.02226624879595063154e-21;
+const PIO2_1 = 1.5707963267341256;
+const PIO2_2 = 6.077100506303966e-11;
+const PIO2_3 = 2.0222662487959506e-21;
 
 /** Largest |x| accepted: beyond it the three-part reduction would lose bits. A position of 10^6 is inside. */
 export const TRIG_MAX = 1_600_000;
@@ -34,20 +34,20 @@ export function sinCos(x: number, out: Float64Array): void {
   r = sum;
   const z = r * r;
   const sinPart =
-    -1.66666666666666324348e-1 +
+    -0.16666666666666632 +
     z *
-      (8.33333333332248946124e-3 +
+      (0.00833333333332249 +
         z *
-          (-1.98412698298579493134e-4 +
-            z * (2.75573137070700676789e-6 + z * (-2.50507602534068634195e-8 + z * 1.58969099521155010221e-10))));
+          (-0.0001984126982985795 +
+            z * (2.7557313707070068e-6 + z * (-2.5050760253406863e-8 + z * 1.58969099521155e-10))));
   const sin = r + (z * r * sinPart + rest);
   const cosPart =
-    4.16666666666666019037e-2 +
+    0.0416666666666666 +
     z *
-      (-1.38888888888741095749e-3 +
+      (-0.001388888888887411 +
         z *
-          (2.48015872894767294178e-5 +
-            z * (-2.75573143513906633035e-7 + z * (2.08757232129817482790e-9 + z * -1.13596475577881948265e-11))));
+          (2.480158728947673e-5 +
+            z * (-2.7557314351390663e-7 + z * (2.087572321298175e-9 + z * -1.1359647557788195e-11))));
   const half = 0.5 * z;
   const w = 1 - half;
   const cos = w + (1 - w - half + (z * z * cosPart - r * rest));

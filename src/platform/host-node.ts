@@ -38,7 +38,7 @@ export async function createNodeHost(): Promise<WasmHost> {
 }
 
 function isNode20(versions: Readonly<Record<string, string | undefined>>): boolean {
-  return versions['deno'] === undefined && versions['bun'] === undefined && /^2[01]\./.test(versions['node'] ?? '');
+  return versions.deno === undefined && versions.bun === undefined && /^2[01]\./.test(versions.node ?? '');
 }
 
 /** Two hardware threads of one core share its vector units: counting them twice only adds waiting at barriers. */

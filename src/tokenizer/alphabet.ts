@@ -26,11 +26,11 @@ export class ByteAlphabet {
   }
 
   /**
-   * Decodes the UTF-8 text[start..end) into `out` and returns the number of bytes, or -1 when it has a character
-   * outside the alphabet (special tokens have; such a token can never come out of a merge).
+   * Decodes the UTF-8 text[start..end) into `out` from `at` on and returns where that ends, or -1 when the text has a
+   * character outside the alphabet (special tokens have; such a token can never come out of a merge).
    */
-  decode(text: Uint8Array, start: number, end: number, out: Uint8Array): number {
-    let length = 0;
+  decode(text: Uint8Array, start: number, end: number, out: Uint8Array, at = 0): number {
+    let length = at;
     for (let i = start; i < end; ) {
       const lead = text[i++];
       let char = lead;

@@ -232,12 +232,12 @@ export class BpeEncoder {
       if (space < 0 || space === merge.length - 1) throw notAMerge(rank, merge);
       if (merge.length > scratch.length) scratch = new Uint8Array(merge.length * 2);
       const middle = alphabet.decode(merge, 0, space, scratch);
-      const length = middle < 0 ? -1 : alphabet.decode(merge, space + 1, merge.length, scratch.subarray(middle));
+      const length = middle < 0 ? -1 : alphabet.decode(merge, space + 1, merge.length, scratch, middle);
       if (length < 0) throw notAMerge(rank, merge);
       const nBefore = this.#tokenless.length;
       const left = this.#symbolOf(scratch, 0, middle);
-      const right = this.#symbolOf(scratch, middle, middle + length);
-      table.add(left, right, rank, this.#symbolOf(scratch, 0, middle + length));
+      const right = this.#symbolOf(scratch, middle, length);
+      table.add(left, right, rank, this.#symbolOf(scratch, 0, length));
       if (this.#tokenless.length > nBefore) nForeign++;
     }
     // One or two odd merges are legal; a list of which most speak of unknown tokens belongs to another vocabulary.

@@ -2,8 +2,8 @@
 
 import { type SynthOptions, synthesize } from '../../src/convert/synth.ts';
 import { memorySink } from '../../src/formats/sink.ts';
-import { loadModel } from '../../src/index.ts';
 import type { LoadOptions, SessionOptions } from '../../src/index.ts';
+import { loadModel } from '../../src/index.ts';
 
 export async function tinyModel(options: Omit<SynthOptions, 'preset'>): Promise<Uint8Array> {
   const sink = memorySink();

@@ -34,7 +34,7 @@ describe.each([
   it('agrees with the golden file', async () => {
     const file = await tinyModel(options);
     const logits = await referenceLogits(file, ids, { kType: 'f32', vType: 'f16' });
-    if (!existsSync(golden(name)) && process.env['BITNET_WRITE_GOLDEN'] === '1') {
+    if (!existsSync(golden(name)) && process.env.BITNET_WRITE_GOLDEN === '1') {
       writeFileSync(golden(name), new Uint8Array(Float32Array.from(logits).buffer));
     }
     const bytes = readFileSync(golden(name));

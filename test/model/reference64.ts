@@ -16,7 +16,7 @@ export interface Reference64Options {
   readonly vType: 'f32' | 'f16';
 }
 
-type Vector = Float64Array;
+type Vector = Float64Array<ArrayBuffer>;
 
 /** Logits (ids, vocabulary) of the tokens, all at positions 0, 1, 2, ... */
 export async function referenceLogits(
@@ -112,7 +112,10 @@ function bitLinear(weights: Vector, x: Vector): Vector {
     const rounded = Math.round(scaled);
     return Math.abs(scaled - Math.trunc(scaled)) === 0.5 ? 2 * Math.round(scaled / 2) : rounded;
   });
-  return Float64Array.from({ length: weights.length / x.length }, (_, row) => dot(weights, row * x.length, codes) / scale);
+  return Float64Array.from(
+    { length: weights.length / x.length },
+    (_, row) => dot(weights, row * x.length, codes) / scale,
+  );
 }
 
 function rotate(x: Vector, headDim: number, position: number, theta: number, neighbours: boolean): Vector {

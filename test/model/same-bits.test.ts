@@ -9,7 +9,9 @@ import { engineLogits, tinyModel } from './models.ts';
 
 const ids = Array.from({ length: 70 }, (_, i) => (i * 37 + 5) % 500);
 const digest = (logits: Float32Array) =>
-  createHash('sha256').update(new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength)).digest('hex');
+  createHash('sha256')
+    .update(new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength))
+    .digest('hex');
 
 describe.each(['bitnet-b1.58', 'bitnet', 'llama'] as const)('%s', (architecture) => {
   let file: Uint8Array;

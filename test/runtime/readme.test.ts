@@ -21,16 +21,20 @@ describe('README examples', () => {
   const runs = examples.flatMap(({ where, code }, example) =>
     runtimes.filter(({ name }) => where.includes(name.split(' ')[0])).map((runtime) => ({ example, code, runtime })),
   );
-  it.each(runs)('example $example on $runtime.name', async ({ example, code, runtime }) => {
-    wantRuntime(runtime);
-    // In place of an installed package: the built one of this clone.
-    const body = code.replace("'bitnet-ts'", JSON.stringify(pathToFileURL(join(root, 'dist/index.js')).href));
-    const script = join(scratch, `example-${example}.mjs`);
-    writeFileSync(script, `const packageRoot = ${JSON.stringify(pathToFileURL(`${root}/`).href)};\n${body}`);
-    const { stdout, stderr } = await runIn(runtime, script);
-    expect(stderr).toBe('');
-    expect(stdout.length).toBeGreaterThan(40);
-  }, 60_000);
+  it.each(runs)(
+    'example $example on $runtime.name',
+    async ({ example, code, runtime }) => {
+      wantRuntime(runtime);
+      // In place of an installed package: the built one of this clone.
+      const body = code.replace("'bitnet-ts'", JSON.stringify(pathToFileURL(join(root, 'dist/index.js')).href));
+      const script = join(scratch, `example-${example}.mjs`);
+      writeFileSync(script, `const packageRoot = ${JSON.stringify(pathToFileURL(`${root}/`).href)};\n${body}`);
+      const { stdout, stderr } = await runIn(runtime, script);
+      expect(stderr).toBe('');
+      expect(stdout.length).toBeGreaterThan(40);
+    },
+    60_000,
+  );
 
   it('name only commands that exist', async () => {
     const { stdout } = await runIn(runtimes[0], 'dist/cli/main.js', ['--help']);

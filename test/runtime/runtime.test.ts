@@ -35,7 +35,10 @@ describe.each(runtimes)('$name', (runtime) => {
 
   it('prints the digest by `bitnet oracle logits`, and writes the logits', async () => {
     wantRuntime(runtime);
-    for (const extra of [['--backend', 'ts'], ['-t', '2', '--batch', '7']]) {
+    for (const extra of [
+      ['--backend', 'ts'],
+      ['-t', '2', '--batch', '7'],
+    ]) {
       const out = join(scratch, `${runtime.name.replaceAll(/\W/g, '')}.npy`);
       const args = ['oracle', 'logits', '--tokens', tokens.join(','), '-o', out, ...extra];
       const { stdout } = await runIn(runtime, main, args);

@@ -54,7 +54,9 @@ describe('expF32', () => {
   });
 
   it('gives these bits', () => {
-    expect(digest(Float32Array.from(inputs(100_000, -90, 90, 2), (x) => expF32(Math.fround(x))))).toMatchInlineSnapshot(`"264bc640bcdb2398"`);
+    expect(digest(Float32Array.from(inputs(100_000, -90, 90, 2), (x) => expF32(Math.fround(x))))).toMatchInlineSnapshot(
+      `"264bc640bcdb2398"`,
+    );
   });
 });
 
@@ -140,7 +142,9 @@ describe('Rng', () => {
 
   it('gives this stream', () => {
     const rng = Rng.fromSeed(42);
-    expect(digest(Uint32Array.from({ length: 1000 }, () => rng.nextUint32()))).toMatchInlineSnapshot(`"d607c5f2900b1c36"`);
+    expect(digest(Uint32Array.from({ length: 1000 }, () => rng.nextUint32()))).toMatchInlineSnapshot(
+      `"d607c5f2900b1c36"`,
+    );
   });
 
   it('resumes from its state, differs by seed, and fills [0, 1) evenly', () => {

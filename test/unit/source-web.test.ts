@@ -115,6 +115,7 @@ describe('URLs', () => {
     ['a network failure', { fail: new TypeError('fetch failed') }, /network failure, got TypeError: fetch failed/],
     ['no content-range', { contentRange: null }, /wrong content-range.*got none/],
     ['another content-range', { contentRange: 'bytes 1-1/1000' }, /expected bytes 0-0\/total, got bytes 1-1\/1000/],
+    ['a longer content-range', { contentRange: 'bytes 0-5/1000' }, /wrong content-range.*got bytes 0-5\/1000/],
     ['an unknown total', { contentRange: 'bytes 0-0/*' }, /wrong content-range/],
     ['a total of 2^60', { contentRange: 'bytes 0-0/1152921504606846976' }, /wrong content-range/],
     ['a long answer', { body: data }, /answer longer than the range/],

@@ -140,7 +140,11 @@ describe('synthetic models', () => {
     expect(aborted.aborts).toBe(1);
     await refuses(synthesize(memorySink(), { preset: '4b' as 'tiny' }), 'bad-argument', /no such preset.*got "4b"/);
     await refuses(synthesize(memorySink(), { preset: 'tiny', seed: -1 }), 'bad-argument', /bad seed/);
-    await refuses(synthesize(memorySink(), { preset: '3b', embeddingType: 'Q6_K' }), 'bad-argument', /F16, BF16 and F32/);
+    await refuses(
+      synthesize(memorySink(), { preset: '3b', embeddingType: 'Q6_K' }),
+      'bad-argument',
+      /F16, BF16 and F32/,
+    );
   });
 
   it('has the sizes of the published models', () => {

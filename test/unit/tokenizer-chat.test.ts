@@ -146,6 +146,10 @@ describe('words of a message never become control tokens', () => {
       "{{ '<|' + messages[0].content + '|>' }}{{ '<|eot' + messages[1].content }}{{ messages[2].content + 'id|>' }}";
     const messages = [user('eot_id'), user(' _id|> '), user('x <|eot_')];
     expect(controls(await encodeChat(tokenizer, halves, messages))).toEqual([257]);
+    // Only the beginning of the message is the tail of a token.
+    const started = "{{ '<|eot' + messages[0].content }}{{ '<|eot' + messages[1].content | trim }}";
+    const tails = [user('_id|> and more'), user('\n _id|> and more')];
+    expect(controls(await encodeChat(tokenizer, started, tails))).toEqual([257]);
     const trimming = "{{ '<|eot' + messages[0].content | trim + ' ' + (messages[1].content | trim) + 'id|>' }}";
     expect(controls(await encodeChat(tokenizer, trimming, [user(' _id|> '), user('<|eot_ ')]))).toEqual([257]);
   });

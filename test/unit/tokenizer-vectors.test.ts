@@ -74,9 +74,11 @@ describe.skipIf(folder === undefined)('published vocabularies', () => {
   test('building the largest takes well under a second', async () => {
     await load('llama-bpe');
     const { metadata } = await readGgufHeader(memorySource(readFileSync(path('llama-bpe'))));
-    const start = performance.now();
+    // Processor time, because the machines that test us have other things to do.
+    const before = process.cpuUsage();
     createTokenizer(tokenizerSpecFromMetadata((key) => plain(metadata.get(key))));
-    // Measured 0.2 s on Node 20, two cores of a shared machine.
-    expect(performance.now() - start).toBeLessThan(2000);
+    const { user, system } = process.cpuUsage(before);
+    // Measured 0.16 to 0.27 s on Node 20 on a quiet machine.
+    expect((user + system) / 1e6).toBeLessThan(2);
   });
 });

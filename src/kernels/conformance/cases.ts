@@ -121,7 +121,17 @@ function* allCases(): Generator<WithoutSeed<ConformanceCase>> {
     yield { op: 'attention', n: 2, nHeads: 2, nKvHeads: 1, headDim: 32, before: 9, kType, vType, kind: 'extreme' };
     yield { op: 'attention', n: 2, nHeads: 2, nKvHeads: 1, headDim: 32, before: 9, kType, vType, kind: 'special' };
   }
-  yield { op: 'attention', n: 1, nHeads: 8, nKvHeads: 2, headDim: 64, before: 700, kType: 'f16', vType: 'f16', kind: 'normal' };
+  yield {
+    op: 'attention',
+    n: 1,
+    nHeads: 8,
+    nKvHeads: 2,
+    headDim: 64,
+    before: 700,
+    kType: 'f16',
+    vType: 'f16',
+    kind: 'normal',
+  };
 
   for (const op of ['gatedRelu2', 'gatedSilu', 'add'] as const) {
     for (const columns of [1, 3, 16, 37]) yield { op, n: 2, columns, kind: 'normal' };

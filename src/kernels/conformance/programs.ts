@@ -9,7 +9,7 @@ import { encodeQ6_K } from '../../tensors/q6_k.ts';
 import { encodeQ8_0 } from '../../tensors/q8_0.ts';
 import type { Backend, Buf, DenseType, Weight } from '../interface.ts';
 import type { ConformanceCase } from './cases.ts';
-import { trits, type TritKind, values } from './values.ts';
+import { type TritKind, trits, values } from './values.ts';
 
 /** Named outputs of one case. */
 export type Outputs = Readonly<Record<string, Float32Array>>;
@@ -125,7 +125,10 @@ export const programs: Programs = {
   async embed(backend, c) {
     const table = await denseWeight(backend, c.dtype, c.rows, c.columns, c.seed);
     const ids = backend.alloc('i32', [c.n]);
-    backend.write(ids, Int32Array.from({ length: c.n }, (_, i) => (i * 7 + c.seed) % c.rows));
+    backend.write(
+      ids,
+      Int32Array.from({ length: c.n }, (_, i) => (i * 7 + c.seed) % c.rows),
+    );
     const out = target(backend, c.n, c.columns);
     backend.embed(out, table, ids, c.n);
     return { out: await fetch(backend, out) };
@@ -141,7 +144,8 @@ export const programs: Programs = {
 
   /** Two sequences share the batch: one begins at position 0, one has `before` positions behind it. */
   async attention(backend, c) {
-    const shape = { nLayers: 2, nKvHeads: c.nKvHeads, headDim: c.headDim, kType: c.kType, vType: c.vType };
+    const { nHeads, nKvHeads, headDim, kType, vType } = c;
+    const shape = { nLayers: 2, nHeads, nKvHeads, headDim, kType, vType };
     const [qDim, kvDim] = [c.nHeads * c.headDim, c.nKvHeads * c.headDim];
     const scale = Math.fround(1 / Math.fround(Math.sqrt(c.headDim)));
     const old = backend.allocKv({ ...shape, contextSize: c.before + c.n + 3 });
@@ -161,7 +165,7 @@ export const programs: Programs = {
       { kv: old, row: c.n, count: c.n, position: c.before },
     ];
     for (const segment of segments) backend.kvAppend(segment, 1, k, v);
-    for (const segment of segments) backend.attention(out, q, segment, 1, c.nHeads, scale);
+    for (const segment of segments) backend.attention(out, q, segment, 1, scale);
     const stored = await backend.readKv(old, 1, 0, c.before + c.n);
     return { out: await fetch(backend, out), k: stored.k, v: stored.v };
   },

@@ -49,7 +49,8 @@ export function runCase(backend: Backend, one: ConformanceCase): Promise<Outputs
 function compare(expected: Outputs, got: Outputs, bound: (expected: number) => number): string {
   for (const [name, want] of Object.entries(expected)) {
     const have = got[name];
-    if (have === undefined || have.length !== want.length) return `${name}: expected ${want.length} values, got ${have?.length}`;
+    if (have === undefined || have.length !== want.length)
+      return `${name}: expected ${want.length} values, got ${have?.length}`;
     for (let i = 0; i < want.length; i++) {
       if (Object.is(want[i], have[i])) continue;
       const allowed = bound(want[i]);

@@ -13,8 +13,7 @@ const EPSILON = 2 ** -24;
 /** Returns the bound for a value, given what was expected. */
 export function toleranceOf(c: ConformanceCase): (expected: number) => number {
   const relative = (factor: number) => (expected: number) => factor * EPSILON * Math.abs(expected);
-  const absolute = (terms: number) => (expected: number) =>
-    EPSILON * (8 * Math.abs(expected) + Math.sqrt(terms) * 16);
+  const absolute = (terms: number) => (expected: number) => EPSILON * (8 * Math.abs(expected) + Math.sqrt(terms) * 16);
   switch (c.op) {
     case 'quantizeRows':
     case 'embed':

@@ -5,7 +5,7 @@ const f = Math.fround;
 /** `Backend.gatedRelu2` over `length` elements. */
 export function gatedRelu2(out: Float32Array, gate: Float32Array, up: Float32Array, length: number): void {
   for (let i = 0; i < length; i++) {
-    const r = gate[i] > 0 ? gate[i] : gate[i] !== gate[i] ? NaN : 0;
+    const r = gate[i] > 0 ? gate[i] : Number.isNaN(gate[i]) ? Number.NaN : 0;
     out[i] = f(f(r * r) * up[i]);
   }
 }

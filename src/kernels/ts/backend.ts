@@ -159,7 +159,10 @@ class TsBackend implements Backend {
   #disposed = false;
 
   alloc(type: BufType, shape: readonly number[]): Buf {
-    return this.#count(new TsBuf(type, shape), shape.reduce((a, b) => a * b, 4));
+    return this.#count(
+      new TsBuf(type, shape),
+      shape.reduce((a, b) => a * b, 4),
+    );
   }
 
   allocQuantized(rows: number, columns: number): QuantizedBuf {
@@ -285,13 +288,13 @@ class TsBackend implements Backend {
     }
   }
 
-  attention(out: Buf, q: Buf, segment: Segment, layer: number, nHeads: number, scale: number): void {
+  attention(out: Buf, q: Buf, segment: Segment, layer: number, scale: number): void {
     const kv = this.#kv(segment.kv);
     const reader = {
       keys: (head: number, count: number) => kv.keys(layer, head, 0, count),
       values: (head: number, count: number) => kv.values(layer, head, 0, count),
     };
-    const { nKvHeads, headDim } = kv.shape;
+    const { nHeads, nKvHeads, headDim } = kv.shape;
     attention(this.#f32(out), this.#f32(q), reader, segment, nHeads, nKvHeads, headDim, scale);
   }
 

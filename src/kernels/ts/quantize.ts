@@ -23,7 +23,7 @@ export function quantizeRows(
     const scale = f(127 / absmax);
     for (let i = 0; i < columns; i++) {
       const code = roundHalfEven(f(x[start + i] * scale));
-      codes[start + i] = code !== code ? 0 : code < -128 ? -128 : code > 127 ? 127 : code;
+      codes[start + i] = Number.isNaN(code) ? 0 : Math.max(-128, Math.min(127, code));
     }
     scales[row] = scale;
   }

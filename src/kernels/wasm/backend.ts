@@ -130,15 +130,21 @@ function bytesOf(type: 'f32' | 'f16'): number {
 export async function createWasmBackend(options: WasmOptions, host: WasmHost): Promise<Backend> {
   const notes: string[] = [];
   const wanted = options.threads ?? Math.max(1, host.cores);
-  want(Number.isInteger(wanted) && wanted >= 1 && wanted <= MAX_THREADS, 'bad-argument', 'bad number of threads', () => ({
-    where: 'threads',
-    expected: `an integer from 1 to ${MAX_THREADS}`,
-    got: String(options.threads),
-  }));
+  want(
+    Number.isInteger(wanted) && wanted >= 1 && wanted <= MAX_THREADS,
+    'bad-argument',
+    'bad number of threads',
+    () => ({
+      where: 'threads',
+      expected: `an integer from 1 to ${MAX_THREADS}`,
+      got: String(options.threads),
+    }),
+  );
   let nThreads = wanted;
   if (nThreads > 1 && (host.threads === undefined || typeof SharedArrayBuffer === 'undefined')) {
     const missing = host.threads === undefined ? 'threads' : 'SharedArrayBuffer';
-    if (options.threads !== undefined) notes.push(`${wanted} threads asked for, 1 used: this runtime offers no ${missing}`);
+    if (options.threads !== undefined)
+      notes.push(`${wanted} threads asked for, 1 used: this runtime offers no ${missing}`);
     nThreads = 1;
   }
   const variants = options.variants ?? ['relaxed', 'simd'];
@@ -208,6 +214,7 @@ class WasmBackend implements Backend {
       this.#arena.free(keys);
       throw error;
     }
+    this.#needScratch(ATTENTION_HEAD_ROOM + (shape.nHeads / shape.nKvHeads) * shape.contextSize * 4);
     return new WasmKv(shape, keys, values);
   }
 
@@ -346,12 +353,11 @@ class WasmBackend implements Backend {
     this.#push(Op.KV_APPEND, [kv.keys], [ka, va], [ka, va, block.keys, types[0], block.values, types[1], ...shape]);
   }
 
-  attention(out: Buf, q: Buf, segment: Segment, layer: number, nHeads: number, scale: number): void {
+  attention(out: Buf, q: Buf, segment: Segment, layer: number, scale: number): void {
     const kv = this.#kv(segment.kv);
-    const { nKvHeads, headDim, contextSize, kType, vType } = kv.shape;
+    const { nHeads, nKvHeads, headDim, contextSize, kType, vType } = kv.shape;
     const [o, a, block] = [this.#buf(out).address, this.#buf(q).address, kv.layer(layer)];
     const types = [kType === 'f16' ? 1 : 0, vType === 'f16' ? 1 : 0];
-    this.#needScratch(ATTENTION_HEAD_ROOM + (nHeads / nKvHeads) * contextSize * 4);
     const shape = [nHeads, nKvHeads, headDim, contextSize, segment.row, segment.count, segment.position, scale];
     this.#push(Op.ATTENTION, [o], [a, kv.keys], [o, a, block.keys, types[0], block.values, types[1], ...shape], [13]);
   }

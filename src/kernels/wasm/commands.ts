@@ -54,7 +54,13 @@ export class CommandList {
   }
 
   /** `reads` and `writes` are the addresses of the buffers involved; `args` follow the order in `assembly/index.ts`. */
-  push(op: Op, writes: readonly number[], reads: readonly number[], args: readonly number[], f32Args: readonly number[]) {
+  push(
+    op: Op,
+    writes: readonly number[],
+    reads: readonly number[],
+    args: readonly number[],
+    f32Args: readonly number[],
+  ) {
     if (this.#words.buffer !== this.#memory.buffer) {
       this.#words = new Int32Array(this.#memory.buffer);
       this.#floats = new Float32Array(this.#memory.buffer);

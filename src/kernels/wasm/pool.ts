@@ -21,7 +21,7 @@ import {
   word,
 } from './layout.ts';
 import type { Variant } from './variants.ts';
-import { workerMain, type WorkerData } from './worker.ts';
+import { type WorkerData, workerMain } from './worker.ts';
 
 /** How long a worker may take to start: a runtime may have to compile it on a busy machine. */
 const START_TIMEOUT_MS = 30_000;
@@ -39,7 +39,7 @@ export class Pool {
     this.nThreads = nThreads;
     this.#memory = memory;
     const instance = new WebAssembly.Instance(variant.module, { env: { memory } });
-    this.#execute = instance.exports['execute'] as (thread: number, nThreads: number) => number;
+    this.#execute = instance.exports.execute as (thread: number, nThreads: number) => number;
   }
 
   /** A fresh view each time: growing a memory that is not shared detaches the old ones. */

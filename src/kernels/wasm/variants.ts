@@ -5,8 +5,8 @@
  * @module
  */
 
-import * as modules from './module.generated.ts';
 import { LIST_ADDRESS, LIST_COUNT, SCRATCH_BASE, word, writeConstants } from './layout.ts';
+import * as modules from './module.generated.ts';
 
 export type VariantName = 'relaxed' | 'simd';
 
@@ -63,7 +63,7 @@ function fromBase64(text: string): Uint8Array<ArrayBuffer> {
 function selfTest(module: WebAssembly.Module, threaded: boolean): string | undefined {
   const memory = new WebAssembly.Memory({ initial: 2, ...(threaded ? { maximum: 65536, shared: true } : {}) });
   const instance = new WebAssembly.Instance(module, { env: { memory } });
-  const execute = instance.exports['execute'] as (thread: number, nThreads: number) => number;
+  const execute = instance.exports.execute as (thread: number, nThreads: number) => number;
   const bytes = new Uint8Array(memory.buffer);
   const words = new Int32Array(memory.buffer);
   const floats = new Float32Array(memory.buffer);
@@ -72,7 +72,8 @@ function selfTest(module: WebAssembly.Module, threaded: boolean): string | undef
   const rowBytes = (columns / 128) * 32;
   const [out, packed, codes, meta, list, scratch] = [4096, 8192, 16384, 24576, 28672, 65536];
   writeConstants(memory);
-  for (let i = 0; i < rows * rowBytes; i++) bytes[packed + i] = [0xaa, 0x00, 0x92, 0x55, 0x26][Math.floor(i / rowBytes)];
+  for (let i = 0; i < rows * rowBytes; i++)
+    bytes[packed + i] = [0xaa, 0x00, 0x92, 0x55, 0x26][Math.floor(i / rowBytes)];
   let codeSum = 0;
   for (let i = 0; i < columns; i++) {
     const q = i < 1024 ? -128 : 127;

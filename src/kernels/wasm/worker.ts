@@ -31,7 +31,7 @@ export function workerMain(data: WorkerData): void {
   try {
     const module = new WebAssembly.Module(data.moduleBytes as Uint8Array<ArrayBuffer>);
     const instance = new WebAssembly.Instance(module, { env: { memory: data.memory } });
-    const execute = instance.exports['execute'] as (thread: number, nThreads: number) => number;
+    const execute = instance.exports.execute as (thread: number, nThreads: number) => number;
     let seen = 0;
     Atomics.add(control, words.ready, 1);
     Atomics.notify(control, words.ready);
