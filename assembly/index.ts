@@ -18,6 +18,7 @@ import { rmsNorm } from './norm';
 import { quantizeRows } from './quantize';
 import { rope } from './rope';
 import { barrier, share } from './sync';
+import { ternaryLookup } from './ternary-lookup';
 import { ternaryMatmul, ternaryMatvec } from './ternary-matmul';
 
 const OP_EMBED: i32 = 1;
@@ -35,6 +36,9 @@ const OP_COPY: i32 = 12;
 
 /** Bytes of a thread's scratch before attention's weights: a decoded key (headDim <= 1024), a sum for each head (1024). */
 const ATTENTION_HEAD_ROOM: usize = 8192;
+
+/** From this many tokens on, lookup tables are faster than unpacking and multiplying. */
+const LOOKUP_TOKENS: i32 = 12;
 
 // Argument k of the command at `c`: an address or count, or an f32.
 // @ts-ignore: decorator
@@ -102,6 +106,21 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
       const last = share(rows, 4, thread + 1, nThreads);
       if (n == 1) {
         ternaryMatvec(address(c, 0), address(c, 1), address(c, 2), real(c, 3), address(c, 5), address(c, 7), first, last);
+      } else if (n >= LOOKUP_TOKENS) {
+        ternaryLookup(
+          address(c, 0),
+          rows,
+          address(c, 1),
+          address(c, 2),
+          real(c, 3),
+          address(c, 5),
+          arg(c, 6),
+          address(c, 7),
+          n,
+          first,
+          last,
+          scratch,
+        );
       } else {
         ternaryMatmul(
           address(c, 0),

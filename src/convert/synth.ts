@@ -41,7 +41,7 @@ export interface SynthOptions extends WriteOptions {
 }
 
 /** Values made at a time: a multiple of every block, small enough to stay in cache. */
-const RUN_VALUES = 1 << 18;
+const RUN_VALUES = 1 << 16;
 
 /** Writes a model of random weights and closes the sink; on failure aborts it. */
 export async function synthesize(sink: ByteSink, options: SynthOptions): Promise<Written> {

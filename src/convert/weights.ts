@@ -27,7 +27,7 @@ import { findCode3, wantScale } from '../tensors/i2s.ts';
 import { RUN } from './types.ts';
 
 /** Values handed out at a time, as long as a row is not longer. */
-const PIECE_VALUES = 1 << 18;
+const PIECE_VALUES = 1 << 16;
 
 /** Row r of the result is row order(r) of the checkpoint. */
 export type RowOrder = (row: number) => number;
@@ -123,7 +123,7 @@ export async function* floatPieces(tensor: SafetensorsTensor, order?: RowOrder):
     else {
       for (let r = 0; r < count; r++) {
         const row = piece.subarray(r * rowBytes, (r + 1) * rowBytes);
-        await tensor.source.readInto(row, tensor.offsetBytes + order(first + r) * rowBytes);
+        await tensor.source.readInto(row, tensor.offsetBytes + order(r) * rowBytes);
       }
     }
     const bad = findNotFinite(dtype, piece);

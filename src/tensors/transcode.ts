@@ -116,13 +116,15 @@ function tq2Transcoder({ where, columns }: TernaryMatrix): Transcoder {
         const to = b * 2 * PACK_BYTES;
         const blockIndex = firstRow * blocksPerRow + b;
         const scale = scales.add(readF16(bytes, at + TQ2_SCALE), blockIndex);
+        let threes = 0;
         for (let i = 0; i < TQ2_SCALE; i++) {
           const byte = bytes[at + i];
+          threes |= byte & (byte >> 1) & 0x55;
           // Fields 3 2 1 0 become 0 1 2 3.
           out[to + i] = ((byte & 3) << 6) | ((byte & 12) << 2) | ((byte >> 2) & 12) | (byte >> 6);
         }
         // The packed form has the values where I2_S has them, so its check names the right one.
-        wantNoCode3(out.subarray(to, to + 2 * PACK_BYTES), blockIndex * 256, where);
+        if (threes !== 0) wantNoCode3(out.subarray(to, to + 2 * PACK_BYTES), blockIndex * 256, where);
         if (scale === 0) out.fill(ZERO_BYTE, to, to + 2 * PACK_BYTES);
       }
     },
@@ -130,21 +132,19 @@ function tq2Transcoder({ where, columns }: TernaryMatrix): Transcoder {
 }
 
 /**
- * How the 52 code bytes of a block fall into two packed blocks A (values 0..127) and B (128..255), p = 0 .. 31:
+ * How the 52 code bytes of a block fall into two packed blocks, A of values 0..127 and B of 128..255, for m = 0 .. 15:
  *
- *     A byte p = digits 0 1 2 3 of byte p
- *     B byte p = digit 4 of byte p                                  values 128 + p
- *              | digit p/16 of byte 32 + p%16                       values 160 + p, as 160 + 16n + m
- *              | digit 2 + p/16 of byte 32 + p%16                   values 192 + p
- *              | p < 16: digit 4 of byte 32 + p                     values 224 + p
- *                else:   digit (p - 16)/4 of byte 48 + p%4          values 240 + 4n + m
+ *     A byte m        digits 0 1 2 3 of byte m             A byte 16 + m    digits 0 1 2 3 of byte 16 + m
+ *
+ *     B byte m        digit 4 of byte m         128 + m    B byte 16 + m    digit 4 of byte 16 + m       144 + m
+ *                     digit 0 of byte 32 + m    160 + m                     digit 1 of byte 32 + m       176 + m
+ *                     digit 2 of byte 32 + m    192 + m                     digit 3 of byte 32 + m       208 + m
+ *                     digit 4 of byte 32 + m    224 + m                     digit m/4 of byte 48 + m%4   240 + m
  */
 function tq1Transcoder({ where, columns }: TernaryMatrix): Transcoder {
   const blocksPerRow = columns / 256;
   const scales = new ScaleCollector(where);
   const table = digitTableTQ1();
-  /** Digit n of a byte, as a code. */
-  const digit = (byte: number, n: number) => (table[byte] >> (8 - 2 * n)) & 3;
   return {
     scales,
     range: (firstRow, nRows) => blockRange(firstRow, nRows, blocksPerRow, TQ1_BLOCK_BYTES),
@@ -158,14 +158,16 @@ function tq1Transcoder({ where, columns }: TernaryMatrix): Transcoder {
           out.fill(ZERO_BYTE, to, to + 2 * PACK_BYTES);
           continue;
         }
-        for (let p = 0; p < PACK_BYTES; p++) {
-          const codes = table[bytes[at + p]];
-          const middle = bytes[at + 32 + (p & 15)];
-          const upper = p >> 4;
-          const last = upper === 0 ? digit(middle, 4) : digit(bytes[at + 48 + (p & 3)], (p - 16) >> 2);
-          out[to + p] = codes >> 2;
-          out[to + PACK_BYTES + p] =
-            ((codes & 3) << 6) | (digit(middle, upper) << 4) | (digit(middle, 2 + upper) << 2) | last;
+        // Five codes as in `digitTableTQ1`: digit n is at bits 9-2n : 8-2n.
+        for (let m = 0; m < 16; m++) {
+          const low = table[bytes[at + m]];
+          const high = table[bytes[at + 16 + m]];
+          const middle = table[bytes[at + 32 + m]];
+          const last = (table[bytes[at + 48 + (m & 3)]] >> (8 - 2 * (m >> 2))) & 3;
+          out[to + m] = low >> 2;
+          out[to + 16 + m] = high >> 2;
+          out[to + 32 + m] = ((low & 3) << 6) | ((middle >> 4) & 0x30) | ((middle >> 2) & 0x0c) | (middle & 3);
+          out[to + 48 + m] = ((high & 3) << 6) | ((middle >> 2) & 0x30) | (middle & 0x0c) | last;
         }
       }
     },

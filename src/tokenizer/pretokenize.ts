@@ -113,24 +113,49 @@ export type Splitter = (text: string) => readonly string[];
 export function createSplitter(pre: PreTokenizer): Splitter {
   const regexes = pre.expressions(charClasses()).map((source) => new RegExp(source, 'gu'));
   return (text) => {
+    checkRuns(text);
     let pieces: string[] = text === '' ? [] : [text];
     for (const regex of regexes) {
       const finer: string[] = [];
-      for (const piece of pieces) {
-        try {
-          cut(piece, regex, finer);
-        } catch (error) {
-          // Engines keep a place to go back to for each character of a run; after some million they give up.
-          if (!(error instanceof RangeError)) throw error;
-          throw new BitnetError('limit-exceeded', 'text has too long a run of one kind of character', {
-            got: `${piece.length} characters to split`,
-          });
-        }
-      }
+      for (const piece of pieces) cut(piece, regex, finer);
       pieces = finer;
     }
     return pieces;
   };
+}
+
+/**
+ * Regex engines keep a way back for each character of a run. V8 gives up somewhere beyond four million, JavaScriptCore
+ * does not: so that the same text is refused everywhere, the limit is ours.
+ */
+const MAX_RUN = 1 << 20;
+
+/** Refuses text with more than MAX_RUN characters in a row that are all spaces, or all not. */
+function checkRuns(text: string): void {
+  if (text.length <= MAX_RUN) return;
+  let start = 0;
+  let wasSpace = false;
+  for (let i = 0; i < text.length; i++) {
+    const space = isSpace(text.charCodeAt(i));
+    if (space !== wasSpace) {
+      wasSpace = space;
+      start = i;
+    }
+    if (i - start >= MAX_RUN) {
+      throw new BitnetError('limit-exceeded', 'text has too long a run of one kind of character', {
+        expected: `at most ${MAX_RUN} characters without a space, or of spaces, in a row`,
+        got: `more, from character ${start} on`,
+      });
+    }
+  }
+}
+
+/** White_Space of Unicode, as in the class `space`. */
+function isSpace(unit: number): boolean {
+  if (unit < 0x85) return unit === 0x20 || (unit >= 0x09 && unit <= 0x0d);
+  if (unit < 0x1680) return unit === 0x85 || unit === 0xa0;
+  if (unit < 0x2000) return unit === 0x1680;
+  return unit <= 0x200a || unit === 0x2028 || unit === 0x2029 || unit === 0x202f || unit === 0x205f || unit === 0x3000;
 }
 
 /** Appends the matches of `regex` in `piece`, and what lies between them, in order. */

@@ -99,7 +99,7 @@ const cases: Case[] = [
     what: 'broken heads',
     code: 'bad-metadata',
     message: /head_dim/,
-    change: config({ num_attention_heads: 3, num_key_value_heads: 3 }),
+    change: config({ num_attention_heads: 3, num_key_value_heads: 3, head_dim: null }),
   },
   { what: 'uneven groups', code: 'bad-metadata', message: /bad shape/, change: config({ num_key_value_heads: 3 }) },
   { what: 'too many layers', code: 'bad-metadata', message: /1024 layers/, change: config({ num_hidden_layers: 1e9 }) },
@@ -168,19 +168,19 @@ const cases: Case[] = [
   {
     what: 'other packing',
     code: 'bad-tensor',
-    message: /q_proj\.weight expected U8 \(64, 256\), got U8 \(256, 64\)/,
-    change: (c) => void c.tensors.set(Q, { ...c.tensors.get(Q)!, shape: [256, 64] }),
+    message: /q_proj\.weight expected U8 \(128, 256\), got U8 \(512, 64\)/,
+    change: (c) => void c.tensors.set(Q, { ...c.tensors.get(Q)!, shape: [512, 64] }),
   },
   {
     what: 'floats where bytes are announced',
     code: 'bad-tensor',
-    message: /q_proj\.weight expected U8 \(64, 256\), got F32 \(256, 256\)/,
-    change: (c) => void c.tensors.set(Q, { dtype: 'F32', shape: [256, 256], bytes: new Uint8Array(4 * 65536) }),
+    message: /q_proj\.weight expected U8 \(128, 256\), got F32 \(512, 256\)/,
+    change: (c) => void c.tensors.set(Q, { dtype: 'F32', shape: [512, 256], bytes: new Uint8Array(4 * 131072) }),
   },
   {
     what: 'bytes where floats are announced',
     code: 'bad-tensor',
-    message: /q_proj\.weight expected F32\/F16\/BF16 \(256, 256\), got U8.*unknown: .*weight_scale/,
+    message: /q_proj\.weight expected F32\/F16\/BF16 \(512, 256\), got U8.*unknown: .*weight_scale/,
     change: config({
       quantization_config: { quant_method: 'bitnet', linear_class: 'autobitlinear', quantization_mode: 'online' },
     }),
@@ -188,7 +188,7 @@ const cases: Case[] = [
   {
     what: 'code 3',
     code: 'bad-tensor',
-    message: /q_proj\.weight row 129 column 2: code 3.*0x30/,
+    message: /q_proj\.weight row 257 column 2: code 3.*0x30/,
     change: (c) => void c.tensors.get(Q)!.bytes.set([0x30], 256 + 2),
   },
   ...[Number.NaN, Infinity, 0, -1].map(
@@ -279,15 +279,19 @@ describe('checkpoints that lie', () => {
     const target = memorySink();
     let aborts = 0;
     const sink = { ...target, abort: async () => void aborts++, close: async () => expect.fail('closed') };
-    await refuses(convertHf(readerOf(files), sink, wrong.options), wrong.code, wrong.message);
+    const reader = readerOf(files);
+    await refuses(convertHf(reader, sink, wrong.options), wrong.code, wrong.message);
     expect(aborts).toBeGreaterThan(0);
+    expect(reader.nOpen).toBe(0);
   });
 
   it.each(['BitNetForCausalLM', 'BitnetForCausalLM', 'LlamaForCausalLM'] as const)(
     '%s as it should be',
     async (name) => {
       const files = await filesOf(checkpoint(name, 'packed, multiply'), 2);
-      await convertHf(readerOf(files), memorySink());
+      const reader = readerOf(files);
+      await convertHf(reader, memorySink());
+      expect(reader.nOpen).toBe(0);
     },
   );
 });

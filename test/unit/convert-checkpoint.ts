@@ -11,7 +11,8 @@ import { random, randomTrits } from '../hostile/builder.ts';
 export const LAYERS = 2;
 export const HIDDEN = 256;
 export const FFN = 512;
-export const HEADS = 4;
+/** Heads together are wider than the model: q does not fit one piece. */
+export const HEADS = 8;
 export const KV_HEADS = 2;
 export const HEAD_DIM = 64;
 export const VOCABULARY = 40;
@@ -41,11 +42,11 @@ const MODULES: readonly [name: string, rows: number, columns: number][] = [
 
 const SUB_NORMS: Record<Class, [name: string, length: number][]> = {
   BitNetForCausalLM: [
-    ['self_attn.attn_sub_norm', HIDDEN],
+    ['self_attn.attn_sub_norm', HEADS * HEAD_DIM],
     ['mlp.ffn_sub_norm', FFN],
   ],
   BitnetForCausalLM: [
-    ['self_attn.inner_attn_ln', HIDDEN],
+    ['self_attn.inner_attn_ln', HEADS * HEAD_DIM],
     ['mlp.ffn_layernorm', FFN],
   ],
   LlamaForCausalLM: [],
@@ -91,6 +92,7 @@ export function checkpoint(name: Class, form: Form): Checkpoint {
       num_hidden_layers: LAYERS,
       num_attention_heads: HEADS,
       num_key_value_heads: KV_HEADS,
+      head_dim: HEAD_DIM,
       max_position_embeddings: 128,
       rms_norm_eps: 1e-5,
       rope_theta: 500000,
@@ -111,7 +113,7 @@ type Matrix = { trits: Int8Array; rows: number; columns: number };
 
 function stored({ trits, rows, columns }: Matrix, form: Form): [string, Tensor][] {
   if (form === 'master') {
-    // Magnitudes 1/8 and 1/8: their mean is not 1/8 because of the zeros, so the trits come from rounding.
+    // A third of them is zero: their mean magnitude is two thirds of the scale.
     const values = Float32Array.from(trits, (trit) => trit * SCALE);
     return [['weight', { dtype: 'F32', shape: [rows, columns], bytes: encodeF32(values) }]];
   }
@@ -204,12 +206,24 @@ async function safetensorsOf(tensors: readonly SafetensorsTensorToWrite[]): Prom
   return sink.bytes();
 }
 
-export function readerOf(files: Files, label = '/models/tiny/'): HfReader {
-  return {
-    label,
-    async open(name) {
+/** Counts what is open, so that a test can see that nothing stays so. */
+export function readerOf(files: Files): HfReader & { nOpen: number } {
+  const reader = {
+    label: '/models/tiny/',
+    nOpen: 0,
+    async open(name: string) {
       const bytes = files.get(name);
-      return bytes === undefined ? undefined : memorySource(bytes, name);
+      if (bytes === undefined) return undefined;
+      reader.nOpen++;
+      let isOpen = true;
+      return {
+        ...memorySource(bytes, name),
+        async close() {
+          if (isOpen) reader.nOpen--;
+          isOpen = false;
+        },
+      };
     },
   };
+  return reader;
 }

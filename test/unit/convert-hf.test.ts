@@ -74,7 +74,7 @@ describe('Hugging Face checkpoints', () => {
       nLayers: 2,
       hidden: 256,
       ffn: 512,
-      nHeads: 4,
+      nHeads: 8,
       nKvHeads: 2,
       headDim: 64,
       vocabulary: 40,

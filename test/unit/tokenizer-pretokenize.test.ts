@@ -65,6 +65,15 @@ describe('splitting', () => {
     }
   });
 
+  test('a run of a million characters is split, one more is refused, and long text of words is fine', () => {
+    const limit = 2 ** 20;
+    for (const char of ['a', ' ', '\n', '!', '\u3000', 'é']) {
+      expect(split('llama-bpe', char.repeat(limit)).join('').length).toBe(limit);
+      expect(() => split('llama-bpe', `a ${char.repeat(limit + 1)}`)).toThrow(/too long a run/);
+    }
+    expect(split('gpt-2', 'word '.repeat(300_000)).length).toBe(300_001);
+  });
+
   test('an unknown name is refused with the known ones', () => {
     expect(() => preTokenizerNamed('nonsense')).toThrow(/unknown pre-tokenizer.*llama-bpe.*"nonsense"/);
     expect(() => preTokenizerNamed('toString')).toThrow(/unknown pre-tokenizer/);

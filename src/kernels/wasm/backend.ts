@@ -39,6 +39,9 @@ const DENSE_CODE: Record<DenseType, number> = { F32: 0, F16: 1, BF16: 2, Q8_0: 3
 /** More threads than this are a mistake, not a machine. */
 const MAX_THREADS = 256;
 
+/** What `assembly/ternary-lookup.ts` needs: 8 tables, 4 channels, i16 and i32 sums of a block of 2048 rows. */
+const LOOKUP_SCRATCH = 8 * 172 * 64 + 4 * 64 + 2048 * (64 + 128);
+
 /** As ATTENTION_HEAD_ROOM in `assembly/index.ts`. */
 const ATTENTION_HEAD_ROOM = 8192;
 
@@ -200,7 +203,7 @@ class WasmBackend implements Backend {
   allocQuantized(rows: number, columns: number): QuantizedBuf {
     const codes = this.#take(rows * paddedColumns(columns), `codes (${rows}, ${columns})`);
     const meta = this.#take(rows * 8, 'scales');
-    this.#needScratch(4 * paddedColumns(columns));
+    this.#needScratch(Math.max(4 * paddedColumns(columns), rows > 1 ? LOOKUP_SCRATCH : 0));
     return new WasmQuantized(rows, columns, codes, meta);
   }
 
