@@ -7,6 +7,7 @@
 
 import { expF32x4, expF32, f16ToF32, f16ToF32x4, f32ToF16 } from './math';
 import { decodeF16 } from './dense';
+import { F16_MASK, F16_SCALE } from './layout';
 import { addToSum, dot16, fold8d, highPair, lowPair } from './sums';
 
 /** Stores one row (nKvHeads * headDim) of keys or values at `position`. `base` is the layer's block. */
@@ -142,8 +143,8 @@ function exponentials(weights: usize, count: i32, highest: f32, scratch: usize):
 // Four values of a row from column d on, whatever the type.
 // @ts-ignore: decorator
 @inline
-function load4(value: usize, vF16: i32): v128 {
-  return vF16 ? f16ToF32x4(v128.load16x4_u(value)) : v128.load(value);
+function load4(value: usize, vF16: i32, mask: v128, rebias: v128): v128 {
+  return vF16 ? f16ToF32x4(v128.load16x4_s(value), mask, rebias) : v128.load(value);
 }
 
 /**
@@ -166,6 +167,8 @@ function weightedSum4(
   const w1 = weights + weightStride;
   const w2 = w1 + weightStride;
   const w3 = w2 + weightStride;
+  const mask = v128.load(F16_MASK);
+  const rebias = v128.load(F16_SCALE);
   let d = 0;
   for (; d + 8 <= headDim; d += 8) {
     let a0 = f32x4.splat(0);
@@ -179,8 +182,8 @@ function weightedSum4(
     let v = values + (<usize>d << shift);
     const end = <usize>visible << 2;
     for (let j: usize = 0; j < end; j += 4, v += valueBytes) {
-      const x = load4(v, vF16);
-      const y = load4(v + (<usize>4 << shift), vF16);
+      const x = load4(v, vF16, mask, rebias);
+      const y = load4(v + (<usize>4 << shift), vF16, mask, rebias);
       const wa = v128.load32_splat(weights + j);
       a0 = f32x4.add(a0, f32x4.mul(wa, x));
       a1 = f32x4.add(a1, f32x4.mul(wa, y));
@@ -228,6 +231,8 @@ function weightedSum(
   const valueBytes = <usize>headDim << shift;
   const step = <usize>4 << shift;
   const t = f32x4.splat(total);
+  const mask = v128.load(F16_MASK);
+  const rebias = v128.load(F16_SCALE);
   let d = 0;
   for (; d + 16 <= headDim; d += 16) {
     let s0 = f32x4.splat(0);
@@ -237,10 +242,10 @@ function weightedSum(
     let v = values + (<usize>d << shift);
     for (let j = 0; j < visible; j++, v += valueBytes) {
       const w = v128.load32_splat(weights + (<usize>j << 2));
-      s0 = f32x4.add(s0, f32x4.mul(w, load4(v, vF16)));
-      s1 = f32x4.add(s1, f32x4.mul(w, load4(v + step, vF16)));
-      s2 = f32x4.add(s2, f32x4.mul(w, load4(v + 2 * step, vF16)));
-      s3 = f32x4.add(s3, f32x4.mul(w, load4(v + 3 * step, vF16)));
+      s0 = f32x4.add(s0, f32x4.mul(w, load4(v, vF16, mask, rebias)));
+      s1 = f32x4.add(s1, f32x4.mul(w, load4(v + step, vF16, mask, rebias)));
+      s2 = f32x4.add(s2, f32x4.mul(w, load4(v + 2 * step, vF16, mask, rebias)));
+      s3 = f32x4.add(s3, f32x4.mul(w, load4(v + 3 * step, vF16, mask, rebias)));
     }
     const target = out + (<usize>d << 2);
     v128.store(target, f32x4.div(s0, t));
@@ -268,7 +273,7 @@ function restOfSum(
     let sum: f32 = 0;
     let v = values + (<usize>d << shift);
     for (let j = 0; j < visible; j++, v += valueBytes) {
-      sum += load<f32>(weights + (<usize>j << 2)) * (vF16 ? f16ToF32(load<u16>(v)) : load<f32>(v));
+      sum += load<f32>(weights + (<usize>j << 2)) * (vF16 ? f16ToF32(load<i16>(v)) : load<f32>(v));
     }
     store<f32>(out + (<usize>d << 2), sum / total);
   }

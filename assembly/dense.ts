@@ -33,13 +33,15 @@ export function decodeRow(type: i32, target: usize, source: usize, columns: i32)
 }
 
 export function decodeF16(target: usize, source: usize, length: i32): void {
+  const mask = v128.load(F16_MASK);
+  const rebias = v128.load(F16_SCALE);
   let i = 0;
   for (; i + 8 <= length; i += 8, source += 16, target += 32) {
     const h = v128.load(source);
-    v128.store(target, f16ToF32x4(i32x4.extend_low_i16x8_u(h)));
-    v128.store(target, f16ToF32x4(i32x4.extend_high_i16x8_u(h)), 16);
+    v128.store(target, f16ToF32x4(i32x4.extend_low_i16x8_s(h), mask, rebias));
+    v128.store(target, f16ToF32x4(i32x4.extend_high_i16x8_s(h), mask, rebias), 16);
   }
-  for (; i < length; i++, source += 2, target += 4) store<f32>(target, f16ToF32(load<u16>(source)));
+  for (; i < length; i++, source += 2, target += 4) store<f32>(target, f16ToF32(load<i16>(source)));
 }
 
 function decodeBf16(target: usize, source: usize, length: i32): void {
@@ -48,7 +50,7 @@ function decodeBf16(target: usize, source: usize, length: i32): void {
 
 function decodeQ8_0(target: usize, source: usize, length: i32): void {
   for (let i = 0; i < length; i += 32, source += 34, target += 128) {
-    const d = f32x4.splat(f16ToF32(load<u16>(source)));
+    const d = f32x4.splat(f16ToF32(load<i16>(source)));
     for (let j: usize = 0; j < 32; j += 8) {
       const q = v128.load8x8_s(source + 2 + j);
       v128.store(target + (j << 2), f32x4.mul(d, f32x4.convert_i32x4_s(i32x4.extend_low_i16x8_s(q))));
@@ -59,7 +61,7 @@ function decodeQ8_0(target: usize, source: usize, length: i32): void {
 
 function decodeQ6_K(target: usize, source: usize, length: i32): void {
   for (let block = 0; block < length; block += 256, source += 210, target += 1024) {
-    const d = f16ToF32(load<u16>(source, 208));
+    const d = f16ToF32(load<i16>(source, 208));
     for (let h: usize = 0; h < 2; h++) {
       for (let g: usize = 0; g < 4; g++) {
         for (let i: usize = 0; i < 32; i++) {

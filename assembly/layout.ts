@@ -35,6 +35,9 @@ export const CODE_MASK: usize = 512;
 /** Four words of 0x8fffe000 and four f32 of 2^112: see `f16ToF32x4` in math.ts. */
 export const F16_MASK: usize = 528;
 export const F16_SCALE: usize = 544;
+/** Four f32 of 65536, four of infinity. */
+export const F16_BEYOND: usize = 560;
+export const F32_INFINITY: usize = 576;
 
 /** A command is 16 words: opcode, flags, then arguments (i32, or f32 bits). */
 export const COMMAND_BYTES: usize = 64;

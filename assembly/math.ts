@@ -3,6 +3,8 @@
  * the constants), so the same bits. f16 conversions, exact both ways.
  */
 
+import { F16_BEYOND, F16_MASK, F16_SCALE, F32_INFINITY } from './layout';
+
 const LOG2E: f32 = 1.4426950408889634;
 const LN2_HI: f32 = 0.693359375;
 const LN2_LO: f32 = -0.00021219444005469057;
@@ -42,24 +44,7 @@ export function expF32(x: f32): f32 {
 }
 
 /**
- * Four f16 values, one in the low half of each 32-bit lane, to f32. Subnormals are made by an exact subtraction,
- * not by multiplying denormal numbers, which some processors do a hundred times slower.
- */
-// @ts-ignore: decorator
-@inline
-export function f16ToF32x4(h: v128): v128 {
-  const magnitude = i32x4.shl(v128.and(h, i32x4.splat(0x7fff)), 13);
-  const sign = i32x4.shl(v128.and(h, i32x4.splat(0x8000)), 16);
-  const normal = i32x4.add(magnitude, i32x4.splat(112 << 23));
-  const subnormal = f32x4.sub(i32x4.add(magnitude, i32x4.splat(113 << 23)), i32x4.splat(113 << 23));
-  let y = v128.bitselect(subnormal, normal, i32x4.lt_s(magnitude, i32x4.splat(1 << 23)));
-  const special = i32x4.gt_s(magnitude, i32x4.splat((31 << 23) - 1));
-  y = v128.or(y, v128.and(special, i32x4.splat(0x7f800000)));
-  return v128.or(y, sign);
-}
-
-/**
- * The same for finite values, in four instructions. `h`: four f16 sign-extended to 32 bits; the shift puts sign, exponent
+ * Four finite f16 values to f32, in four instructions. `h`: the values sign-extended to 32 bits; the shift puts sign, exponent
  * and fraction in place, the mask removes the copies of the sign, the product rebiases the exponent (2^112, exact).
  * `mask` and `rebias` are F16_MASK and F16_SCALE of layout.ts, held in registers.
  */
@@ -69,10 +54,22 @@ export function finiteF16ToF32x4(h: v128, mask: v128, rebias: v128): v128 {
   return f32x4.mul(v128.and(i32x4.shl(h, 13), mask), rebias);
 }
 
+/**
+ * Four f16 values of any kind. Infinity and NaN come out of the product as 65536 and more, which no finite half reaches:
+ * an `or` with infinity's exponent puts them right.
+ */
 // @ts-ignore: decorator
 @inline
-export function f16ToF32(h: u32): f32 {
-  return f32x4.extract_lane(f16ToF32x4(i32x4.splat(h)), 0);
+export function f16ToF32x4(h: v128, mask: v128, rebias: v128): v128 {
+  const y = finiteF16ToF32x4(h, mask, rebias);
+  const special = f32x4.ge(f32x4.abs(y), v128.load(F16_BEYOND));
+  return v128.or(y, v128.and(special, v128.load(F32_INFINITY)));
+}
+
+// @ts-ignore: decorator
+@inline
+export function f16ToF32(h: i32): f32 {
+  return f32x4.extract_lane(f16ToF32x4(i32x4.splat(h), v128.load(F16_MASK), v128.load(F16_SCALE)), 0);
 }
 
 /** f32 to f16, to nearest, ties to even; overflow gives infinity, NaN stays NaN. */

@@ -2,7 +2,7 @@
  * A vocabulary of any size made of invented words, in SentencePiece's form, so that the babble of a model with random
  * weights can be read aloud.
  *
- *     0 <unk>   1 <s>   2 </s>   3 .. 258 the bytes <0x00> .. <0xFF>   from 259 on words: _babe _babi ... _bababe
+ *     0 <unk>   1 <s>   2 </s>   3 .. 258 the bytes <0x00> .. <0xFF>   from 259 on words of two or three syllables
  *
  * The low line stands for U+2581, a space. No word is a piece of another token's merge, so prompts are encoded byte by
  * byte: lengths in tokens are lengths in UTF-8, which is what a benchmark wants anyway.

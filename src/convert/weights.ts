@@ -123,7 +123,7 @@ export async function* floatPieces(tensor: SafetensorsTensor, order?: RowOrder):
     else {
       for (let r = 0; r < count; r++) {
         const row = piece.subarray(r * rowBytes, (r + 1) * rowBytes);
-        await tensor.source.readInto(row, tensor.offsetBytes + order(r) * rowBytes);
+        await tensor.source.readInto(row, tensor.offsetBytes + order(first + r) * rowBytes);
       }
     }
     const bad = findNotFinite(dtype, piece);

@@ -6,7 +6,7 @@
  * @module
  */
 
-import { BitnetError } from '../../errors.ts';
+import { BitnetError, want } from '../../errors.ts';
 import { ARENA_START, MAX_PAGES, PAGE_BYTES } from './layout.ts';
 
 const ALIGN = 64;
@@ -39,6 +39,10 @@ export class Arena {
 
   /** Returns the address of a block whose bytes are zero. */
   alloc(bytes: number, what: string): number {
+    want(Number.isSafeInteger(bytes) && bytes >= 0, 'bad-argument', 'not a number of bytes', () => ({
+      where: what,
+      got: `${bytes}`,
+    }));
     const rounded = Math.max(ALIGN, Math.ceil(bytes / ALIGN) * ALIGN);
     const address = this.#fromHole(rounded) ?? this.#fromTop(rounded, what);
     this.#sizes.set(address, rounded);

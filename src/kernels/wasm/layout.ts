@@ -18,6 +18,8 @@ export const SCRATCH_STRIDE = 452;
 export const CODE_MASK = 512;
 export const F16_MASK = 528;
 export const F16_SCALE = 544;
+export const F16_BEYOND = 560;
+export const F32_INFINITY = 576;
 export const COMMAND_BYTES = 64;
 export const FLAG_BARRIER = 1;
 
@@ -36,7 +38,10 @@ export const MAX_PAGES = 65536;
 export function writeConstants(memory: WebAssembly.Memory): void {
   new Uint8Array(memory.buffer).fill(3, CODE_MASK, CODE_MASK + 16);
   new Uint32Array(memory.buffer).fill(0x8fffe000, word(F16_MASK), word(F16_MASK) + 4);
-  new Float32Array(memory.buffer).fill(2 ** 112, word(F16_SCALE), word(F16_SCALE) + 4);
+  const floats = new Float32Array(memory.buffer);
+  floats.fill(2 ** 112, word(F16_SCALE), word(F16_SCALE) + 4);
+  floats.fill(65536, word(F16_BEYOND), word(F16_BEYOND) + 4);
+  floats.fill(Number.POSITIVE_INFINITY, word(F32_INFINITY), word(F32_INFINITY) + 4);
 }
 
 export function word(address: number): number {
