@@ -65,7 +65,7 @@ export const runtimeFlags = {
     also: ['-c'],
     min: 0,
     group: MODEL,
-    describe: "positions to keep; 0 is the model's own length [that, at most 4096]",
+    describe: "positions to keep; 0 is the model's own length [that, at most 2048]",
   },
   'batch-size': {
     type: 'integer',

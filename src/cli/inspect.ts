@@ -3,6 +3,7 @@
  * @module
  */
 
+import { DEFAULT_CONTEXT } from '../engine/session.ts';
 import { BitnetError } from '../errors.ts';
 import { describeValue, type GgufFile, type GgufValue, openGguf, StringArray } from '../formats/index.ts';
 import { command } from './command.ts';
@@ -125,7 +126,7 @@ function memoryOf(facts: Description, args: Args) {
   if (!facts.config.ok) return undefined;
   const config = facts.config.value;
   const asked = args['ctx-size'];
-  const positions = asked === 0 ? config.contextLength : (asked ?? Math.min(config.contextLength, 4096));
+  const positions = asked === 0 ? config.contextLength : (asked ?? Math.min(config.contextLength, DEFAULT_CONTEXT));
   const elementBytes = (type: string | undefined): number => (type === 'f32' ? 4 : 2);
   const kvBytes = cacheBytes(config, positions, elementBytes(args['cache-type-k']), elementBytes(args['cache-type-v']));
   return { weightBytes: facts.weightBytes, kvBytes, positions, totalBytes: facts.weightBytes + kvBytes };

@@ -26,7 +26,7 @@ export interface SessionParts {
 }
 
 /** Largest context that a session takes without being asked to: what longer caches cost should be the user's choice. */
-const DEFAULT_CONTEXT = 4096;
+export const DEFAULT_CONTEXT = 2048;
 
 export class SessionImpl implements Session {
   readonly contextSize: number;

@@ -32,7 +32,7 @@ export interface LoadOptions {
 }
 
 export interface SessionOptions {
-  /** Positions to keep. Default: the model's context length, at most 4096. */
+  /** Positions to keep. Default: the model's context length, at most 2048. */
   readonly contextSize?: number;
   /** Element type of cached keys and values. Default f16, as llama.cpp. */
   readonly kType?: KvType;

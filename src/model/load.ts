@@ -9,7 +9,7 @@ import type { GgufFile, GgufTensor } from '../formats/gguf/types.ts';
 import type { Backend, Buf, DenseType, Weight, WeightSource } from '../kernels/interface.ts';
 import { decodeInto, findNotFinite } from '../tensors/decode.ts';
 import { isTernary } from '../tensors/dtype.ts';
-import { loadPacked } from '../tensors/load.ts';
+import { inPieces, loadPacked } from '../tensors/load.ts';
 import { packedBytes } from '../tensors/packed.ts';
 import { architectureOf } from './architectures.ts';
 import { type ModelConfig, readConfig } from './config.ts';
@@ -199,15 +199,15 @@ class Loader {
   async #stream(tensor: GgufTensor, target: Uint8Array): Promise<void> {
     const { blockBytes, blockElements } = tensor.dtype;
     const pieceBytes = Math.floor(PIECE_BYTES / blockBytes) * blockBytes;
-    for (let at = 0; at < target.length; at += pieceBytes) {
-      this.#options.signal?.throwIfAborted();
-      const piece = target.subarray(at, Math.min(at + pieceBytes, target.length));
-      await tensor.source.readInto(piece, tensor.offsetBytes + at);
-      const bad = findNotFinite(tensor.dtype, piece);
-      want(bad < 0, 'bad-tensor', 'a weight is not a finite number', () => ({
-        where: `${this.#where(tensor)} element ${(at / blockBytes) * blockElements + bad}`,
-      }));
-    }
+    await inPieces(target.length, pieceBytes, this.#options.signal, {
+      read: (at, n) => tensor.source.readInto(target.subarray(at, at + n), tensor.offsetBytes + at),
+      use: (at, n) => {
+        const bad = findNotFinite(tensor.dtype, target.subarray(at, at + n));
+        want(bad < 0, 'bad-tensor', 'a weight is not a finite number', () => ({
+          where: `${this.#where(tensor)} element ${(at / blockBytes) * blockElements + bad}`,
+        }));
+      },
+    });
   }
 
   #progress(tensor: GgufTensor): void {

@@ -20,7 +20,7 @@ export async function createNodeHost(): Promise<WasmHost> {
       ownerMaySleep: true,
       async spawn(script: string, data: unknown): Promise<ThreadHandle> {
         const code = `(${script})(require('node:worker_threads').workerData)`;
-        const worker = new Worker(code, { eval: true, workerData: data });
+        const worker = new Worker(code, { eval: true, workerData: data, execArgv: [] });
         // A model that nobody disposed of must not keep the process alive.
         worker.unref();
         return {

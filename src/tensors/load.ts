@@ -22,6 +22,31 @@ export interface LoadPackedOptions {
 const PIECE_BYTES = 4 << 20;
 
 /**
+ * Goes through `count` items, `step` at a time: reads the next piece while the present one is used. When it ends, well or
+ * not, no read is under way any more, so the memory may be given back.
+ */
+export async function inPieces(
+  count: number,
+  step: number,
+  signal: AbortSignal | undefined,
+  { read, use }: { read(at: number, n: number): Promise<void>; use(at: number, n: number): void },
+): Promise<void> {
+  const size = (at: number) => Math.min(step, count - at);
+  let reading: Promise<void> | undefined;
+  try {
+    for (let at = 0; at < count; at += step) {
+      signal?.throwIfAborted();
+      await (reading ?? read(at, size(at)));
+      const next = at + step;
+      reading = next < count ? read(next, size(next)) : undefined;
+      use(at, size(at));
+    }
+  } finally {
+    await reading?.catch(() => undefined);
+  }
+}
+
+/**
  * Loads the matrix into `out` (packedBytes(rows, columns) bytes, possibly shared memory) and gives its scale.
  * I2_S with K a multiple of 128 goes straight into place; other types through a buffer of one piece.
  * Every code and every scale is checked; see `transcode.ts` for what is refused.
@@ -43,22 +68,26 @@ export async function loadPacked(
   const rowBytes = packedRowBytes(columns);
   const sourceRowBytes = transcoder.range(0, rows).byteLength / rows;
   const rowsPerPiece = Math.max(1, Math.min(rows, Math.floor(pieceBytes / sourceRowBytes)));
-  let buffer = new Uint8Array(0);
-  for (let row = 0; row < rows; row += rowsPerPiece) {
-    signal?.throwIfAborted();
-    const nRows = Math.min(rowsPerPiece, rows - row);
-    const { offsetBytes, byteLength } = transcoder.range(row, nRows);
-    const target = out.subarray(row * rowBytes, (row + nRows) * rowBytes);
-    if (inPlace) {
-      await read(target, offsetBytes);
-      wantNoCode3(target, row * columns, where);
-      continue;
-    }
-    // Ranges of rows that begin inside blocks differ by a block from piece to piece.
-    if (buffer.length < byteLength) buffer = new Uint8Array(byteLength);
-    const piece = buffer.subarray(0, byteLength);
-    await read(piece, offsetBytes);
-    transcoder.transcode(piece, row, nRows, target);
+  const rowsOf = (row: number, nRows: number) => out.subarray(row * rowBytes, (row + nRows) * rowBytes);
+  if (inPlace) {
+    await inPieces(rows, rowsPerPiece, signal, {
+      read: (row, nRows) => read(rowsOf(row, nRows), transcoder.range(row, nRows).offsetBytes),
+      use: (row, nRows) => wantNoCode3(rowsOf(row, nRows), row * columns, where),
+    });
+  } else {
+    // Two buffers: one is read into while the other is transcoded.
+    const buffers = [new Uint8Array(0), new Uint8Array(0)];
+    const pieceOf = (row: number, nRows: number) => {
+      const { byteLength } = transcoder.range(row, nRows);
+      const which = (row / rowsPerPiece) & 1;
+      // Ranges of rows that begin inside blocks differ by a block from piece to piece.
+      if (buffers[which].length < byteLength) buffers[which] = new Uint8Array(byteLength);
+      return buffers[which].subarray(0, byteLength);
+    };
+    await inPieces(rows, rowsPerPiece, signal, {
+      read: (row, nRows) => read(pieceOf(row, nRows), transcoder.range(row, nRows).offsetBytes),
+      use: (row, nRows) => transcoder.transcode(pieceOf(row, nRows), row, nRows, rowsOf(row, nRows)),
+    });
   }
   if (dtype !== 'I2_S') return transcoder.scales.scale;
   const tail = new Uint8Array(4);
