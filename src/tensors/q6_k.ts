@@ -15,7 +15,8 @@
  *
  * Example: ql[0] = 0x21, qh[0] = 0x02, sc[0] = 3, d = 0.5: value 0 has low 1, high 2: q = 33 - 32 = 1, value 1.5;
  * value 64 (group 2) has low 2, high 0: q = -30.
- * d * sc * q has at most 11 + 7 + 5 = 23 significant bits: decoding to float32 is exact in any order.
+ * d * sc * q has at most 11 + 7 + 5 = 23 significant bits: decoding to float32 is exact in any order. The integers are
+ * multiplied first, as integers, so that a code of 0 under a negative scale is 0 and not -0.
  *
  * Trap: d comes last, unlike in the other formats. Upstream: dequantize_row_q6_K in ggml-quants.c.
  * @module
@@ -45,7 +46,7 @@ export function decodeQ6_K(bytes: Uint8Array, first: number, count: number, out:
           const low = (bytes[ql + i] >> lowShift) & 15;
           const high = (bytes[qh + i] >> highShift) & 3;
           const scale = (bytes[sc + (i >> 4)] << 24) >> 24;
-          out[base + 128 * h + 32 * g + i] = d * scale * ((low | (high << 4)) - 32);
+          out[base + 128 * h + 32 * g + i] = d * Math.imul(scale, (low | (high << 4)) - 32);
         }
       }
     }
