@@ -273,6 +273,7 @@ describe('Q8_0', () => {
 });
 
 /** The four-at-a-time formulation of the format, as a second opinion on the loop over groups. */
+/** The integers are multiplied first; + 0 makes their product +0, never -0. */
 function naiveQ6K(bytes: Uint8Array): number[] {
   const y: number[] = new Array(256);
   const d = f16ToNumber(bytes[208] | (bytes[209] << 8));
@@ -282,10 +283,10 @@ function naiveQ6K(bytes: Uint8Array): number[] {
     const qh = bytes.subarray(128 + 32 * n, 160 + 32 * n);
     for (let l = 0; l < 32; l++) {
       const is = 8 * n + (l < 16 ? 0 : 1);
-      y[128 * n + l] = d * sc[is] * ((ql[l] % 16) + 16 * (qh[l] % 4) - 32);
-      y[128 * n + l + 32] = d * sc[is + 2] * ((ql[l + 32] % 16) + 16 * (Math.floor(qh[l] / 4) % 4) - 32);
-      y[128 * n + l + 64] = d * sc[is + 4] * (Math.floor(ql[l] / 16) + 16 * (Math.floor(qh[l] / 16) % 4) - 32);
-      y[128 * n + l + 96] = d * sc[is + 6] * (Math.floor(ql[l + 32] / 16) + 16 * Math.floor(qh[l] / 64) - 32);
+      y[128 * n + l] = d * (sc[is] * ((ql[l] % 16) + 16 * (qh[l] % 4) - 32) + 0);
+      y[128 * n + l + 32] = d * (sc[is + 2] * ((ql[l + 32] % 16) + 16 * (Math.floor(qh[l] / 4) % 4) - 32) + 0);
+      y[128 * n + l + 64] = d * (sc[is + 4] * (Math.floor(ql[l] / 16) + 16 * (Math.floor(qh[l] / 16) % 4) - 32) + 0);
+      y[128 * n + l + 96] = d * (sc[is + 6] * (Math.floor(ql[l + 32] / 16) + 16 * Math.floor(qh[l] / 64) - 32) + 0);
     }
   }
   return y;
