@@ -36,10 +36,10 @@ const flags = {
     describe: 'text to continue; with -cnv the system prompt',
   },
   file: { type: 'string', also: ['-f'], value: 'PATH', group: 'Prompt', describe: 'the prompt, from a file' },
-  special: {
+  'no-parse-special': {
     type: 'boolean',
     group: 'Prompt',
-    describe: 'read special tokens such as <|eot_id|> written out in the prompt',
+    describe: 'special tokens such as <|eot_id|> written out in the prompt stay plain text',
   },
   'no-escape': { type: 'boolean', group: 'Prompt', describe: 'leave \\n, \\t, \\xHH in -p, -sys and -r as they are' },
   escape: {
@@ -114,7 +114,8 @@ async function plan(args: Args): Promise<Request> {
       ...sampling,
       seed,
       ...stopOptions(args),
-      special: args.special,
+      // Whoever types a prompt is trusted with special tokens, as in llama-cli; chat messages never are.
+      special: !args['no-parse-special'],
     },
   };
 }
