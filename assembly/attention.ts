@@ -95,7 +95,7 @@ export function attendGroup(
 const TOTALS: usize = 4096;
 
 /** Greatest score; NaN never wins. */
-function largest(scores: usize, count: i32): f32 {
+export function largest(scores: usize, count: i32): f32 {
   let m = f32x4.splat(-Infinity);
   let j = 0;
   for (; j + 4 <= count; j += 4, scores += 16) m = f32x4.pmax(m, v128.load(scores));
@@ -111,7 +111,7 @@ function largest(scores: usize, count: i32): f32 {
 }
 
 /** weights[j] = exp(weights[j] - highest); returns their sum, sum8d rounded to f32. */
-function exponentials(weights: usize, count: i32, highest: f32, scratch: usize): f32 {
+export function exponentials(weights: usize, count: i32, highest: f32, scratch: usize): f32 {
   const m = f32x4.splat(highest);
   let s0 = f64x2.splat(0);
   let s1 = f64x2.splat(0);
@@ -151,7 +151,7 @@ function load4(value: usize, vF16: i32, mask: v128, rebias: v128): v128 {
  * out_hd = (sum over j of weights_h[j] * value_jd) / total_h for four heads; j ascends for every d, eight d at a time, so
  * that eight sums stay in registers and each value is decoded once for four heads.
  */
-function weightedSum4(
+export function weightedSum4(
   out: usize,
   headBytes: usize,
   weights: usize,
@@ -218,7 +218,7 @@ function divide8(target: usize, low: v128, high: v128, total: usize): void {
 }
 
 /** The same for one head, sixteen d at a time. */
-function weightedSum(
+export function weightedSum(
   out: usize,
   weights: usize,
   values: usize,

@@ -44,7 +44,7 @@ export function decodeF16(target: usize, source: usize, length: i32): void {
   for (; i < length; i++, source += 2, target += 4) store<f32>(target, f16ToF32(load<i16>(source)));
 }
 
-function decodeBf16(target: usize, source: usize, length: i32): void {
+export function decodeBf16(target: usize, source: usize, length: i32): void {
   let i = 0;
   for (; i + 8 <= length; i += 8, source += 16, target += 32) {
     const h = v128.load(source);
@@ -62,7 +62,7 @@ function storeScaled(target: usize, d: v128, q: v128): void {
   v128.store(target, f32x4.mul(d, f32x4.convert_i32x4_s(i32x4.extend_high_i16x8_s(q))), 16);
 }
 
-function decodeQ8_0(target: usize, source: usize, length: i32): void {
+export function decodeQ8_0(target: usize, source: usize, length: i32): void {
   for (let i = 0; i < length; i += 32, source += 34, target += 128) {
     const d = f32x4.splat(f16ToF32(load<i16>(source)));
     for (let j: usize = 0; j < 32; j += 8) storeScaled(target + (j << 2), d, v128.load8x8_s(source + 2 + j));
@@ -70,7 +70,7 @@ function decodeQ8_0(target: usize, source: usize, length: i32): void {
 }
 
 /** d * (scale * q): the integers have 12 bits, d has 11, so nothing is ever rounded. */
-function decodeQ6_K(target: usize, source: usize, length: i32): void {
+export function decodeQ6_K(target: usize, source: usize, length: i32): void {
   const low4 = i8x16.splat(15);
   const high2 = i8x16.splat(0x30);
   const offset = i8x16.splat(32);
@@ -159,7 +159,7 @@ export function denseMatmul(
 }
 
 /** dot16 of two f16 rows with the same f32 activations, decoding in registers; stores two results at `out`. */
-function dotF16x2(out: usize, w: usize, rowBytes: usize, x: usize, length: i32): void {
+export function dotF16x2(out: usize, w: usize, rowBytes: usize, x: usize, length: i32): void {
   const mask = v128.load(F16_MASK);
   const rebias = v128.load(F16_SCALE);
   let a0 = f32x4.splat(0);

@@ -1,5 +1,5 @@
 /**
- * The module: one export, which runs a list of commands as one of several threads.
+ * The module: `execute` runs a list of commands as one of several threads.
  *
  * The owner (`src/kernels/wasm/`) calls the ops of a backend; each call writes one 64-byte command into shared memory.
  * Then every thread, the owner included, runs the whole list in lockstep: it does its share of the rows of each
@@ -18,8 +18,21 @@ import { rmsNorm } from './norm';
 import { quantizeRows } from './quantize';
 import { rope } from './rope';
 import { barrier, share } from './sync';
-import { ternaryLookup } from './ternary-lookup';
+import { LOOKUP_TOKENS, ternaryLookup } from './ternary-lookup';
 import { ternaryMatmul, ternaryMatvec } from './ternary-matmul';
+
+// The inner loops are exported, though nobody calls them from outside: the optimiser melts a function with one caller
+// into it, and all of them together into one giant, in which V8 allocates registers badly and which it compiles late.
+// Measured on the f16 head: 85 -> @@HEAD@@ ms a token.
+export { add, gatedRelu2, gatedSilu } from './activation';
+export { attendGroup, exponentials, kvStore, weightedSum, weightedSum4 } from './attention';
+export { decodeBf16, decodeF16, decodeQ6_K, decodeQ8_0, denseMatmul, dotF16x2, embed } from './dense';
+export { rmsNorm, sumOfSquares } from './norm';
+export { absmax, quantizeRow, quantizeRows } from './quantize';
+export { rope, rotateHalves, rotateNeighbours } from './rope';
+export { dot16 } from './sums';
+export { addPass16, addPass32, addPass8, buildTable, finishBlock, transpose, widen } from './ternary-lookup';
+export { dot4, matvec1, matvec4, unpackRow } from './ternary-matmul';
 
 const OP_EMBED: i32 = 1;
 const OP_RMS_NORM: i32 = 2;
@@ -36,9 +49,6 @@ const OP_COPY: i32 = 12;
 
 /** Bytes of a thread's scratch before attention's weights: a decoded key (headDim <= 1024), a sum for each head (1024). */
 const ATTENTION_HEAD_ROOM: usize = 8192;
-
-/** From this many tokens on, lookup tables are faster than unpacking and multiplying. */
-const LOOKUP_TOKENS: i32 = 12;
 
 // Argument k of the command at `c`: an address or count, or an f32.
 // @ts-ignore: decorator

@@ -17,7 +17,7 @@ export function rmsNorm(out: usize, x: usize, gain: usize, eps: f32, columns: i3
 }
 
 /** sum8d of the squares, each rounded to f32 first. */
-function sumOfSquares(x: usize, length: i32): f64 {
+export function sumOfSquares(x: usize, length: i32): f64 {
   let s0 = f64x2.splat(0);
   let s1 = f64x2.splat(0);
   let s2 = f64x2.splat(0);

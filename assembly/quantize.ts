@@ -26,7 +26,7 @@ export function quantizeRows(
 }
 
 /** max(1e-5, max |x|); NaN never wins: pmax(a, b) is `a < b ? b : a`. */
-function absmax(x: usize, length: i32): f32 {
+export function absmax(x: usize, length: i32): f32 {
   let m = f32x4.splat(QUANTIZE_EPS);
   let i = 0;
   for (; i + 4 <= length; i += 4, x += 16) m = f32x4.pmax(m, f32x4.abs(v128.load(x)));
@@ -42,7 +42,7 @@ function absmax(x: usize, length: i32): f32 {
 }
 
 /** Writes the codes and returns their sum. The narrowing instructions clamp to [-128, 127]; NaN converts to 0. */
-function quantizeRow(target: usize, x: usize, length: i32, scale: f32): i32 {
+export function quantizeRow(target: usize, x: usize, length: i32, scale: f32): i32 {
   const s = f32x4.splat(scale);
   let sums = i32x4.splat(0);
   let i = 0;

@@ -20,7 +20,7 @@ export function rope(
   }
 }
 
-function rotateHalves(x: usize, cosines: usize, sines: usize, half: i32): void {
+export function rotateHalves(x: usize, cosines: usize, sines: usize, half: i32): void {
   const bytes = <usize>half << 2;
   let i: usize = 0;
   for (; i + 16 <= bytes; i += 16) {
@@ -41,7 +41,7 @@ function rotateHalves(x: usize, cosines: usize, sines: usize, half: i32): void {
   }
 }
 
-function rotateNeighbours(x: usize, cosines: usize, sines: usize, half: i32): void {
+export function rotateNeighbours(x: usize, cosines: usize, sines: usize, half: i32): void {
   for (let i: usize = 0; i < <usize>half; i++) {
     const at = x + (i << 3);
     const a = load<f32>(at);

@@ -59,7 +59,7 @@ export function ternaryMatvec(
 }
 
 /** Four rows at a time: each load of activations serves four rows. */
-function matvec4(
+export function matvec4(
   out: usize,
   w0: usize,
   rowBytes: usize,
@@ -126,7 +126,7 @@ function matvec4(
 }
 
 /** The rows that are left over. */
-function matvec1(
+export function matvec1(
   out: usize,
   w: usize,
   weightScale: f32,
@@ -208,7 +208,7 @@ export function ternaryMatmul(
 }
 
 /** One byte a code, in the order of the activations. */
-function unpackRow(target: usize, packed: usize, rowBytes: usize): void {
+export function unpackRow(target: usize, packed: usize, rowBytes: usize): void {
   const mask = v128.load(CODE_MASK);
   for (const end = packed + rowBytes; packed < end; packed += 32, target += 128) {
     const a = v128.load(packed);
@@ -225,7 +225,7 @@ function unpackRow(target: usize, packed: usize, rowBytes: usize): void {
 }
 
 /** Four unpacked rows times one token. `steps` groups of 16 weights; 64 of them between two widenings. */
-function dot4(
+export function dot4(
   out: usize,
   rows: usize,
   stride: usize,

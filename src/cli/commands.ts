@@ -3,6 +3,7 @@
  * @module
  */
 
+import { bench } from './bench.ts';
 import { chat } from './chat.ts';
 import type { Command } from './command.ts';
 import { convert } from './convert.ts';
@@ -13,4 +14,14 @@ import { run } from './run.ts';
 import { synth } from './synth.ts';
 import { tokenize } from './tokenize.ts';
 
-export const commands: readonly Command[] = [run, chat, inspect, tokenize, oracleLogits, perplexity, convert, synth];
+export const commands: readonly Command[] = [
+  run,
+  chat,
+  inspect,
+  tokenize,
+  oracleLogits,
+  perplexity,
+  bench,
+  convert,
+  synth,
+];

@@ -79,8 +79,17 @@ function* allCases(): Generator<WithoutSeed<ConformanceCase>> {
         for (const n of [1, 2]) yield { op: 'ternaryMatmul', n, rows: 5, columns, kind, trits };
       }
     }
+    for (const kind of ['equal', 'negative'] as const) {
+      for (const trits of ['plus', 'minus'] as const) yield { op: 'ternaryMatmul', n: 32, rows: 3, columns, kind, trits };
+    }
     yield { op: 'ternaryMatmul', n: 33, rows: 13, columns, kind: 'normal', trits: 'random' };
   }
+  // Every width of tile, full, not full and followed by a rest; more rows than one block of rows.
+  for (const n of [8, 9, 11, 12, 16, 17, 24, 25, 31, 40, 50]) {
+    yield { op: 'ternaryMatmul', n, rows: 11, columns: 300, kind: 'normal', trits: 'random' };
+  }
+  yield { op: 'ternaryMatmul', n: 18, rows: 4101, columns: 128, kind: 'normal', trits: 'random' };
+  for (const kind of kinds) yield { op: 'ternaryMatmul', n: 11, rows: 7, columns: 300, kind, trits: 'random' };
   for (const kind of kinds) yield { op: 'ternaryMatmul', n: 3, rows: 7, columns: 300, kind, trits: 'random' };
 
   for (const dtype of ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K'] as const) {
