@@ -6,7 +6,7 @@
  */
 
 import { F16_MASK, F16_SCALE } from './layout';
-import { f16ToF32, f16ToF32x4, finiteF16ToF32x4 } from './math';
+import { f16ToF32, f16ToF32x4 } from './math';
 import { dot16, fold16 } from './sums';
 
 export const DENSE_F32: i32 = 0;
@@ -140,9 +140,9 @@ export function denseMatmul(
 ): void {
   const inStride = <usize>columns << 2;
   let row = first;
-  if (type == DENSE_F16 && n == 1 && (columns & 15) == 0) {
+  if (type == DENSE_F16 && n == 1 && (columns & 15) == 0 && rebias(scratch, x, columns)) {
     for (; row + 2 <= last; row += 2) {
-      dotF16x2(out + (<usize>row << 2), weight + <usize>row * rowBytes, rowBytes, x, columns);
+      dotF16x2(out + (<usize>row << 2), weight + <usize>row * rowBytes, rowBytes, scratch, columns);
     }
   }
   for (; row < last; row++) {
@@ -158,10 +158,36 @@ export function denseMatmul(
   }
 }
 
-/** dot16 of two f16 rows with the same f32 activations, decoding in registers; stores two results at `out`. */
+/** Largest |x| that `dotF16x2` takes: 2^15 * 2^112 is still finite. */
+const F16_DOT_MAX: f32 = 32768;
+
+/** x * 2^112 into `target`; false if an |x| is too large, or not a number. */
+export function rebias(target: usize, x: usize, length: i32): bool {
+  const factor = v128.load(F16_SCALE);
+  let small = i32x4.splat(-1);
+  for (let i = 0; i < length; i += 4, x += 16, target += 16) {
+    const v = v128.load(x);
+    small = v128.and(small, f32x4.lt(f32x4.abs(v), f32x4.splat(F16_DOT_MAX)));
+    v128.store(target, f32x4.mul(v, factor));
+  }
+  return i32x4.all_true(small);
+}
+
+/** Four f16 in the upper halves of 32-bit lanes to f32 * 2^-112: sign, exponent and fraction put in place, nothing else. */
+// @ts-ignore: decorator
+@inline
+function place(h: v128, mask: v128): v128 {
+  return v128.and(i32x4.shr_s(h, 3), mask);
+}
+
+/**
+ * dot16 of two f16 rows with the same activations, which come multiplied by 2^112 (`rebias`): the weights are used as they
+ * stand, with f16's exponent in f32's place, 2^112 too small. Both factors are exact and so is their product before it is
+ * rounded, so this is (w * x) rounded, as the contract says. Stores two results at `out`.
+ */
 export function dotF16x2(out: usize, w: usize, rowBytes: usize, x: usize, length: i32): void {
   const mask = v128.load(F16_MASK);
-  const rebias = v128.load(F16_SCALE);
+  const zero = i32x4.splat(0);
   let a0 = f32x4.splat(0);
   let a1 = f32x4.splat(0);
   let a2 = f32x4.splat(0);
@@ -174,19 +200,19 @@ export function dotF16x2(out: usize, w: usize, rowBytes: usize, x: usize, length
     const wa = v128.load(w);
     const wb = v128.load(w + rowBytes);
     const x0 = v128.load(x);
-    a0 = f32x4.add(a0, f32x4.mul(finiteF16ToF32x4(i32x4.extend_low_i16x8_s(wa), mask, rebias), x0));
-    b0 = f32x4.add(b0, f32x4.mul(finiteF16ToF32x4(i32x4.extend_low_i16x8_s(wb), mask, rebias), x0));
+    a0 = f32x4.add(a0, f32x4.mul(place(i16x8.shuffle(zero, wa, 0, 8, 1, 9, 2, 10, 3, 11), mask), x0));
+    b0 = f32x4.add(b0, f32x4.mul(place(i16x8.shuffle(zero, wb, 0, 8, 1, 9, 2, 10, 3, 11), mask), x0));
     const x1 = v128.load(x, 16);
-    a1 = f32x4.add(a1, f32x4.mul(finiteF16ToF32x4(i32x4.extend_high_i16x8_s(wa), mask, rebias), x1));
-    b1 = f32x4.add(b1, f32x4.mul(finiteF16ToF32x4(i32x4.extend_high_i16x8_s(wb), mask, rebias), x1));
+    a1 = f32x4.add(a1, f32x4.mul(place(i16x8.shuffle(zero, wa, 4, 12, 5, 13, 6, 14, 7, 15), mask), x1));
+    b1 = f32x4.add(b1, f32x4.mul(place(i16x8.shuffle(zero, wb, 4, 12, 5, 13, 6, 14, 7, 15), mask), x1));
     const wc = v128.load(w, 16);
     const wd = v128.load(w + rowBytes, 16);
     const x2 = v128.load(x, 32);
-    a2 = f32x4.add(a2, f32x4.mul(finiteF16ToF32x4(i32x4.extend_low_i16x8_s(wc), mask, rebias), x2));
-    b2 = f32x4.add(b2, f32x4.mul(finiteF16ToF32x4(i32x4.extend_low_i16x8_s(wd), mask, rebias), x2));
+    a2 = f32x4.add(a2, f32x4.mul(place(i16x8.shuffle(zero, wc, 0, 8, 1, 9, 2, 10, 3, 11), mask), x2));
+    b2 = f32x4.add(b2, f32x4.mul(place(i16x8.shuffle(zero, wd, 0, 8, 1, 9, 2, 10, 3, 11), mask), x2));
     const x3 = v128.load(x, 48);
-    a3 = f32x4.add(a3, f32x4.mul(finiteF16ToF32x4(i32x4.extend_high_i16x8_s(wc), mask, rebias), x3));
-    b3 = f32x4.add(b3, f32x4.mul(finiteF16ToF32x4(i32x4.extend_high_i16x8_s(wd), mask, rebias), x3));
+    a3 = f32x4.add(a3, f32x4.mul(place(i16x8.shuffle(zero, wc, 4, 12, 5, 13, 6, 14, 7, 15), mask), x3));
+    b3 = f32x4.add(b3, f32x4.mul(place(i16x8.shuffle(zero, wd, 4, 12, 5, 13, 6, 14, 7, 15), mask), x3));
   }
   store<f32>(out, fold16(a0, a1, a2, a3));
   store<f32>(out, fold16(b0, b1, b2, b3), 4);

@@ -44,24 +44,15 @@ export function expF32(x: f32): f32 {
 }
 
 /**
- * Four finite f16 values to f32, in four instructions. `h`: the values sign-extended to 32 bits; the shift puts sign, exponent
- * and fraction in place, the mask removes the copies of the sign, the product rebiases the exponent (2^112, exact).
- * `mask` and `rebias` are F16_MASK and F16_SCALE of layout.ts, held in registers.
- */
-// @ts-ignore: decorator
-@inline
-export function finiteF16ToF32x4(h: v128, mask: v128, rebias: v128): v128 {
-  return f32x4.mul(v128.and(i32x4.shl(h, 13), mask), rebias);
-}
-
-/**
- * Four f16 values of any kind. Infinity and NaN come out of the product as 65536 and more, which no finite half reaches:
- * an `or` with infinity's exponent puts them right.
+ * Four f16 values, sign-extended to 32 bits, to f32: the shift puts sign, exponent and fraction in place, the mask removes
+ * the copies of the sign, the product rebiases the exponent (2^112, exact). Infinity and NaN come out as 65536 and more, which
+ * no finite half reaches: an `or` with infinity's exponent puts them right. `mask` and `rebias` are F16_MASK and F16_SCALE of
+ * layout.ts, held in registers.
  */
 // @ts-ignore: decorator
 @inline
 export function f16ToF32x4(h: v128, mask: v128, rebias: v128): v128 {
-  const y = finiteF16ToF32x4(h, mask, rebias);
+  const y = f32x4.mul(v128.and(i32x4.shl(h, 13), mask), rebias);
   const special = f32x4.ge(f32x4.abs(y), v128.load(F16_BEYOND));
   return v128.or(y, v128.and(special, v128.load(F32_INFINITY)));
 }

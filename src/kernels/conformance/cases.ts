@@ -24,7 +24,13 @@ export type ConformanceCase = Common &
         readonly kind: ValueKind;
         readonly trits: TritKind;
       }
-    | { readonly op: 'denseMatmul'; readonly rows: number; readonly columns: number; readonly dtype: DenseType }
+    | {
+        readonly op: 'denseMatmul';
+        readonly rows: number;
+        readonly columns: number;
+        readonly dtype: DenseType;
+        readonly kind: ValueKind;
+      }
     | { readonly op: 'embed'; readonly rows: number; readonly columns: number; readonly dtype: DenseType }
     | { readonly op: 'rope'; readonly nHeads: number; readonly headDim: number; readonly style: RopeStyle }
     | {
@@ -95,10 +101,11 @@ function* allCases(): Generator<WithoutSeed<ConformanceCase>> {
   for (const dtype of ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K'] as const) {
     const block = dtype === 'Q6_K' ? 256 : dtype === 'Q8_0' ? 32 : 1;
     for (const columns of block === 1 ? [1, 7, 16, 19, 31, 45, 60, 640] : [block, 3 * block]) {
-      for (const n of [1, 3]) yield { op: 'denseMatmul', n, rows: 21, columns, dtype };
+      for (const n of [1, 3]) yield { op: 'denseMatmul', n, rows: 21, columns, dtype, kind: 'normal' };
       yield { op: 'embed', n: 5, rows: 11, columns, dtype };
     }
-    yield { op: 'denseMatmul', n: 1, rows: 40, columns: 2560, dtype };
+    yield { op: 'denseMatmul', n: 1, rows: 40, columns: 2560, dtype, kind: 'normal' };
+    for (const kind of kinds) yield { op: 'denseMatmul', n: 1, rows: 6, columns: 256, dtype, kind };
   }
 
   for (const style of ['neox', 'norm'] as const) {

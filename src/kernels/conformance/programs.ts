@@ -115,7 +115,7 @@ export const programs: Programs = {
   },
 
   async denseMatmul(backend, c) {
-    const x = upload(backend, values('normal', c.n * c.columns, c.seed), c.columns);
+    const x = upload(backend, values(c.kind, c.n * c.columns, c.seed), c.columns);
     const weight = await denseWeight(backend, c.dtype, c.rows, c.columns, c.seed + 5000);
     const out = target(backend, c.n, c.rows);
     backend.denseMatmul(out, weight, x, c.n);
