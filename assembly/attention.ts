@@ -5,9 +5,9 @@
  * The query heads of a group share their keys and values: each is decoded once and meets all of them.
  */
 
-import { expF32x4, expF32, f16ToF32, f16ToF32x4, f32ToF16 } from './math';
 import { decodeF16 } from './dense';
 import { F16_MASK, F16_SCALE } from './layout';
+import { expF32, expF32x4, f16ToF32, f16ToF32x4, f32ToF16 } from './math';
 import { addToSum, dot16, fold8d, highPair, lowPair } from './sums';
 
 /** Stores one row (nKvHeads * headDim) of keys or values at `position`. `base` is the layer's block. */

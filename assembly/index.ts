@@ -31,7 +31,7 @@ export { rmsNorm, sumOfSquares } from './norm';
 export { absmax, quantizeRow, quantizeRows } from './quantize';
 export { rope, rotateHalves, rotateNeighbours } from './rope';
 export { dot16 } from './sums';
-export { addPass16, addPass32, addPass8, buildTable, finishBlock, transpose, widen } from './ternary-lookup';
+export { addPass8, addPass16, addPass32, buildTable, finishBlock, transpose, widen } from './ternary-lookup';
 export { dot4, matvec1, matvec4, unpackRow } from './ternary-matmul';
 
 const OP_EMBED: i32 = 1;

@@ -2,7 +2,7 @@ import { fold8d, highPair, lowPair } from './sums';
 
 /** `Backend.rmsNorm` for rows first..last-1. */
 export function rmsNorm(out: usize, x: usize, gain: usize, eps: f32, columns: i32, first: i32, last: i32): void {
-  const rowBytes = <usize>columns << 2;
+  const rowBytes = (<usize>columns) << 2;
   for (let row = first; row < last; row++) {
     const source = x + <usize>row * rowBytes;
     const target = out + <usize>row * rowBytes;
@@ -36,7 +36,8 @@ export function sumOfSquares(x: usize, length: i32): f64 {
   // Squares are never -0 (x * x >= 0), so adding 0 to the lanes without an element changes nothing.
   for (let lane = 0; i < length; i++, lane++, x += 4) {
     const square = f64(load<f32>(x) * load<f32>(x));
-    const term = lane & 1 ? f64x2.replace_lane(f64x2.splat(0), 1, square) : f64x2.replace_lane(f64x2.splat(0), 0, square);
+    const term =
+      lane & 1 ? f64x2.replace_lane(f64x2.splat(0), 1, square) : f64x2.replace_lane(f64x2.splat(0), 0, square);
     if (lane < 2) s0 = f64x2.add(s0, term);
     else if (lane < 4) s1 = f64x2.add(s1, term);
     else if (lane < 6) s2 = f64x2.add(s2, term);

@@ -14,14 +14,14 @@ export function quantizeRows(
   first: i32,
   last: i32,
 ): void {
-  const rowBytes = <usize>columns << 2;
+  const rowBytes = (<usize>columns) << 2;
   for (let row = first; row < last; row++) {
     const source = x + <usize>row * rowBytes;
     const target = codes + <usize>row * <usize>stride;
     const scale: f32 = <f32>127 / absmax(source, columns);
     const sum = quantizeRow(target, source, columns, scale);
-    store<f32>(meta + (<usize>row << 3), scale);
-    store<i32>(meta + (<usize>row << 3), sum, 4);
+    store<f32>(meta + ((<usize>row) << 3), scale);
+    store<i32>(meta + ((<usize>row) << 3), sum, 4);
   }
 }
 

@@ -1,19 +1,11 @@
 /** `Backend.rope` for rows first..last-1. Pairs of a row are independent, so no order to keep. */
-export function rope(
-  x: usize,
-  angles: usize,
-  nHeads: i32,
-  headDim: i32,
-  neox: i32,
-  first: i32,
-  last: i32,
-): void {
+export function rope(x: usize, angles: usize, nHeads: i32, headDim: i32, neox: i32, first: i32, last: i32): void {
   const half = headDim >> 1;
   for (let row = first; row < last; row++) {
     const cosines = angles + ((<usize>row * <usize>headDim) << 2);
-    const sines = cosines + (<usize>half << 2);
+    const sines = cosines + ((<usize>half) << 2);
     for (let head = 0; head < nHeads; head++) {
-      const at = x + (<usize>(row * nHeads + head) * (<usize>headDim << 2));
+      const at = x + <usize>(row * nHeads + head) * ((<usize>headDim) << 2);
       if (neox) rotateHalves(at, cosines, sines, half);
       else rotateNeighbours(at, cosines, sines, half);
     }
@@ -21,7 +13,7 @@ export function rope(
 }
 
 export function rotateHalves(x: usize, cosines: usize, sines: usize, half: i32): void {
-  const bytes = <usize>half << 2;
+  const bytes = (<usize>half) << 2;
   let i: usize = 0;
   for (; i + 16 <= bytes; i += 16) {
     const a = v128.load(x + i);

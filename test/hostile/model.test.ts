@@ -150,7 +150,13 @@ describe('tensors', () => {
 
   const scaleAt = (bytes: Uint8Array) => new DataView(bytes.buffer, bytes.byteOffset + bytes.length - 32);
   const weights: [string, string, RegExp, string, (bytes: Uint8Array) => void][] = [
-    ['a code of 3', 'bad-tensor', /blk\.1\.attn_v\.weight/, 'blk.1.attn_v.weight', (b) => void (b[77] |= 0x30)],
+    [
+      'a code of 3',
+      'bad-tensor',
+      /blk\.1\.attn_v\.weight/,
+      'blk.1.attn_v.weight',
+      (b) => void b.set([b[77] | 0x30], 77),
+    ],
     [
       'scale NaN',
       'bad-tensor',

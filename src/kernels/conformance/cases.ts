@@ -86,7 +86,8 @@ function* allCases(): Generator<WithoutSeed<ConformanceCase>> {
       }
     }
     for (const kind of ['equal', 'negative'] as const) {
-      for (const trits of ['plus', 'minus'] as const) yield { op: 'ternaryMatmul', n: 32, rows: 3, columns, kind, trits };
+      for (const trits of ['plus', 'minus'] as const)
+        yield { op: 'ternaryMatmul', n: 32, rows: 3, columns, kind, trits };
     }
     yield { op: 'ternaryMatmul', n: 33, rows: 13, columns, kind: 'normal', trits: 'random' };
   }
