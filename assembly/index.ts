@@ -23,7 +23,7 @@ import { ternaryMatmul, ternaryMatvec } from './ternary-matmul';
 
 // The inner loops are exported, though nobody calls them from outside: the optimiser melts a function with one caller
 // into it, and all of them together into one giant, in which V8 allocates registers badly and which it compiles late.
-// Measured on the f16 head: 85 -> @@HEAD@@ ms a token.
+// Measured on Node 26: matrix x vector 46 -> 51 GMAC/s, the f16 head 3.8 -> 4.4.
 export { add, gatedRelu2, gatedSilu } from './activation';
 export { attendGroup, exponentials, kvStore, weightedSum, weightedSum4 } from './attention';
 export { decodeBf16, decodeF16, decodeQ6_K, decodeQ8_0, denseMatmul, dotF16x2, embed, rebias } from './dense';

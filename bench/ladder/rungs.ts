@@ -29,15 +29,11 @@ export function scalar(out: usize, packed: usize, rows: i32, rowBytes: usize, q:
 }
 
 /** Products of 16 codes with 16 activations, added in pairs to 8 lanes. The module is compiled with and without. */
-// @ts-expect-error: decorator
-@inline
 function dotStep(acc: v128, codes: v128, q: v128): v128 {
   if (ASC_FEATURE_RELAXED_SIMD) return i16x8.add(acc, i16x8.relaxed_dot_i8x16_i7x16_s(q, codes));
   return i16x8.add(i16x8.add(acc, i16x8.extmul_low_i8x16_s(codes, q)), i16x8.extmul_high_i8x16_s(codes, q));
 }
 
-// @ts-expect-error: decorator
-@inline
 function sumLanes(v: v128): i32 {
   return i32x4.extract_lane(v, 0) + i32x4.extract_lane(v, 1) + i32x4.extract_lane(v, 2) + i32x4.extract_lane(v, 3);
 }
@@ -66,7 +62,13 @@ export function literalMask(out: usize, packed: usize, rows: i32, rowBytes: usiz
 
 /** The mask is loaded from memory once: what came from memory stays in a register. `mask` is its address. */
 export function loadedMask(
-  out: usize, packed: usize, rows: i32, rowBytes: usize, q: usize, sumQ: i32, mask: usize,
+  out: usize,
+  packed: usize,
+  rows: i32,
+  rowBytes: usize,
+  q: usize,
+  sumQ: i32,
+  mask: usize,
 ): void {
   const m = v128.load(mask);
   for (let row = 0; row < rows; row++) {
@@ -91,7 +93,13 @@ export function loadedMask(
 
 /** Four rows at a time: each load of activations serves four rows, and four sums run side by side. */
 export function fourRows(
-  out: usize, packed: usize, rows: i32, rowBytes: usize, q: usize, sumQ: i32, mask: usize,
+  out: usize,
+  packed: usize,
+  rows: i32,
+  rowBytes: usize,
+  q: usize,
+  sumQ: i32,
+  mask: usize,
 ): void {
   const m = v128.load(mask);
   for (let row = 0; row + 4 <= rows; row += 4) {

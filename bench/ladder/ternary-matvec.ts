@@ -123,8 +123,8 @@ async function compiled(name: string, target: Target, { packed, q, expected }: P
 const modules = new Map<Target, Promise<Uint8Array<ArrayBuffer>>>();
 
 function compile(target: Target): Promise<Uint8Array<ArrayBuffer>> {
-  let module = modules.get(target);
-  if (module === undefined) modules.set(target, (module = runCompiler(target)));
+  const module = modules.get(target) ?? runCompiler(target);
+  modules.set(target, module);
   return module;
 }
 

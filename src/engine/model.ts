@@ -8,12 +8,11 @@ import { openGguf } from '../formats/gguf/reader.ts';
 import type { GgufFile } from '../formats/gguf/types.ts';
 import { openModelSource } from '../formats/open.ts';
 import type { Backend, BackendInfo } from '../kernels/interface.ts';
-import { createTsBackend } from '../kernels/ts/backend.ts';
-import { createWasmBackend } from '../kernels/wasm/backend.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { loadWeights } from '../model/load.ts';
 import { detectPlatform } from '../platform/detect.ts';
 import { createTokenizer, type Tokenizer } from '../tokenizer/index.ts';
+import { backendFactory } from './backends.ts';
 import { readTokenizerSpec } from './read-tokenizer.ts';
 import { SessionImpl } from './session.ts';
 import { Stepper } from './stepper.ts';
@@ -55,12 +54,14 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
       got: String(options.batchSize),
     }),
   );
+  const { backend: choice, threads } = options;
+  const open = backendFactory(choice, threads === undefined ? {} : { threads });
   signal?.throwIfAborted();
   const gguf = await openModelFile(input);
   let backend: Backend | undefined;
   try {
     const tokenizer = createTokenizer(readTokenizerSpec(gguf, options.pre));
-    backend = await openBackend(options);
+    backend = await open();
     const weights = await loadWeights(gguf, backend, { onProgress: options.onProgress, signal });
     const stepper = new Stepper(backend, weights, batchSize);
     const parts = { gguf, config: weights.config, backend, tokenizer, stepper };
@@ -72,33 +73,6 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
     // Everything needed is in memory now.
     await gguf.close();
   }
-}
-
-async function openBackend(options: LoadOptions): Promise<Backend> {
-  const name = options.backend ?? 'auto';
-  if (name === 'ts') return createTsBackend();
-  if (name !== 'auto' && name !== 'wasm') {
-    throw new BitnetError('bad-argument', 'no such backend', {
-      where: 'backend',
-      expected: 'auto, wasm or ts',
-      got: String(name),
-    });
-  }
-  const host = await detectPlatform().wasmHost();
-  try {
-    return await createWasmBackend(options.threads === undefined ? {} : { threads: options.threads }, host);
-  } catch (error) {
-    const refused = error instanceof BitnetError && error.code === 'backend-unavailable';
-    if (name === 'wasm' || !refused) throw error;
-    const backend = createTsBackend();
-    return withNote(backend, `backend wasm not used: ${error.message}`);
-  }
-}
-
-/** The same backend, whose info says why it was taken. */
-function withNote(backend: Backend, note: string): Backend {
-  const info: BackendInfo = { ...backend.info, notes: [...backend.info.notes, note] };
-  return Object.defineProperty(backend, 'info', { value: info });
 }
 
 interface ModelParts {

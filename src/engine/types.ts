@@ -4,7 +4,7 @@
  */
 
 import type { ByteSource } from '../formats/source.ts';
-import type { BackendInfo, KvType } from '../kernels/interface.ts';
+import type { Backend, BackendInfo, KvType } from '../kernels/interface.ts';
 import type { SamplingOptions } from '../sampling/chain.ts';
 import type { ChatMessage } from '../tokenizer/index.ts';
 
@@ -19,9 +19,12 @@ export interface LoadProgress {
 }
 
 export interface LoadOptions {
-  /** `auto` is `wasm`, or `ts` with a note in `model.backend.notes` where WebAssembly SIMD is missing. */
-  readonly backend?: 'auto' | 'wasm' | 'ts';
-  /** Threads of the wasm backend. Default: the physical cores as far as the runtime tells; 1 in a browser page. */
+  /**
+   * `auto` is `wasm`, or `ts` with a note in `model.backend.notes` where WebAssembly SIMD is missing. A value of
+   * `bitnet-ts/backends`, or a function of your own, opens any other.
+   */
+  readonly backend?: 'auto' | 'wasm' | 'ts' | (() => Promise<Backend>);
+  /** Threads of the wasm backend, where it is chosen by name. Default: the physical cores as far as the runtime tells; 1 in a browser page. */
   readonly threads?: number;
   /** Forces the pre-tokenizer (`llama-bpe`, `qwen2`, ... or `default`, what bitnet.cpp falls back to). */
   readonly pre?: string;

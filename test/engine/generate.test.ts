@@ -1,5 +1,6 @@
 /** Generation as a user meets it: streaming, stopping, aborting, breaking off, errors, and a session that survives. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ts, wasm } from '../../src/engine/backends.ts';
 import { BitnetError, loadModel, type Model, type Piece, type Run, type Session } from '../../src/index.ts';
 import { tinyModel } from '../model/models.ts';
 
@@ -214,6 +215,15 @@ describe('loading', () => {
     const reason = new Error('no');
     const loading = loadModel(file, { signal: controller.signal, onProgress: () => controller.abort(reason) });
     await expect(loading).rejects.toBe(reason);
+  });
+
+  it('takes a backend as a value', async () => {
+    const mine = await loadModel(file, { backend: wasm({ threads: 1, variants: ['simd'] }) });
+    expect(mine.backend.variant).toBe('simd');
+    await mine.dispose();
+    const plain = await loadModel(file, { backend: ts() });
+    expect(plain.backend.name).toBe('ts');
+    await plain.dispose();
   });
 
   it('tells what runs', () => {

@@ -1,0 +1,57 @@
+/**
+ * Backends as values: `loadModel(file, { backend: wasm({ threads: 2 }) })`, or for the conformance suite
+ * `runConformance(await wasm()())`. Nothing is opened before the function is called.
+ * @module
+ */
+
+import { BitnetError } from '../errors.ts';
+import type { Backend, BackendInfo } from '../kernels/interface.ts';
+import { createTsBackend } from '../kernels/ts/backend.ts';
+import { createWasmBackend, type WasmOptions } from '../kernels/wasm/backend.ts';
+import { detectPlatform } from '../platform/detect.ts';
+
+export type { WasmOptions } from '../kernels/wasm/backend.ts';
+
+/** Opens a backend of its own for whoever calls it. */
+export type BackendFactory = () => Promise<Backend>;
+
+/** Plain TypeScript: the definition, slow, runs everywhere. */
+export function ts(): BackendFactory {
+  return async () => createTsBackend();
+}
+
+/** WebAssembly SIMD with threads. Opening it throws `backend-unavailable` where no build of it works. */
+export function wasm(options: WasmOptions = {}): BackendFactory {
+  return async () => createWasmBackend(options, await detectPlatform().wasmHost());
+}
+
+/** `wasm` where it works, else `ts` with a note that says why. Another failure of `wasm` stays a failure. */
+export function auto(options: WasmOptions = {}): BackendFactory {
+  return async () => {
+    try {
+      return await wasm(options)();
+    } catch (error) {
+      if (!(error instanceof BitnetError) || error.code !== 'backend-unavailable') throw error;
+      return withNote(createTsBackend(), `backend wasm not used: ${error.message}`);
+    }
+  };
+}
+
+/** The same backend, whose info says why it was taken. */
+function withNote(backend: Backend, note: string): Backend {
+  const info: BackendInfo = { ...backend.info, notes: [...backend.info.notes, note] };
+  return Object.defineProperty(backend, 'info', { value: info });
+}
+
+/** The factory that a `backend` option asks for, by name or as a value. */
+export function backendFactory(choice: unknown, options: WasmOptions): BackendFactory {
+  if (typeof choice === 'function') return choice as BackendFactory;
+  if (choice === undefined || choice === 'auto') return auto(options);
+  if (choice === 'wasm') return wasm(options);
+  if (choice === 'ts') return ts();
+  throw new BitnetError('bad-argument', 'no such backend', {
+    where: 'backend',
+    expected: 'auto, wasm, ts, or a value of bitnet-ts/backends',
+    got: String(choice),
+  });
+}
