@@ -27,8 +27,10 @@ export function decodeRow(type: i32, target: usize, source: usize, columns: i32)
       return decodeBf16(target, source, columns);
     case DENSE_Q8_0:
       return decodeQ8_0(target, source, columns);
-    default:
+    case DENSE_Q6_K:
       return decodeQ6_K(target, source, columns);
+    default:
+      unreachable(); // the owner knows no other type
   }
 }
 

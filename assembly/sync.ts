@@ -12,6 +12,9 @@ const SLEEP_NS: i64 = 50_000_000;
 /** Sleeps without any progress before the others count as lost: 120 s. */
 const MAX_SLEEPS: i32 = 2400;
 
+/** Where the owner must not sleep (a browser's page): as many loads, a minute or two. */
+const MAX_OWNER_SPINS: i64 = 100_000_000_000;
+
 /** Returns false when a thread failed or was lost; the caller must leave at once. */
 export function barrier(thread: i32, nThreads: i32): bool {
   if (!ASC_FEATURE_THREADS || nThreads <= 1) return true;
@@ -27,8 +30,10 @@ export function barrier(thread: i32, nThreads: i32): bool {
     if (atomic.load<i32>(BARRIER_GENERATION) != generation) return atomic.load<i32>(FAILED) == 0;
   }
   if (thread == 0 && atomic.load<i32>(OWNER_SPINS) != 0) {
+    let spins: i64 = 0;
     while (atomic.load<i32>(BARRIER_GENERATION) == generation) {
       if (atomic.load<i32>(FAILED) != 0) break;
+      if (++spins > MAX_OWNER_SPINS) atomic.store<i32>(FAILED, 1);
     }
     return atomic.load<i32>(FAILED) == 0;
   }

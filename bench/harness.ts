@@ -120,7 +120,9 @@ export function tableOf(results: readonly Result[]): string {
     ['samples', ({ samples }) => `${samples}`],
   ];
   if (has('macs')) columns.push(['GMAC/s', ({ work, medianMs }) => digits(giga(work.macs, medianMs))]);
-  if (has('bytes')) columns.push(['GB/s', ({ work, medianMs }) => digits(giga(work.bytes, medianMs))]);
+  // Weights and caches move by gigabytes, text by megabytes.
+  const [unit, factor] = has('tokens') ? (['MB/s', 1000] as const) : (['GB/s', 1] as const);
+  if (has('bytes')) columns.push([unit, ({ work, medianMs }) => digits(giga(work.bytes, medianMs / factor))]);
   if (has('tokens')) columns.push(['Mtok/s', ({ work, medianMs }) => digits(giga(work.tokens, medianMs / 1000))]);
   const rows = [columns.map(([title]) => title), ...results.map((result) => columns.map(([, cell]) => cell(result)))];
   return table(

@@ -28,7 +28,8 @@ const { values, positionals } = parseArgs({
 });
 
 const options: Options = {
-  filters: positionals,
+  // The name of a suite means that suite, and not every case with that word in it.
+  filters: positionals.map((word) => (suites.some(({ name }) => name.split('/')[0] === word) ? `${word}/` : word)),
   timeMs: Number(values.time),
   threads: values.threads.split(',').map(Number),
   backend: values.backend === 'ts' ? 'ts' : 'wasm',

@@ -20,9 +20,9 @@ import type {
   WeightSource,
 } from '../interface.ts';
 import { Arena } from './arena.ts';
-import { CommandList, MAX_COMMANDS, Op } from './commands.ts';
+import { CommandList, MAX_COMMANDS, Op, type Rows } from './commands.ts';
 import type { WasmHost } from './host.ts';
-import { ARENA_START, COMMAND_BYTES, MAX_PAGES, SCRATCH_BASE, SCRATCH_STRIDE, word, writeConstants } from './layout.ts';
+import { COMMAND_BYTES, MAX_PAGES, SCRATCH_BASE, SCRATCH_STRIDE, word, writeConstants } from './layout.ts';
 import { Pool } from './pool.ts';
 import { chooseVariant, type VariantName } from './variants.ts';
 
@@ -132,7 +132,7 @@ function bytesOf(type: 'f32' | 'f16'): number {
 /** Opens the backend. Throws `backend-unavailable` where WebAssembly SIMD does not work, with every reason. */
 export async function createWasmBackend(options: WasmOptions, host: WasmHost): Promise<Backend> {
   const notes: string[] = [];
-  const wanted = options.threads ?? Math.max(1, host.cores);
+  const wanted = options.threads ?? Math.min(MAX_THREADS, Math.max(1, host.cores));
   want(
     Number.isInteger(wanted) && wanted >= 1 && wanted <= MAX_THREADS,
     'bad-argument',
@@ -152,6 +152,28 @@ export async function createWasmBackend(options: WasmOptions, host: WasmHost): P
   }
   const variants = options.variants ?? ['relaxed', 'simd'];
   if (variants.includes('relaxed')) await host.enableRelaxedSimd?.();
+  try {
+    return await openBackend(nThreads, variants, notes, host);
+  } catch (error) {
+    // A runtime may offer threads and forbid them (permissions, content security policy). Who asked for a number gets the
+    // error; who did not gets one thread and a note.
+    if (nThreads === 1 || options.threads !== undefined || isRefusal(error)) throw error;
+    const reason = error instanceof Error ? error.message : String(error);
+    return openBackend(1, variants, [...notes, `1 thread instead of ${nThreads}: ${reason}`], host);
+  }
+}
+
+function isRefusal(error: unknown): boolean {
+  return error instanceof BitnetError && error.code === 'backend-unavailable';
+}
+
+async function openBackend(
+  nThreads: number,
+  variants: readonly VariantName[],
+  earlier: readonly string[],
+  host: WasmHost,
+): Promise<Backend> {
+  const notes = [...earlier];
   const { variant, refusals } = chooseVariant(nThreads > 1, variants);
   for (const { name, reason } of refusals) notes.push(`variant ${name} not used: ${reason}`);
   if (variant === undefined) {
@@ -184,6 +206,7 @@ class WasmBackend implements Backend {
   readonly #pool: Pool;
   readonly #list: CommandList;
   #scratchBytes = 0;
+  #uploads: Promise<unknown> = Promise.resolve();
   #disposed = false;
 
   constructor(info: BackendInfo, memory: WebAssembly.Memory, pool: Pool) {
@@ -192,7 +215,7 @@ class WasmBackend implements Backend {
     this.#arena = new Arena(memory);
     this.#pool = pool;
     this.#list = new CommandList(memory, this.#arena.alloc(MAX_COMMANDS * COMMAND_BYTES, 'command list'));
-    this.#needScratch(ARENA_START);
+    this.#needScratch(4096);
   }
 
   alloc(type: BufType, shape: readonly number[]): Buf {
@@ -201,23 +224,16 @@ class WasmBackend implements Backend {
   }
 
   allocQuantized(rows: number, columns: number): QuantizedBuf {
-    const codes = this.#take(rows * paddedColumns(columns), `codes (${rows}, ${columns})`);
-    const meta = this.#take(rows * 8, 'scales');
     this.#needScratch(Math.max(4 * paddedColumns(columns), rows > 1 ? LOOKUP_SCRATCH : 0));
+    const [codes, meta] = this.#takeBoth(rows * paddedColumns(columns), rows * 8, `codes (${rows}, ${columns})`);
     return new WasmQuantized(rows, columns, codes, meta);
   }
 
   allocKv(shape: KvShape): KvCache {
     const elements = shape.nLayers * shape.nKvHeads * shape.contextSize * shape.headDim;
-    const keys = this.#take(elements * bytesOf(shape.kType), `KV cache of ${shape.contextSize} positions`);
-    let values: number;
-    try {
-      values = this.#take(elements * bytesOf(shape.vType), `KV cache of ${shape.contextSize} positions`);
-    } catch (error) {
-      this.#arena.free(keys);
-      throw error;
-    }
     this.#needScratch(ATTENTION_HEAD_ROOM + (shape.nHeads / shape.nKvHeads) * shape.contextSize * 4);
+    const what = `KV cache of ${shape.contextSize} positions`;
+    const [keys, values] = this.#takeBoth(elements * bytesOf(shape.kType), elements * bytesOf(shape.vType), what);
     return new WasmKv(shape, keys, values);
   }
 
@@ -234,11 +250,18 @@ class WasmBackend implements Backend {
     }
   }
 
-  async upload(source: WeightSource): Promise<Weight> {
+  upload(source: WeightSource): Promise<Weight> {
+    // One at a time: taking room for the next may grow the memory, which detaches what an unshared one is filled through.
+    const turn = this.#uploads.then(() => this.#upload(source));
+    this.#uploads = turn.catch(() => undefined);
+    return turn;
+  }
+
+  async #upload(source: WeightSource): Promise<Weight> {
+    if (source.kind === 'dense') this.#needScratch(source.columns * 4);
     const address = this.#take(source.byteLength, source.name);
     try {
       const scale = await source.fill(new Uint8Array(this.#memory.buffer, address, source.byteLength));
-      if (source.kind === 'dense') this.#needScratch(source.columns * 4);
       return new WasmWeight(source, address, scale);
     } catch (error) {
       this.#arena.free(address);
@@ -263,7 +286,11 @@ class WasmBackend implements Backend {
 
   async read(from: Buf, count: number): Promise<Float32Array> {
     this.#flush();
-    const { address } = this.#buf(from);
+    const { address, type, length } = this.#buf(from);
+    want(type === 'f32' && count <= length, 'bad-argument', 'cannot be read', () => ({
+      expected: `at most ${length} values of an f32 buffer`,
+      got: `${count} of ${type}`,
+    }));
     return new Float32Array(this.#memory.buffer, address, count).slice();
   }
 
@@ -323,7 +350,7 @@ class WasmBackend implements Backend {
 
   rmsNorm(out: Buf, x: Buf, gain: Buf, eps: number, n: number): void {
     const [o, a, g] = [this.#buf(out).address, this.#buf(x).address, this.#buf(gain)];
-    this.#push(Op.RMS_NORM, [o], [a], [o, a, g.address, eps, g.length, n], [3]);
+    this.#push(Op.RMS_NORM, [o], [a, g.address], [o, a, g.address, eps, g.length, n], [3]);
   }
 
   quantizeRows(out: QuantizedBuf, x: Buf, n: number): void {
@@ -333,6 +360,11 @@ class WasmBackend implements Backend {
 
   ternaryMatmul(out: Buf, weight: Weight, x: QuantizedBuf, n: number): void {
     const [o, w, q] = [this.#buf(out).address, this.#weight(weight), this.#quantized(x)];
+    want(q.columns === w.columns, 'bad-argument', 'activations do not fit the weight', () => ({
+      where: w.name,
+      expected: `${w.columns} columns`,
+      got: `${q.columns}`,
+    }));
     const args = [o, w.address, w.rowBytes, w.scale, w.rows, q.codes, q.stride, q.meta, n];
     this.#push(Op.TERNARY_MATMUL, [o], [q.codes], args, [3]);
   }
@@ -344,12 +376,16 @@ class WasmBackend implements Backend {
 
   rope(x: Buf, angles: Buf, nHeads: number, headDim: number, style: RopeStyle, n: number): void {
     const [a, t] = [this.#buf(x).address, this.#buf(angles).address];
-    this.#push(Op.ROPE, [a], [a], [a, t, nHeads, headDim, style === 'neox' ? 1 : 0, n]);
+    this.#push(Op.ROPE, [a], [a, t], [a, t, nHeads, headDim, style === 'neox' ? 1 : 0, n]);
   }
 
   kvAppend(segment: Segment, layer: number, k: Buf, v: Buf): void {
     const kv = this.#kv(segment.kv);
     const { nKvHeads, headDim, contextSize, kType, vType } = kv.shape;
+    want(segment.position + segment.count <= contextSize, 'context-full', 'beyond the KV cache', () => ({
+      expected: `at most ${contextSize} positions`,
+      got: `${segment.position + segment.count}`,
+    }));
     const [ka, va, block] = [this.#buf(k).address, this.#buf(v).address, kv.layer(layer)];
     const types = [kType === 'f16' ? 1 : 0, vType === 'f16' ? 1 : 0];
     const shape = [nKvHeads, headDim, contextSize, segment.row, segment.count, segment.position];
@@ -362,7 +398,8 @@ class WasmBackend implements Backend {
     const [o, a, block] = [this.#buf(out).address, this.#buf(q).address, kv.layer(layer)];
     const types = [kType === 'f16' ? 1 : 0, vType === 'f16' ? 1 : 0];
     const shape = [nHeads, nKvHeads, headDim, contextSize, segment.row, segment.count, segment.position, scale];
-    this.#push(Op.ATTENTION, [o], [a, kv.keys], [o, a, block.keys, types[0], block.values, types[1], ...shape], [13]);
+    const args = [o, a, block.keys, types[0], block.values, types[1], ...shape];
+    this.#push(Op.ATTENTION, [o], [a, kv.keys], args, [13], [segment.row, segment.row + segment.count]);
   }
 
   gatedRelu2(out: Buf, gate: Buf, up: Buf, n: number): void {
@@ -381,7 +418,7 @@ class WasmBackend implements Backend {
     const [to, source] = [this.#buf(out), this.#buf(from)];
     const rowBytes = (source.shape[1] ?? 1) * 4;
     const args = [to.address + outRow * rowBytes, source.address + fromRow * rowBytes, count * rowBytes];
-    this.#push(Op.COPY, [to.address], [source.address], args);
+    this.#push(Op.COPY, [to.address], [source.address], args, [], [outRow, outRow + count]);
   }
 
   #elementwise(op: Op, out: Buf, a: Buf, b: Buf, n: number): void {
@@ -389,10 +426,10 @@ class WasmBackend implements Backend {
     this.#push(op, [o], [x, y], [o, x, y, n * (out.shape[1] ?? 1)]);
   }
 
-  #push(op: Op, writes: number[], reads: number[], args: number[], f32Args: number[] = []): void {
+  #push(op: Op, writes: number[], reads: number[], args: number[], f32Args: number[] = [], rows?: Rows): void {
     if (this.#disposed) throw new BitnetError('disposed', 'the backend was disposed', { where: 'backend wasm' });
     if (this.#list.count === MAX_COMMANDS) this.#flush();
-    this.#list.push(op, writes, reads, args, f32Args);
+    this.#list.push(op, writes, reads, args, f32Args, rows);
   }
 
   #flush(): void {
@@ -405,6 +442,17 @@ class WasmBackend implements Backend {
   #take(bytes: number, what: string): number {
     this.#flush();
     return this.#arena.alloc(bytes, what);
+  }
+
+  /** Two blocks or none. */
+  #takeBoth(firstBytes: number, secondBytes: number, what: string): [number, number] {
+    const first = this.#take(firstBytes, what);
+    try {
+      return [first, this.#take(secondBytes, what)];
+    } catch (error) {
+      this.#arena.free(first);
+      throw error;
+    }
   }
 
   /** Grows the scratch of every thread to at least `bytes`. */

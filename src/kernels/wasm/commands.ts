@@ -29,14 +29,19 @@ export type Op = (typeof Op)[keyof typeof Op];
 /** Commands of one list; a longer program is run in pieces. 1024 commands are 64 KiB, some 50 layers. */
 export const MAX_COMMANDS = 1024;
 
-/** Ops that write disjoint rows when they follow each other: one per sequence of a batch. */
-const WRITES_DISJOINT_ROWS: ReadonlySet<Op> = new Set([Op.ATTENTION, Op.COPY]);
+/** Rows first..end-1 of a buffer. */
+export type Rows = readonly [first: number, end: number];
+
+/** What was written to a buffer since the last barrier: which rows, if the op said so. */
+interface Written {
+  readonly op: Op;
+  readonly rows: Rows[] | undefined;
+}
 
 export class CommandList {
   readonly address: number;
   readonly #memory: WebAssembly.Memory;
-  /** Addresses written since the last barrier, with the op that wrote them. */
-  readonly #written = new Map<number, Op>();
+  readonly #written = new Map<number, Written>();
   readonly #read = new Set<number>();
   #count = 0;
   #words: Int32Array;
@@ -53,24 +58,33 @@ export class CommandList {
     return this.#count;
   }
 
-  /** `reads` and `writes` are the addresses of the buffers involved; `args` follow the order in `assembly/index.ts`. */
+  /**
+   * `reads` and `writes` are the addresses of the buffers involved; `args` follow the order in `assembly/index.ts`, those
+   * at `f32Args` are floats. `rows`: an op that writes only these rows says so; several of its kind in a row, one for each
+   * sequence of a batch, then need not meet in between.
+   */
   push(
     op: Op,
     writes: readonly number[],
     reads: readonly number[],
     args: readonly number[],
     f32Args: readonly number[],
-  ) {
+    rows?: Rows,
+  ): void {
     if (this.#words.buffer !== this.#memory.buffer) {
       this.#words = new Int32Array(this.#memory.buffer);
       this.#floats = new Float32Array(this.#memory.buffer);
     }
-    const meets = this.#conflicts(op, writes, reads);
+    const meets = this.#conflicts(op, writes, reads, rows);
     if (meets) {
       this.#written.clear();
       this.#read.clear();
     }
-    for (const address of writes) this.#written.set(address, op);
+    for (const address of writes) {
+      const before = this.#written.get(address);
+      if (before?.rows !== undefined && rows !== undefined) before.rows.push(rows);
+      else this.#written.set(address, { op, rows: rows === undefined ? undefined : [rows] });
+    }
     for (const address of reads) this.#read.add(address);
     const at = word(this.address + this.#count * COMMAND_BYTES);
     this.#words[at] = op;
@@ -87,12 +101,14 @@ export class CommandList {
     this.#read.clear();
   }
 
-  #conflicts(op: Op, writes: readonly number[], reads: readonly number[]): boolean {
+  #conflicts(op: Op, writes: readonly number[], reads: readonly number[], rows: Rows | undefined): boolean {
     for (const address of reads) if (this.#written.has(address)) return true;
     for (const address of writes) {
       if (this.#read.has(address)) return true;
-      const writer = this.#written.get(address);
-      if (writer !== undefined && !(writer === op && WRITES_DISJOINT_ROWS.has(op))) return true;
+      const before = this.#written.get(address);
+      if (before === undefined) continue;
+      if (before.op !== op || before.rows === undefined || rows === undefined) return true;
+      if (before.rows.some(([first, end]) => rows[0] < end && first < rows[1])) return true;
     }
     return false;
   }

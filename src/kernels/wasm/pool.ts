@@ -116,7 +116,16 @@ export class Pool {
       Atomics.add(control, word(SEQUENCE), 1);
       Atomics.notify(control, word(SEQUENCE));
     }
-    const failed = this.#execute(0, this.nThreads);
+    let failed: number;
+    try {
+      failed = this.#execute(0, this.nThreads);
+    } catch (error) {
+      // A trap on this thread: the others wait at a barrier that it will not reach.
+      Atomics.store(control, word(FAILED), 1);
+      Atomics.notify(control, word(BARRIER_GENERATION));
+      this.#lost ??= `a kernel trapped: ${error instanceof Error ? error.message : String(error)}`;
+      failed = 1;
+    }
     if (failed !== 0 || control[word(FAILED)] !== 0) {
       this.#lost ??= 'a thread failed or did not come back';
       this.#check();

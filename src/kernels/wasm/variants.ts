@@ -5,7 +5,8 @@
  * @module
  */
 
-import { LIST_ADDRESS, LIST_COUNT, SCRATCH_BASE, word, writeConstants } from './layout.ts';
+import { Op } from './commands.ts';
+import { LIST_ADDRESS, LIST_COUNT, MAX_PAGES, SCRATCH_BASE, word, writeConstants } from './layout.ts';
 import * as modules from './module.generated.ts';
 
 export type VariantName = 'relaxed' | 'simd';
@@ -57,11 +58,12 @@ function fromBase64(text: string): Uint8Array<ArrayBuffer> {
 }
 
 /**
- * One ternary product of 5 rows and 1152 columns with the extreme codes -128 and 127, the case in which i16 lanes come
- * closest to overflow. Returns undefined, or what went wrong.
+ * A ternary product of 5 rows and 1152 columns with the extreme codes -128 and 127, the case in which i16 lanes come closest
+ * to overflow: for one token, for three (unpack and multiply) and for eight (lookup tables). Returns undefined, or what
+ * went wrong.
  */
 function selfTest(module: WebAssembly.Module, threaded: boolean): string | undefined {
-  const memory = new WebAssembly.Memory({ initial: 2, ...(threaded ? { maximum: 65536, shared: true } : {}) });
+  const memory = new WebAssembly.Memory({ initial: 10, ...(threaded ? { maximum: MAX_PAGES, shared: true } : {}) });
   const instance = new WebAssembly.Instance(module, { env: { memory } });
   const execute = instance.exports.execute as (thread: number, nThreads: number) => number;
   const bytes = new Uint8Array(memory.buffer);
@@ -70,34 +72,36 @@ function selfTest(module: WebAssembly.Module, threaded: boolean): string | undef
   const rows = 5;
   const columns = 1152;
   const rowBytes = (columns / 128) * 32;
-  const [out, packed, codes, meta, list, scratch] = [4096, 8192, 16384, 24576, 28672, 65536];
+  const [list, meta, out, packed, codes, scratch] = [4096, 4608, 5120, 8192, 16384, 65536];
+  const code = (i: number) => (i < 1024 ? -128 : 127);
   writeConstants(memory);
-  for (let i = 0; i < rows * rowBytes; i++)
-    bytes[packed + i] = [0xaa, 0x00, 0x92, 0x55, 0x26][Math.floor(i / rowBytes)];
-  let codeSum = 0;
-  for (let i = 0; i < columns; i++) {
-    const q = i < 1024 ? -128 : 127;
-    bytes[codes + i] = q & 255;
-    codeSum += q;
+  for (let row = 0; row < rows; row++) {
+    bytes.fill([0xaa, 0x00, 0x92, 0x55, 0x26][row], packed + row * rowBytes, packed + (row + 1) * rowBytes);
   }
-  floats[word(meta)] = 1;
-  words[word(meta) + 1] = codeSum;
-  const command = new Int32Array([4, 0, out, packed, rowBytes, 0, rows, codes, columns, meta, 1]);
-  new Float32Array(command.buffer)[5] = 1;
-  words.set(command, word(list));
+  let codeSum = 0;
+  for (let i = 0; i < columns; i++) codeSum += code(i);
+  for (let token = 0; token < 8; token++) {
+    for (let i = 0; i < columns; i++) bytes[codes + token * columns + i] = code(i) & 255;
+    floats[word(meta) + 2 * token] = 1;
+    words[word(meta) + 2 * token + 1] = codeSum;
+  }
   words[word(LIST_ADDRESS)] = list;
   words[word(LIST_COUNT)] = 1;
   words[word(SCRATCH_BASE)] = scratch;
-  execute(0, 1);
-  for (let row = 0; row < rows; row++) {
-    let expected = 0;
-    for (let i = 0; i < columns; i++) {
-      const byte = bytes[packed + row * rowBytes + Math.floor(i / 128) * 32 + (i % 32)];
-      const trit = ((byte >> (6 - 2 * (Math.floor(i / 32) % 4))) & 3) - 1;
-      expected += trit * (i < 1024 ? -128 : 127);
+  for (const n of [1, 3, 8]) {
+    words.set([Op.TERNARY_MATMUL, 0, out, packed, rowBytes, 0, rows, codes, columns, meta, n], word(list));
+    floats[word(list) + 5] = 1; // the weight's scale
+    execute(0, 1);
+    for (let i = 0; i < n * rows; i++) {
+      const row = i % rows;
+      let expected = 0;
+      for (let column = 0; column < columns; column++) {
+        const byte = bytes[packed + row * rowBytes + Math.floor(column / 128) * 32 + (column % 32)];
+        expected += (((byte >> (6 - 2 * (Math.floor(column / 32) % 4))) & 3) - 1) * code(column);
+      }
+      const got = floats[word(out) + i];
+      if (got !== expected) return `${n} tokens, row ${row}: expected ${expected}, got ${got}`;
     }
-    const got = floats[word(out) + row];
-    if (got !== expected) return `row ${row}, expected ${expected}, got ${got}`;
   }
   return undefined;
 }
