@@ -30,6 +30,20 @@ export type {
 } from './engine/types.ts';
 export { BitnetError, type ErrorCode, type ErrorFacts } from './errors.ts';
 export type { ByteSource } from './formats/source.ts';
-export type { Backend, BackendInfo, KvType } from './kernels/interface.ts';
+export type {
+  Backend,
+  BackendInfo,
+  Buf,
+  BufType,
+  DenseType,
+  KvCache,
+  KvShape,
+  KvType,
+  QuantizedBuf,
+  RopeStyle,
+  Segment,
+  Weight,
+  WeightSource,
+} from './kernels/interface.ts';
 export type { SamplingOptions } from './sampling/chain.ts';
 export type { ChatMessage, Tokenizer } from './tokenizer/index.ts';

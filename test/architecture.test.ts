@@ -163,6 +163,21 @@ describe('AssemblyScript and TypeScript agree', () => {
     expect(Object.fromEntries(assembly)).toEqual(Object.fromEntries(source));
   });
 
+  it('on the sizes of scratch and the codes of types', () => {
+    const backend = read('src/kernels/wasm/backend.ts');
+    const room = /ATTENTION_HEAD_ROOM: usize = (\d+)/.exec(read('assembly/index.ts'))?.[1];
+    expect(backend).toContain(`ATTENTION_HEAD_ROOM = ${room};`);
+    const lookup = read('assembly/ternary-lookup.ts');
+    expect(lookup).toContain('const TABLE_BYTES: usize = 172 * 64;');
+    expect(lookup).toContain('const BLOCK_ROWS: i32 = 2048;');
+    expect(backend).toContain('LOOKUP_SCRATCH = 8 * 172 * 64 + 4 * 64 + 2048 * (64 + 128);');
+    const codes = [...read('assembly/dense.ts').matchAll(/DENSE_(\w+): i32 = (\d);/g)].map(
+      ([, name, code]) => `${name}: ${code}`,
+    );
+    expect(codes.length).toBe(5);
+    expect(backend).toContain(`{ ${codes.join(', ')} }`);
+  });
+
   it('on the constants of exp', () => {
     const number = '(-?[0-9.]+(?:e-?[0-9]+)?)';
     const assembly = constants('assembly/math.ts', new RegExp(`const (\\w+): f32 = ${number};`, 'g'));

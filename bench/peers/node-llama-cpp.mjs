@@ -42,6 +42,6 @@ async function once(n) {
 
 await once(1);
 const [promptMs, generateMs] = await once(nGenerate);
-const version = `${packageVersion('node-llama-cpp')} (${context.currentThreads} threads)`;
+const version = `${packageVersion('node-llama-cpp')} (threads: ${context.currentThreads})`;
 console.log(JSON.stringify({ version, pp: (nPrompt * 1000) / promptMs, tg: (nGenerate * 1000) / generateMs }));
 await llama.dispose();

@@ -32,7 +32,7 @@ const { values } = parseArgs({
   },
 });
 
-const folder = values.models ?? fileURLToPath(new URL('./models/', import.meta.url));
+const folder = values.models ?? fileURLToPath(new URL('./models', import.meta.url));
 const threadCounts = values.threads.split(',').map(Number);
 const [nPrompt, nGenerate, nRounds] = [values.prompt, values.generate, values.rounds].map(Number);
 const names = { pp: `pp${nPrompt}`, tg: `tg${nGenerate}` };

@@ -34,7 +34,7 @@ try {
   const page = await browser.newPage();
   await page.goto(`http://127.0.0.1:${server.address().port}/`);
   const measured = await page.evaluate(measure, { threads: +threads, nPrompt: +nPrompt, nGenerate: +nGenerate });
-  const version = `${packageVersion('@wllama/wllama')} Chromium ${browser.version()} (${measured.threads} threads)`;
+  const version = `${packageVersion('@wllama/wllama')} Chromium ${browser.version()} (threads: ${measured.threads})`;
   console.log(JSON.stringify({ version, pp: measured.pp, tg: measured.tg }));
 } finally {
   await browser.close();

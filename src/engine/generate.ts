@@ -68,6 +68,7 @@ export async function* generatePieces(
 
 /** Rewinds the session to what it shares with the prompt; the last prompt token is always computed, for its logits. */
 function keepPrefix(session: SessionImpl, ids: readonly number[]): number {
+  session.check(ids, 0); // before anything is forgotten
   const keep = Math.max(0, Math.min(session.commonPrefix(ids), ids.length - 1));
   session.cut(keep);
   return keep;

@@ -7,9 +7,10 @@ import { BitnetError, want } from '../errors.ts';
 import { openGguf } from '../formats/gguf/reader.ts';
 import type { GgufFile } from '../formats/gguf/types.ts';
 import { openModelSource } from '../formats/open.ts';
+import type { ByteSource } from '../formats/source.ts';
 import type { Backend, BackendInfo } from '../kernels/interface.ts';
 import type { ModelConfig } from '../model/config.ts';
-import { loadWeights } from '../model/load.ts';
+import { countParameters, loadWeights } from '../model/load.ts';
 import { detectPlatform } from '../platform/detect.ts';
 import { createTokenizer, type Tokenizer } from '../tokenizer/index.ts';
 import { backendFactory } from './backends.ts';
@@ -23,15 +24,31 @@ const DEFAULT_BATCH = 128;
 const MAX_BATCH = 4096;
 
 /** Opens a container from anywhere. The caller closes it. */
-export async function openModelFile(input: ModelInput): Promise<GgufFile> {
+export async function openModelFile(input: ModelInput, signal?: AbortSignal): Promise<GgufFile> {
   const { openPath } = detectPlatform();
-  const source = await openModelSource(input, { openPath });
+  const own = isByteSource(input) ? borrowed(input) : input;
+  const source = await openModelSource(own, { openPath, ...(signal === undefined ? {} : { signal }) });
   try {
     return await openGguf(source);
   } catch (error) {
     await source.close();
     throw error;
   }
+}
+
+function isByteSource(input: ModelInput): input is ByteSource {
+  return typeof input === 'object' && input !== null && 'readInto' in input;
+}
+
+/** A source that the caller made stays the caller's: closing this one does nothing. */
+function borrowed(source: ByteSource): ByteSource {
+  return {
+    label: source.label,
+    byteLength: source.byteLength,
+    readInto: (target, offsetBytes) => source.readInto(target, offsetBytes),
+    ...(source.sibling === undefined ? {} : { sibling: source.sibling.bind(source) }),
+    close: async () => undefined,
+  };
 }
 
 /**
@@ -57,7 +74,7 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
   const { backend: choice, threads } = options;
   const open = backendFactory(choice, threads === undefined ? {} : { threads });
   signal?.throwIfAborted();
-  const gguf = await openModelFile(input);
+  const gguf = await openModelFile(input, signal);
   let backend: Backend | undefined;
   try {
     const tokenizer = createTokenizer(readTokenizerSpec(gguf, options.pre));
@@ -97,7 +114,7 @@ class LoadedModel implements Model {
       name: config.name,
       architecture: config.architecture,
       activation: config.activation,
-      parameters: gguf.tensors.reduce((sum, tensor) => sum + tensor.elements, 0),
+      parameters: countParameters(gguf, config),
       vocabularySize: config.vocabulary,
       contextLength: config.contextLength,
       embeddingLength: config.hidden,

@@ -16,6 +16,7 @@ export class Progress {
   #startMs = 0;
   #promptDoneMs = 0;
   #firstTokenMs = 0;
+  #lastMs = 0;
 
   begin(promptTokens: number, cachedTokens: number, seed: number): void {
     this.#startMs = performance.now();
@@ -26,10 +27,12 @@ export class Progress {
 
   promptDone(): void {
     this.#promptDoneMs = performance.now();
+    this.#lastMs = this.#promptDoneMs;
   }
 
   add(token: number, text: string): void {
-    if (this.tokens.length === 0) this.#firstTokenMs = performance.now() - this.#startMs;
+    this.#lastMs = performance.now();
+    if (this.tokens.length === 0) this.#firstTokenMs = this.#lastMs - this.#startMs;
     this.tokens.push(token);
     this.#text += text;
   }
@@ -41,7 +44,7 @@ export class Progress {
 
   result(): GenerateResult {
     const promptMs = this.#promptDoneMs - this.#startMs;
-    const generateMs = performance.now() - this.#promptDoneMs;
+    const generateMs = this.#lastMs - this.#promptDoneMs;
     return {
       text: this.#text,
       tokens: this.tokens,

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { BitnetError, want } from '../errors.ts';
+import { BitnetError, show, want } from '../errors.ts';
 import type { Backend, KvCache } from '../kernels/interface.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { type ChatMessage, encodeChat, type Tokenizer } from '../tokenizer/index.ts';
@@ -86,7 +86,7 @@ export class SessionImpl implements Session {
     return new GenerationRun(generatePieces(this, encode, options, progress), progress);
   }
 
-  async prefill(ids: readonly number[], options: { signal?: AbortSignal } = {}): Promise<Float32Array> {
+  async prefill(ids: readonly number[], options: { signal?: AbortSignal | undefined } = {}): Promise<Float32Array> {
     const end = this.begin();
     try {
       return await this.compute(ids, options.signal);
@@ -95,11 +95,14 @@ export class SessionImpl implements Session {
     }
   }
 
-  async *logits(ids: readonly number[], options: { signal?: AbortSignal } = {}): AsyncGenerator<Float32Array> {
+  async *logits(
+    ids: readonly number[],
+    options: { signal?: AbortSignal | undefined } = {},
+  ): AsyncGenerator<Float32Array> {
     const end = this.begin();
     try {
-      this.#check(ids);
-      yield* this.#chunks(ids, 'all', options.signal);
+      this.check(ids, this.#tokens.length);
+      yield* this.#chunks(Array.from(ids), 'all', options.signal);
     } finally {
       end();
     }
@@ -167,14 +170,20 @@ export class SessionImpl implements Session {
 
   /** Computes `ids` after the cached tokens; logits after the last. */
   async compute(ids: readonly number[], signal: AbortSignal | undefined): Promise<Float32Array> {
-    this.#check(ids);
+    this.check(ids, this.#tokens.length);
     let last = new Float32Array(0);
-    for await (const logits of this.#chunks(ids, 'last', signal)) last = logits as Float32Array<ArrayBuffer>;
+    // A copy: the caller's array may change while this waits.
+    for await (const logits of this.#chunks(Array.from(ids), 'last', signal))
+      last = logits as Float32Array<ArrayBuffer>;
     return last;
   }
 
   /** Feeds `ids` chunk by chunk; tokens count as cached once their chunk is done. */
-  async *#chunks(ids: readonly number[], want: 'all' | 'last', signal?: AbortSignal): AsyncGenerator<Float32Array> {
+  async *#chunks(
+    ids: readonly number[],
+    want: 'all' | 'last',
+    signal?: AbortSignal | undefined,
+  ): AsyncGenerator<Float32Array> {
     const { stepper } = this.#parts;
     const breathe = createYielder();
     for (let at = 0; at < ids.length; at += stepper.maxRows) {
@@ -192,30 +201,32 @@ export class SessionImpl implements Session {
 
   async #encode(prompt: Prompt, options: GenerateOptions): Promise<readonly number[]> {
     if (typeof prompt === 'string') return this.tokenizer.encodePrompt(prompt, { special: options.special ?? false });
+    want(Array.isArray(prompt), 'bad-argument', 'not a prompt', () => ({
+      where: 'prompt',
+      expected: 'text, messages or token ids',
+      got: show(prompt),
+    }));
     if (isMessages(prompt)) return encodeChat(this.tokenizer, undefined, prompt);
-    return prompt;
+    return Array.from(prompt);
   }
 
-  #check(ids: readonly number[]): void {
+  /** Refuses ids that cannot be computed after `cached` tokens. */
+  check(ids: readonly number[], cached: number): void {
+    want(Array.isArray(ids), 'bad-argument', 'not a list of token ids', () => ({ where: 'prompt', got: show(ids) }));
     want(ids.length > 0, 'bad-argument', 'nothing to compute: no tokens', () => ({ where: 'prompt' }));
     const { vocabulary } = this.#parts.config;
-    const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);
-    want(bad === undefined, 'bad-token', 'token id out of range', () => ({
-      where: 'prompt',
+    const bad = ids.findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);
+    want(bad < 0, 'bad-token', 'token id out of range', () => ({
+      where: `prompt token ${bad}`,
       expected: `0 to ${vocabulary - 1}`,
-      got: String(bad),
+      got: String(ids[bad]),
     }));
-    want(
-      this.#tokens.length + ids.length <= this.contextSize,
-      'context-full',
-      'more tokens than the context holds',
-      () => ({
-        where: 'prompt',
-        expected: `at most ${this.contextSize}`,
-        got: `${this.#tokens.length + ids.length}`,
-        hint: 'raise contextSize (-c)',
-      }),
-    );
+    want(cached + ids.length <= this.contextSize, 'context-full', 'more tokens than the context holds', () => ({
+      where: 'prompt',
+      expected: `at most ${this.contextSize}`,
+      got: `${cached + ids.length}`,
+      hint: 'raise contextSize (-c)',
+    }));
   }
 
   #alive(): void {

@@ -3,13 +3,17 @@
  * @module
  */
 
-import { want } from '../errors.ts';
+import { show, want } from '../errors.ts';
 
 export class StopTexts {
   readonly #stops: readonly string[];
   #held = '';
 
-  constructor(stops: readonly string[] = []) {
+  constructor(given: string | readonly string[] = []) {
+    const stops = typeof given === 'string' ? [given] : given;
+    want(Array.isArray(stops), 'bad-argument', 'stop is neither a text nor a list of texts', () => ({
+      got: show(given),
+    }));
     for (const stop of stops) {
       want(typeof stop === 'string' && stop.length > 0, 'bad-argument', 'a stop text must not be empty', () => ({
         where: 'stop',

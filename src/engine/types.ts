@@ -3,13 +3,11 @@
  * @module
  */
 
-import type { ByteSource } from '../formats/source.ts';
 import type { Backend, BackendInfo, KvType } from '../kernels/interface.ts';
 import type { SamplingOptions } from '../sampling/chain.ts';
 import type { ChatMessage } from '../tokenizer/index.ts';
 
-/** Where a model may come from. A string is a path, or a URL if it begins with `http://` or `https://`. */
-export type ModelInput = string | URL | Blob | Uint8Array | ByteSource;
+export type { ModelInput } from '../formats/open.ts';
 
 export interface LoadProgress {
   readonly loadedBytes: number;
@@ -23,42 +21,45 @@ export interface LoadOptions {
    * `auto` is `wasm`, or `ts` with a note in `model.backend.notes` where WebAssembly SIMD is missing. A value of
    * `bitnet-ts/backends`, or a function of your own, opens any other.
    */
-  readonly backend?: 'auto' | 'wasm' | 'ts' | (() => Promise<Backend>);
-  /** Threads of the wasm backend, where it is chosen by name. Default: the physical cores as far as the runtime tells; 1 in a browser page. */
-  readonly threads?: number;
+  readonly backend?: 'auto' | 'wasm' | 'ts' | (() => Promise<Backend>) | undefined;
+  /**
+   * Threads of the wasm backend, where it is chosen by name. Default: the physical cores, as far as the
+   * runtime tells; 1 where memory cannot be shared.
+   */
+  readonly threads?: number | undefined;
   /** Forces the pre-tokenizer (`llama-bpe`, `qwen2`, ... or `default`, what bitnet.cpp falls back to). */
-  readonly pre?: string;
+  readonly pre?: string | undefined;
   /** Largest number of tokens computed in one pass. Default 128. Never changes a result. */
-  readonly batchSize?: number;
-  readonly onProgress?: (progress: LoadProgress) => void;
-  readonly signal?: AbortSignal;
+  readonly batchSize?: number | undefined;
+  readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
+  readonly signal?: AbortSignal | undefined;
 }
 
 export interface SessionOptions {
   /** Positions to keep. Default: the model's context length, at most 2048. */
-  readonly contextSize?: number;
+  readonly contextSize?: number | undefined;
   /** Element type of cached keys and values. Default f16, as llama.cpp. */
-  readonly kType?: KvType;
-  readonly vType?: KvType;
+  readonly kType?: KvType | undefined;
+  readonly vType?: KvType | undefined;
 }
 
 export interface GenerateOptions extends SamplingOptions {
   /** Stop after this many tokens. Default: until the model ends or the context is full. */
-  readonly maxTokens?: number;
+  readonly maxTokens?: number | undefined;
   /** Texts that end the generation; never part of the output. They may span tokens. */
-  readonly stop?: readonly string[];
+  readonly stop?: string | readonly string[] | undefined;
   /** Parse special tokens such as `<|eot_id|>` in a text prompt. Default false: text is text. */
-  readonly special?: boolean;
+  readonly special?: boolean | undefined;
   /** Report the log-probability of each sampled token. */
-  readonly logprobs?: boolean;
+  readonly logprobs?: boolean | undefined;
   /** Keep going at end-of-generation tokens (for benchmarks). */
-  readonly ignoreEos?: boolean;
-  readonly signal?: AbortSignal;
+  readonly ignoreEos?: boolean | undefined;
+  readonly signal?: AbortSignal | undefined;
 }
 
 export interface ChatOptions extends GenerateOptions {
   /** A Jinja template that replaces the model's own. */
-  readonly template?: string;
+  readonly template?: string | undefined;
 }
 
 /**
@@ -106,8 +107,9 @@ export interface GenerateResult {
 }
 
 /**
- * A running generation. Lazy: nothing runs before the first `next()` or a look at `result`. Breaking out of
- * the loop stops the work and leaves the session usable.
+ * A running generation. Lazy: nothing runs before the first `next()` or a look at `result`. Breaking out of the loop stops
+ * the work and leaves the session usable. Looking at `result` asks for everything: from then on the work goes on to its
+ * end, whatever a loop does, so look at it after the loop, or stop by `signal`.
  */
 export interface Run extends AsyncIterable<Piece> {
   /** Runs to the end if nobody iterates; rejects with the signal's reason on abort. */
@@ -124,9 +126,9 @@ export interface Session {
   /** Renders the messages with the model's chat template and generates the reply. */
   chat(messages: readonly ChatMessage[], options?: ChatOptions): Run;
   /** Computes tokens after the cached ones; resolves to the logits (vocabulary) after the last. */
-  prefill(ids: readonly number[], options?: { readonly signal?: AbortSignal }): Promise<Float32Array>;
+  prefill(ids: readonly number[], options?: { readonly signal?: AbortSignal | undefined }): Promise<Float32Array>;
   /** Like `prefill`, with the logits after every token, chunk by chunk: (rows, vocabulary). */
-  logits(ids: readonly number[], options?: { readonly signal?: AbortSignal }): AsyncIterable<Float32Array>;
+  logits(ids: readonly number[], options?: { readonly signal?: AbortSignal | undefined }): AsyncIterable<Float32Array>;
   /** One token in, logits (vocabulary) out. */
   step(id: number): Promise<Float32Array>;
   /** Forgets cached positions from `position` on. */

@@ -118,7 +118,7 @@ export type RopeStyle = 'neox' | 'norm';
 export interface BackendInfo {
   /** `ts`, `wasm`, `cuda`. */
   readonly name: string;
-  /** E.g. `relaxed-simd+threads`; what exactly is running. */
+  /** E.g. `relaxed+threads`; what exactly is running. */
   readonly variant: string;
   readonly nThreads: number;
   /** True when results are bit-identical to `ts`. */
@@ -144,8 +144,8 @@ export interface Backend {
   /** Copies `data` into the first elements of `to`. The type of `data` must fit that of `to`. */
   write(to: Buf, data: Float32Array | Int32Array): void;
   /**
-   * Runs everything enqueued, waits for it, and copies the first `count` elements out.
-   * The only async op: a GPU pays one per token.
+   * Runs everything enqueued, waits for it, and copies the first `count` elements of an f32 buffer out.
+   * The only op on the token's path that waits: a GPU pays one per token.
    */
   read(from: Buf, count: number): Promise<Float32Array>;
   /** Codes and scales of the first `n` rows, for oracles and tests. Waits like `read`. */
@@ -160,7 +160,6 @@ export interface Backend {
   /**
    * RMSNorm (Zhang and Sennrich, arXiv 1910.07467). x, out (n, K) f32; gain (K) f32.
    * m = f32(sum8d(x*x) / K), the squares rounded to f32 first; r = 1 / sqrt(m + eps); out = (x * r) * gain.
-   * `x` may have more columns than K only if it has exactly K: no strides here.
    */
   rmsNorm(out: Buf, x: Buf, gain: Buf, eps: number, n: number): void;
 

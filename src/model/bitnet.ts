@@ -8,6 +8,7 @@
  * @module
  */
 
+import type { Buf } from '../kernels/interface.ts';
 import { attend, type ModelWeights, project, quantizeFor, type Step } from './graph.ts';
 
 export function bitnetForward(step: Step, weights: ModelWeights): void {
@@ -22,11 +23,9 @@ export function bitnetForward(step: Step, weights: ModelWeights): void {
     project(step, s.k, w.k, s.h, s.hq); // k (n, nKvHeads * headDim)
     project(step, s.v, w.v, s.h, s.hq); // v (n, nKvHeads * headDim)
     attend(step, c, layer); // a (n, nHeads * headDim)
-    // q is free again: it takes the normalised attention output.
-    if (w.attnSubNorm !== undefined) backend.rmsNorm(s.q, s.a, w.attnSubNorm, c.rmsEps, n);
-    const a = w.attnSubNorm === undefined ? s.a : s.q;
-    quantizeFor(step, s.aq, a, [w.o]);
-    project(step, s.h, w.o, a, s.aq); // h (n, hidden)
+    backend.rmsNorm(s.q, s.a, gain(w.attnSubNorm), c.rmsEps, n); // q is free again: it takes the normalised output
+    quantizeFor(step, s.aq, s.q, [w.o]);
+    project(step, s.h, w.o, s.q, s.aq); // h (n, hidden)
     backend.add(s.x, s.x, s.h, n);
 
     // Feed-forward
@@ -36,10 +35,15 @@ export function bitnetForward(step: Step, weights: ModelWeights): void {
     project(step, s.up, w.up, s.h, s.hq); // up (n, ffn)
     if (c.activation === 'relu2') backend.gatedRelu2(s.gate, s.gate, s.up, n);
     else backend.gatedSilu(s.gate, s.gate, s.up, n);
-    if (w.ffnSubNorm !== undefined) backend.rmsNorm(s.up, s.gate, w.ffnSubNorm, c.rmsEps, n);
-    const f = w.ffnSubNorm === undefined ? s.gate : s.up;
-    quantizeFor(step, s.fq, f, [w.down]);
-    project(step, s.h, w.down, f, s.fq); // h (n, hidden)
+    backend.rmsNorm(s.up, s.gate, gain(w.ffnSubNorm), c.rmsEps, n);
+    quantizeFor(step, s.fq, s.up, [w.down]);
+    project(step, s.h, w.down, s.up, s.fq); // h (n, hidden)
     backend.add(s.x, s.x, s.h, n);
   });
+}
+
+/** The sub-norms are required tensors of this architecture: loading has seen to it. */
+function gain(buf: Buf | undefined): Buf {
+  if (buf === undefined) throw new Error('a BitNet layer without its sub-norm');
+  return buf;
 }

@@ -62,7 +62,8 @@ export function readConfig(gguf: GgufFile, facts: ArchitectureFacts): ModelConfi
   const hidden = count('embedding_length', LIMITS.width);
   const nHeads = count('attention.head_count', LIMITS.heads);
   const nKvHeads = count('attention.head_count_kv', LIMITS.heads, nHeads);
-  const headDim = count('attention.key_length', LIMITS.headDim, divide(hidden, nHeads, `${a}.attention.head_count`));
+  const evenly = () => divide(hidden, nHeads, `${a}.attention.head_count`);
+  const headDim = count('attention.key_length', LIMITS.headDim, gguf.findUint(`${a}.attention.key_length`) ?? evenly());
   divide(nHeads, nKvHeads, `${a}.attention.head_count_kv`);
   want(headDim % 2 === 0, 'bad-metadata', 'odd head dimension', () => ({ where: a, got: `${headDim}` }));
   same(`${a}.attention.value_length`, count('attention.value_length', LIMITS.headDim, headDim), headDim);

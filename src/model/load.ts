@@ -31,6 +31,14 @@ export function readModelConfig(gguf: GgufFile): ModelConfig {
   return readConfig(gguf, architectureOf(gguf.getString('general.architecture')));
 }
 
+/** Weights that the architecture uses; a copy of the embedding that some files carry does not count. */
+export function countParameters(gguf: GgufFile, config: ModelConfig): number {
+  const rules = architectureOf(config.architecture).tensors(config);
+  return rules
+    .filter((rule) => rule.kind !== 'ignored')
+    .reduce((sum, rule) => sum + (gguf.findTensor(rule.name)?.elements ?? 0), 0);
+}
+
 /** Loads all weights of `gguf` into `backend`. */
 export async function loadWeights(
   gguf: GgufFile,
@@ -41,6 +49,7 @@ export async function loadWeights(
   const architecture = architectureOf(config.architecture);
   const rules = architecture.tensors(config);
   const tensors = matchTensors(gguf, rules);
+  for (const rule of rules) if (rule.kind === 'ignored') tensors.delete(rule.name);
   const loader = new Loader(gguf, tensors, backend, options);
   const scaled = await loader.separateScales();
 
@@ -64,10 +73,7 @@ export async function loadWeights(
       down: await matrix('ffn_down'),
     });
   }
-  const ownHead = rules.some(
-    (rule) => rule.name === 'output.weight' && rule.kind === 'matrix' && tensors.has(rule.name),
-  );
-  const head = ownHead ? await loader.matrix('output.weight') : embedding;
+  const head = tensors.has('output.weight') ? await loader.matrix('output.weight') : embedding;
   if (head.kind === 'ternary') throw unsupported('output.weight', tensors);
   return {
     config,

@@ -1,6 +1,5 @@
 /**
- * The random stream behind `--seed`: the same numbers on every runtime and in every version with the same
- * `numericsVersion`.
+ * The random stream behind `--seed`: the same numbers on every runtime. A test pins them.
  *
  * xoshiro128** 1.1 (Blackman and Vigna, "Scrambled linear pseudorandom number generators", 2019), 32-bit
  * arithmetic only, seeded through splitmix32 so that near seeds give unrelated streams.

@@ -8,27 +8,27 @@ import { BitnetError, show } from '../errors.ts';
 
 export interface SamplingOptions {
   /** Divides the logits before the draw. 0 or less: always the most likely token. Default 0.8. */
-  readonly temperature?: number;
+  readonly temperature?: number | undefined;
   /** Keep this many of the most likely tokens; 0 or less keeps all. Default 40. */
-  readonly topK?: number;
+  readonly topK?: number | undefined;
   /** Keep the most likely tokens until their probabilities add up to this; 1 keeps all. Default 0.95. */
-  readonly topP?: number;
+  readonly topP?: number | undefined;
   /** Keep tokens at least this many times as likely as the most likely one; 0 keeps all. Default 0.05. */
-  readonly minP?: number;
+  readonly minP?: number | undefined;
   /** Positive logits of recent tokens are divided by this, the others multiplied; 1 is off. Default 1. */
-  readonly repeatPenalty?: number;
+  readonly repeatPenalty?: number | undefined;
   /** How many recent tokens, prompt included, are penalised; 0 none, -1 all. Default 64. */
-  readonly repeatLastN?: number;
+  readonly repeatLastN?: number | undefined;
   /** Subtracted once from the logit of every recent token. Default 0. */
-  readonly presencePenalty?: number;
+  readonly presencePenalty?: number | undefined;
   /** Subtracted from the logit of every recent token, once for each time it occurred. Default 0. */
-  readonly frequencyPenalty?: number;
+  readonly frequencyPenalty?: number | undefined;
   /** Whether penalties also touch the newline token. Default false. */
-  readonly penalizeNewline?: boolean;
+  readonly penalizeNewline?: boolean | undefined;
   /** Token id -> what to add to its logit. `-Infinity` bans the token. */
-  readonly logitBias?: ReadonlyMap<number, number> | Readonly<Record<string, number>>;
+  readonly logitBias?: ReadonlyMap<number, number> | Readonly<Record<string, number>> | undefined;
   /** Start of the random stream. Default, or -1: drawn from the system; the result reports it. */
-  readonly seed?: number;
+  readonly seed?: number | undefined;
 }
 
 /** Every option present and in range; plain data. */

@@ -1,6 +1,9 @@
 /** Generation as a user meets it: streaming, stopping, aborting, breaking off, errors, and a session that survives. */
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ts, wasm } from '../../src/engine/backends.ts';
+import { memorySource } from '../../src/formats/sources.ts';
 import { BitnetError, loadModel, type Model, type Piece, type Run, type Session } from '../../src/index.ts';
 import { tinyModel } from '../model/models.ts';
 
@@ -100,6 +103,13 @@ describe('the end', () => {
     expect((await run.result).stopText).toBe(stop);
   });
 
+  it('takes a single stop text as it stands', async () => {
+    const whole = (await session.generate('Once upon', { ...greedy, maxTokens: 20 }).result).text;
+    const stop = whole.slice(7, 12);
+    const { text } = await session.generate('Once upon', { ...greedy, maxTokens: 20, stop }).result;
+    expect(text).toBe(whole.slice(0, whole.indexOf(stop)));
+  });
+
   it('comes when the context is full', async () => {
     const small = model.createSession({ contextSize: 10 });
     const run = small.generate([3, 4, 5, 6], greedy);
@@ -165,6 +175,10 @@ describe('refusals', () => {
     expect(await codeOf(session.generate([-1]).result)).toBe('bad-token');
     expect(await codeOf(session.generate([1.5]).result)).toBe('bad-token');
     expect(await codeOf(session.generate([]).result)).toBe('bad-argument');
+    expect(await codeOf(session.generate([3, undefined as unknown as number, 4]).result)).toBe('bad-token');
+    expect(await codeOf(session.step(undefined as unknown as number))).toBe('bad-token');
+    expect(await codeOf(session.generate(7 as unknown as string).result)).toBe('bad-argument');
+    expect(await codeOf(session.generate('x', { stop: 7 as unknown as string }).result)).toBe('bad-argument');
     expect(await codeOf(session.generate('x', { maxTokens: -1 }).result)).toBe('bad-argument');
     expect(await codeOf(session.generate('x', { stop: [''] }).result)).toBe('bad-argument');
     expect(await codeOf(session.generate('x', { temperature: Number.NaN }).result)).toBe('bad-argument');
@@ -174,6 +188,14 @@ describe('refusals', () => {
     expect(() => model.createSession({ contextSize: 1e9 })).toThrow(/context size/);
     expect(() => model.createSession({ kType: 'q4' as 'f16' })).toThrow(/KV cache type/);
     expect(() => session.rewind(10_000)).toThrow(/bad position/);
+  });
+
+  it('leave the cache as it was', async () => {
+    await session.generate([3, 4, 5], { ...greedy, maxTokens: 2 }).result;
+    const before = session.tokens;
+    expect(await codeOf(session.generate([]).result)).toBe('bad-argument');
+    expect(await codeOf(session.generate(Array.from({ length: 97 }, () => 3)).result)).toBe('context-full');
+    expect(session.tokens).toEqual(before);
   });
 
   it('of a second run in a busy session', async () => {
@@ -197,6 +219,15 @@ describe('refusals', () => {
   });
 });
 
+describe('timings', () => {
+  it('end with the last token, not when they are looked at', async () => {
+    const run = session.generate('Once upon', { ...greedy, maxTokens: 4 });
+    await collect(run);
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    expect((await run.result).timings.generateMs).toBeLessThan(250);
+  });
+});
+
 describe('loading', () => {
   it('reports progress up to the end', async () => {
     const seen: number[] = [];
@@ -208,6 +239,24 @@ describe('loading', () => {
     expect(seen.length).toBeGreaterThan(10);
     expect(seen.at(-1)).toBe(1);
     expect([...seen].sort((a, b) => a - b)).toEqual(seen);
+  });
+
+  it('can be aborted while a server does not answer', async () => {
+    const server = createServer(() => undefined); // accepts and says nothing
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const { port } = server.address() as AddressInfo;
+    const loading = loadModel(`http://127.0.0.1:${port}/model.gguf`, { signal: AbortSignal.timeout(100) });
+    await expect(loading).rejects.toThrow(/timeout/);
+    server.closeAllConnections();
+    server.close();
+  });
+
+  it("leaves a caller's own source open", async () => {
+    let closed = 0;
+    const source = { ...memorySource(file), close: async () => void closed++ };
+    const mine = await loadModel({ ...source, readInto: memorySource(file).readInto }, { threads: 1 });
+    await mine.dispose();
+    expect(closed).toBe(0);
   });
 
   it('can be aborted', async () => {

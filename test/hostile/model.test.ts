@@ -214,6 +214,32 @@ describe('tensors', () => {
   });
 });
 
+it('a copy of the embedding, as in the first official upload, is neither loaded nor counted', async () => {
+  const embedding = gguf.tensor('token_embd.weight');
+  const file = await changed((_, tensors) => {
+    tensors.set('output.weight', { ...copyOf(embedding), name: 'output.weight' });
+  });
+  const seen: number[] = [];
+  const onProgress = (progress: { loadedBytes: number; totalBytes: number }) =>
+    seen.push(progress.loadedBytes / progress.totalBytes);
+  const model = await loadModel(file, { threads: 1, onProgress });
+  const plain = await loadModel(good, { threads: 1 });
+  expect(seen.at(-1)).toBe(1);
+  expect(model.info.parameters).toBe(plain.info.parameters);
+  await model.dispose();
+  await plain.dispose();
+});
+
+it('a width that the heads do not divide is fine where the head dimension is given', async () => {
+  const file = await changed((metadata) => {
+    metadata.set(key('attention.head_count'), u32(6));
+    metadata.set(key('attention.key_length'), u32(64));
+    metadata.set(key('attention.value_length'), u32(64));
+  });
+  // The tensors are those of four heads, so it is their shapes that are refused, not the metadata.
+  expect((await refusal(file)).code).toBe('bad-tensor');
+});
+
 it('logits that are not numbers are refused, not sampled', async () => {
   // Gains of 1e38 overflow in the graph though every weight is finite.
   const file = await changed(async (_, tensors) => {

@@ -14,6 +14,10 @@ const examples = [...readme.matchAll(/```js run([a-z ]*)\n([\s\S]*?)```/g)].map(
 }));
 
 describe('README examples', () => {
+  it('have no gaps left to fill', () => {
+    expect(readme).not.toMatch(/@@|TODO|TBD/);
+  });
+
   it('are found', () => {
     expect(examples.length).toBe(2);
   });

@@ -159,20 +159,18 @@ class TsBackend implements Backend {
   #disposed = false;
 
   alloc(type: BufType, shape: readonly number[]): Buf {
-    return this.#count(
-      new TsBuf(type, shape),
-      shape.reduce((a, b) => a * b, 4),
-    );
+    const bytes = shape.reduce((a, b) => a * b, 4);
+    return this.#count(() => new TsBuf(type, shape), bytes);
   }
 
   allocQuantized(rows: number, columns: number): QuantizedBuf {
-    return this.#count(new TsQuantized(rows, columns), rows * (columns + 4));
+    return this.#count(() => new TsQuantized(rows, columns), rows * (columns + 4));
   }
 
   allocKv(shape: KvShape): KvCache {
     const elements = shape.nLayers * shape.nKvHeads * shape.contextSize * shape.headDim;
     const bytes = elements * ((shape.kType === 'f32' ? 4 : 2) + (shape.vType === 'f32' ? 4 : 2));
-    return this.#count(new TsKv(shape), bytes);
+    return this.#count(() => new TsKv(shape), bytes);
   }
 
   free(memory: Buf | QuantizedBuf | KvCache): void {
@@ -181,9 +179,9 @@ class TsBackend implements Backend {
   }
 
   async upload(source: WeightSource): Promise<Weight> {
-    const bytes = new Uint8Array(source.byteLength);
+    const bytes = allocated(() => new Uint8Array(source.byteLength), source.byteLength);
     const scale = await source.fill(bytes);
-    return this.#count(new TsWeight(source, bytes, Math.fround(scale)), source.byteLength);
+    return this.#count(() => new TsWeight(source, bytes, Math.fround(scale)), source.byteLength);
   }
 
   memory(): { usedBytes: number; peakBytes: number } {
@@ -195,7 +193,12 @@ class TsBackend implements Backend {
   }
 
   async read(from: Buf, count: number): Promise<Float32Array> {
-    return Float32Array.from(this.#buf(from).subarray(0, count));
+    const data = this.#f32(from);
+    want(count <= data.length, 'bad-argument', 'cannot be read', () => ({
+      expected: `at most ${data.length} values`,
+      got: `${count}`,
+    }));
+    return data.slice(0, count);
   }
 
   async readQuantized(from: QuantizedBuf, n: number): Promise<{ codes: Int8Array; scales: Float32Array }> {
@@ -316,7 +319,8 @@ class TsBackend implements Backend {
     this.#f32(out).set(rows, outRow * columns);
   }
 
-  #count<T extends object>(memory: T, bytes: number): T {
+  #count<T extends object>(make: () => T, bytes: number): T {
+    const memory = allocated(make, bytes);
     this.#sizes.set(memory, bytes);
     this.#usedBytes += bytes;
     this.#peakBytes = Math.max(this.#peakBytes, this.#usedBytes);
@@ -348,6 +352,21 @@ class TsBackend implements Backend {
   #weight(weight: Weight): TsWeight {
     if (weight instanceof TsWeight) return weight;
     throw foreign('weight');
+  }
+}
+
+/** What `make` makes; the engine's own complaint about too large an array becomes ours. */
+function allocated<T>(make: () => T, bytes: number): T {
+  try {
+    return make();
+  } catch (cause) {
+    if (!(cause instanceof RangeError)) throw cause;
+    throw new BitnetError(
+      'out-of-memory',
+      'not enough memory',
+      { where: 'backend ts', expected: `${bytes} bytes` },
+      cause,
+    );
   }
 }
 
