@@ -8,7 +8,7 @@
 import { decodeF16 } from './dense';
 import { F16_MASK, F16_SCALE } from './layout';
 import { expF32, expF32x4, f16ToF32, f16ToF32x4, f32ToF16 } from './math';
-import { addToSum, dot16, fold8d, highPair, lowPair } from './sums';
+import { addToSum, dot16, dot16x2, fold8d, highPair, lowPair } from './sums';
 
 /** Stores one row (nKvHeads * headDim) of keys or values at `position`. `base` is the layer's block. */
 export function kvStore(
@@ -62,12 +62,17 @@ export function attendGroup(
     }
     let at = weights + (<usize>j << 2);
     let query = q;
-    for (let head = 0; head < group; head++, at += weightStride, query += headBytes) {
-      store<f32>(at, dot16(query, key, headDim) * scale);
+    let head = 0;
+    if ((headDim & 15) == 0) {
+      for (; head + 2 <= group; head += 2, at += 2 * weightStride, query += 2 * headBytes) {
+        dot16x2(at, weightStride, query, headBytes, key, headDim);
+      }
     }
+    for (; head < group; head++, at += weightStride, query += headBytes) store<f32>(at, dot16(query, key, headDim));
   }
   for (let head = 0; head < group; head++) {
     const row = weights + <usize>head * weightStride;
+    multiply(row, visible, scale);
     const total = exponentials(row, visible, largest(row, visible), scratch);
     store<f32>(scratch + TOTALS + (<usize>head << 2), total);
   }
@@ -93,6 +98,13 @@ export function attendGroup(
 
 /** Where in scratch the sums of the heads stand: behind a decoded key of at most 1024 values. */
 const TOTALS: usize = 4096;
+
+function multiply(values: usize, count: i32, factor: f32): void {
+  const f = f32x4.splat(factor);
+  let j = 0;
+  for (; j + 4 <= count; j += 4, values += 16) v128.store(values, f32x4.mul(v128.load(values), f));
+  for (; j < count; j++, values += 4) store<f32>(values, load<f32>(values) * factor);
+}
 
 /** Greatest score; NaN never wins. */
 export function largest(scores: usize, count: i32): f32 {

@@ -30,7 +30,7 @@ export { decodeBf16, decodeF16, decodeQ6_K, decodeQ8_0, denseMatmul, dotF16x2, e
 export { rmsNorm, sumOfSquares } from './norm';
 export { absmax, quantizeRow, quantizeRows } from './quantize';
 export { rope, rotateHalves, rotateNeighbours } from './rope';
-export { dot16 } from './sums';
+export { dot16, dot16x2 } from './sums';
 export { addPass8, addPass16, addPass32, buildTable, finishBlock, transpose, widen } from './ternary-lookup';
 export { dot4, matvec1, matvec4, unpackRow } from './ternary-matmul';
 

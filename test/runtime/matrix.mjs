@@ -7,6 +7,7 @@ const file = new URL('../../fixtures/models/stories.gguf.gz', import.meta.url);
 const tokens = process.argv[2].split(',').map(Number);
 const settings = [
   { backend: 'ts', batchSize: 1 },
+  { backend: 'ts', batchSize: 7 },
   { backend: 'ts', batchSize: 64 },
 ];
 for (const threads of [1, 2, 3]) {
