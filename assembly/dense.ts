@@ -86,11 +86,11 @@ export function decodeQ6_K(target: usize, source: usize, length: i32): void {
         const high = v128.load(source + 128 + 32 * h + i);
         const scales = source + 192 + 8 * h + (i >> 4);
         const at = target + ((128 * h + i) << 2);
-        // High bits of group g are at 2g: moved to bits 4 and 5.
-        const q0 = v128.or(v128.and(a, low4), v128.and(i8x16.shl(high, 4), high2));
-        const q1 = v128.or(v128.and(b, low4), v128.and(i8x16.shl(high, 2), high2));
-        const q2 = v128.or(i8x16.shr_u(a, 4), v128.and(high, high2));
-        const q3 = v128.or(i8x16.shr_u(b, 4), v128.and(i8x16.shr_u(high, 2), high2));
+        // High bits of group g are at 2g: moved to bits 4 and 5. Shifts of 16-bit lanes, masked after: x86 has none of bytes.
+        const q0 = v128.or(v128.and(a, low4), v128.and(i16x8.shl(high, 4), high2));
+        const q1 = v128.or(v128.and(b, low4), v128.and(i16x8.shl(high, 2), high2));
+        const q2 = v128.or(v128.and(i16x8.shr_u(a, 4), low4), v128.and(high, high2));
+        const q3 = v128.or(v128.and(i16x8.shr_u(b, 4), low4), v128.and(i16x8.shr_u(high, 2), high2));
         storeGroup(at, d, i8x16.sub(q0, offset), load<i8>(scales));
         storeGroup(at + 128, d, i8x16.sub(q1, offset), load<i8>(scales, 2));
         storeGroup(at + 256, d, i8x16.sub(q2, offset), load<i8>(scales, 4));
