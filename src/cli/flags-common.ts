@@ -55,7 +55,7 @@ export const runtimeFlags = {
     type: 'integer',
     also: ['-t'],
     min: 1,
-    max: 1024,
+    max: 256,
     env: 'BITNET_THREADS',
     group: MODEL,
     describe: 'threads of the wasm backend [physical cores]',

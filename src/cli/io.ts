@@ -6,6 +6,7 @@
  */
 
 import process from 'node:process';
+import { BitnetError } from '../errors.ts';
 
 export interface Io {
   /** Writes to stdout; resolves when the reader keeps up. Quietly does nothing once the reader has gone. */
@@ -57,9 +58,11 @@ export function openIo(): Io & { close(): void } {
 
   // `bitnet run | head`: the reader leaving early is no failure.
   const onOutError = (error: NodeJS.ErrnoException): void => {
-    if (error.code !== 'EPIPE') throw error;
     gone = true;
-    if (!controller.signal.aborted) controller.abort(new Interrupted('nobody reads stdout', 0));
+    if (controller.signal.aborted) return;
+    // `head` leaving early is no failure; a full disk is.
+    if (error.code === 'EPIPE') controller.abort(new Interrupted('nobody reads stdout', 0));
+    else controller.abort(new BitnetError('io', error.message, { where: 'stdout' }, error));
   };
   const onErrError = (): void => {};
   stdout.on('error', onOutError);

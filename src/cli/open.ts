@@ -70,16 +70,16 @@ export async function openModel(
     // Here and not above: help and tokenize need no engine, and start at once.
     const { loadModel } = await import('../index.ts');
     const model = await loadModel(source, options);
+    io.status('');
     if (args.quiet !== true) {
-      io.status('');
       for (const note of model.backend.notes) io.note(`note: ${note}`);
       if (args['gpu-layers'] !== undefined && args['gpu-layers'] > 0)
         io.note('note: -ngl is ignored, there is no GPU backend');
     }
     return model;
-  } catch (error) {
+  } finally {
     io.status('');
+    // Everything needed is in memory; a source that was passed in stays ours to close.
     await source.close();
-    throw error;
   }
 }

@@ -62,6 +62,8 @@ function chooseCommand(argv: readonly string[]): { command: Command; rest: reado
   if (group.length > 0) {
     const inGroup = named(`${first} ${second}`);
     if (inGroup !== undefined) return { command: inGroup, rest: argv.slice(2) };
+    // `bitnet oracle --help`: the help of the group is that of its commands.
+    if (group.length === 1 && (second === '--help' || second === '-h')) return { command: group[0], rest: [second] };
     const known = group.map(({ name }) => `bitnet ${name}`).join(', ');
     throw new UsageError(`${first} needs one of: ${known}`);
   }

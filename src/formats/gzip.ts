@@ -48,12 +48,18 @@ export async function gunzipSource(source: ByteSource, { maxBytes }: GunzipOptio
   const view = new DataView(trailer.buffer);
   const crc = view.getUint32(0, true);
   const size = view.getUint32(4, true);
-  want(Math.max(size, source.byteLength) <= ceiling, 'limit-exceeded', 'too large to inflate in memory', () => ({
-    where,
-    expected: `at most ${ceiling} bytes`,
-    got: `${Math.max(size, source.byteLength)}`,
-    hint: 'gunzip it first',
-  }));
+  // Of a file that was cut off, the last bytes are no trailer: the size they seem to claim says nothing.
+  want(
+    Math.max(size, source.byteLength) <= ceiling,
+    'limit-exceeded',
+    'cut off, or too large to inflate in memory',
+    () => ({
+      where,
+      expected: `at most ${ceiling} bytes`,
+      got: `a claim of ${Math.max(size, source.byteLength)}`,
+      hint: 'compare with the original: if it is whole, gunzip it first',
+    }),
+  );
   want(size <= source.byteLength * MAX_RATIO, 'bad-container', 'impossible inflated size', () => ({
     where,
     expected: `at most ${source.byteLength * MAX_RATIO} bytes out of ${source.byteLength}`,
@@ -76,10 +82,15 @@ async function inflate(source: ByteSource, size: number): Promise<Uint8Array> {
   const out = new Uint8Array(size);
   let done = 0;
   const gunzip = new Gunzip((chunk) => {
-    want(done + chunk.length <= size, 'bad-container', 'the gzip file inflates to more than it says', () => ({
-      where,
-      expected: `${size} bytes`,
-    }));
+    want(
+      done + chunk.length <= size,
+      'bad-container',
+      'the gzip file is cut off, or inflates to more than it says',
+      () => ({
+        where,
+        expected: `${size} bytes`,
+      }),
+    );
     out.set(chunk, done);
     done += chunk.length;
   });
@@ -94,10 +105,12 @@ async function inflate(source: ByteSource, size: number): Promise<Uint8Array> {
       gunzip.push(piece, at + piece.length === source.byteLength);
     } catch (error) {
       if (error instanceof BitnetError) throw error;
-      throw new BitnetError('bad-container', 'damaged gzip file', { where, got: String(error) }, error);
+      const isShort = String(error).includes('unexpected EOF');
+      const what = isShort ? 'the gzip file ends too early' : 'damaged gzip file';
+      throw new BitnetError(isShort ? 'truncated' : 'bad-container', what, { where, got: String(error) }, error);
     }
   }
-  want(done === size, 'bad-container', 'the gzip file inflates to less than it says', () => ({
+  want(done === size, 'bad-container', 'the gzip file is cut off, or inflates to less than it says', () => ({
     where,
     expected: `${size} bytes`,
     got: `${done}`,

@@ -47,7 +47,7 @@ describe('help and refusals', () => {
     [['nru'], 'bitnet: unknown command "nru"; did you mean run?; see bitnet --help'],
     [['run', '--tmep', '1'], 'bitnet: unknown flag --tmep; did you mean --temp?; see bitnet run --help'],
     [['-n', 'ten'], 'bitnet: -n takes an integer of at least -2, got "ten"; see bitnet run --help'],
-    [['run', '-t', '0'], 'bitnet: -t takes an integer from 1 to 1024, got "0"; see bitnet run --help'],
+    [['run', '-t', '0'], 'bitnet: -t takes an integer from 1 to 256, got "0"; see bitnet run --help'],
     [['run', '-p', 'a', '-f', 'b'], 'bitnet: -p and -f exclude each other; see bitnet run --help'],
     [['run', '-cnv', '--json'], 'bitnet: --json and -cnv exclude each other; see bitnet run --help'],
     [['run', 'a'], 'bitnet: unexpected argument "a"; see bitnet run --help'],

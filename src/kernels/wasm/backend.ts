@@ -21,10 +21,10 @@ import type {
 } from '../interface.ts';
 import { Arena } from './arena.ts';
 import { CommandList, MAX_COMMANDS, Op, type Rows } from './commands.ts';
-import type { WasmHost } from './host.ts';
+import type { VariantName, WasmHost } from './host.ts';
 import { COMMAND_BYTES, MAX_PAGES, SCRATCH_BASE, SCRATCH_STRIDE, word, writeConstants } from './layout.ts';
 import { Pool } from './pool.ts';
-import { chooseVariant, type VariantName } from './variants.ts';
+import { chooseVariant } from './variants.ts';
 
 export interface WasmOptions {
   /** Default: the host's physical cores. */

@@ -3,6 +3,9 @@
  * @module
  */
 
+/** Builds of the kernels: with and without relaxed SIMD. */
+export type VariantName = 'relaxed' | 'simd';
+
 /** A running worker thread. */
 export interface ThreadHandle {
   /** Called once if the thread ends by itself or throws. */

@@ -6,10 +6,9 @@
  */
 
 import { Op } from './commands.ts';
+import type { VariantName } from './host.ts';
 import { LIST_ADDRESS, LIST_COUNT, MAX_PAGES, SCRATCH_BASE, word, writeConstants } from './layout.ts';
 import * as modules from './module.generated.ts';
-
-export type VariantName = 'relaxed' | 'simd';
 
 /** A build that passed, with its module compiled. */
 export interface Variant {
