@@ -143,9 +143,10 @@ export function denseMatmul(
   const inStride = <usize>columns << 2;
   let row = first;
   if (type == DENSE_F16 && n == 1 && (columns & 15) == 0 && rebias(scratch, x, columns)) {
-    for (; row + 2 <= last; row += 2) {
-      dotF16x2(out + (<usize>row << 2), weight + <usize>row * rowBytes, rowBytes, scratch, columns);
+    for (; row < last; row++) {
+      store<f32>(out + (<usize>row << 2), dotF16(weight + <usize>row * rowBytes, scratch, columns));
     }
+    return;
   }
   for (; row < last; row++) {
     let w = weight + <usize>row * rowBytes;
@@ -160,7 +161,7 @@ export function denseMatmul(
   }
 }
 
-/** Largest |x| that `dotF16x2` takes: 2^15 * 2^112 is still finite. */
+/** Largest |x| that `dotF16` takes: 2^15 * 2^112 is still finite. */
 const F16_DOT_MAX: f32 = 32768;
 
 /** x * 2^112 into `target`; false if an |x| is too large, or not a number. */
@@ -183,39 +184,27 @@ function place(h: v128, mask: v128): v128 {
 }
 
 /**
- * dot16 of two f16 rows with the same activations, which come multiplied by 2^112 (`rebias`): the weights are used as they
- * stand, with f16's exponent in f32's place, 2^112 too small. Both factors are exact and so is their product before it is
- * rounded, so this is (w * x) rounded, as the contract says. Stores two results at `out`.
+ * dot16 of an f16 row with activations that come multiplied by 2^112 (`rebias`): the weights are used as they stand, with
+ * f16's exponent in f32's place, 2^112 too small. Both factors are exact and so is their product before it is rounded, so
+ * this is (w * x) rounded, as the contract says.
+ *
+ * One row after the other: two at a time would load x half as often, but the processor's prefetcher follows one stream
+ * through memory better than two that take turns (measured on the 2B head, one thread: 9 against 20 GB/s).
  */
-export function dotF16x2(out: usize, w: usize, rowBytes: usize, x: usize, length: i32): void {
+export function dotF16(w: usize, x: usize, length: i32): f32 {
   const mask = v128.load(F16_MASK);
   const zero = i32x4.splat(0);
-  let a0 = f32x4.splat(0);
-  let a1 = f32x4.splat(0);
-  let a2 = f32x4.splat(0);
-  let a3 = f32x4.splat(0);
-  let b0 = f32x4.splat(0);
-  let b1 = f32x4.splat(0);
-  let b2 = f32x4.splat(0);
-  let b3 = f32x4.splat(0);
+  let s0 = f32x4.splat(0);
+  let s1 = f32x4.splat(0);
+  let s2 = f32x4.splat(0);
+  let s3 = f32x4.splat(0);
   for (const end = w + (<usize>length << 1); w < end; w += 32, x += 64) {
-    const wa = v128.load(w);
-    const wb = v128.load(w + rowBytes);
-    const x0 = v128.load(x);
-    a0 = f32x4.add(a0, f32x4.mul(place(i16x8.shuffle(zero, wa, 0, 8, 1, 9, 2, 10, 3, 11), mask), x0));
-    b0 = f32x4.add(b0, f32x4.mul(place(i16x8.shuffle(zero, wb, 0, 8, 1, 9, 2, 10, 3, 11), mask), x0));
-    const x1 = v128.load(x, 16);
-    a1 = f32x4.add(a1, f32x4.mul(place(i16x8.shuffle(zero, wa, 4, 12, 5, 13, 6, 14, 7, 15), mask), x1));
-    b1 = f32x4.add(b1, f32x4.mul(place(i16x8.shuffle(zero, wb, 4, 12, 5, 13, 6, 14, 7, 15), mask), x1));
-    const wc = v128.load(w, 16);
-    const wd = v128.load(w + rowBytes, 16);
-    const x2 = v128.load(x, 32);
-    a2 = f32x4.add(a2, f32x4.mul(place(i16x8.shuffle(zero, wc, 0, 8, 1, 9, 2, 10, 3, 11), mask), x2));
-    b2 = f32x4.add(b2, f32x4.mul(place(i16x8.shuffle(zero, wd, 0, 8, 1, 9, 2, 10, 3, 11), mask), x2));
-    const x3 = v128.load(x, 48);
-    a3 = f32x4.add(a3, f32x4.mul(place(i16x8.shuffle(zero, wc, 4, 12, 5, 13, 6, 14, 7, 15), mask), x3));
-    b3 = f32x4.add(b3, f32x4.mul(place(i16x8.shuffle(zero, wd, 4, 12, 5, 13, 6, 14, 7, 15), mask), x3));
+    const a = v128.load(w);
+    const b = v128.load(w, 16);
+    s0 = f32x4.add(s0, f32x4.mul(place(i16x8.shuffle(zero, a, 0, 8, 1, 9, 2, 10, 3, 11), mask), v128.load(x)));
+    s1 = f32x4.add(s1, f32x4.mul(place(i16x8.shuffle(zero, a, 4, 12, 5, 13, 6, 14, 7, 15), mask), v128.load(x, 16)));
+    s2 = f32x4.add(s2, f32x4.mul(place(i16x8.shuffle(zero, b, 0, 8, 1, 9, 2, 10, 3, 11), mask), v128.load(x, 32)));
+    s3 = f32x4.add(s3, f32x4.mul(place(i16x8.shuffle(zero, b, 4, 12, 5, 13, 6, 14, 7, 15), mask), v128.load(x, 48)));
   }
-  store<f32>(out, fold16(a0, a1, a2, a3));
-  store<f32>(out, fold16(b0, b1, b2, b3), 4);
+  return fold16(s0, s1, s2, s3);
 }

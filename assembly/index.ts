@@ -26,7 +26,7 @@ import { ternaryMatmul, ternaryMatvec } from './ternary-matmul';
 // Measured on Node 26: matrix x vector 46 -> 51 GMAC/s, the f16 head 3.8 -> 4.4.
 export { add, gatedRelu2, gatedSilu } from './activation';
 export { attendGroup, exponentials, kvStore, weightedSum, weightedSum4 } from './attention';
-export { decodeBf16, decodeF16, decodeQ6_K, decodeQ8_0, denseMatmul, dotF16x2, embed, rebias } from './dense';
+export { decodeBf16, decodeF16, decodeQ6_K, decodeQ8_0, denseMatmul, dotF16, embed, rebias } from './dense';
 export { rmsNorm, sumOfSquares } from './norm';
 export { absmax, quantizeRow, quantizeRows } from './quantize';
 export { rope, rotateHalves, rotateNeighbours } from './rope';
