@@ -6,6 +6,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import type { ChatOptions, GenerateResult, Model, SessionOptions } from '../engine/types.ts';
 import { BitnetError, show } from '../errors.ts';
+import { ioError } from '../platform/source-node.ts';
 import type { ChatMessage } from '../tokenizer/index.ts';
 import type { Io } from './io.ts';
 import { type Lines, openLines } from './lines.ts';
@@ -238,7 +239,7 @@ async function file<T>(path: string, act: () => Promise<T>): Promise<T> {
   try {
     return await act();
   } catch (error) {
-    throw new BitnetError('io', error instanceof Error ? error.message : String(error), { where: path }, error);
+    throw ioError(path, 'cannot be read or written', error);
   }
 }
 

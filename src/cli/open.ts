@@ -5,9 +5,8 @@
 
 import { readFile } from 'node:fs/promises';
 import type { LoadOptions, Model } from '../engine/types.ts';
-import { BitnetError } from '../errors.ts';
 import { type ByteSource, openModelSource } from '../formats/index.ts';
-import { openFileSource } from '../platform/source-node.ts';
+import { ioError, openFileSource } from '../platform/source-node.ts';
 import { UsageError, type Values } from './flags.ts';
 import type { modelFlag, quietFlag, runtimeFlags } from './flags-common.ts';
 import { bytes } from './format.ts';
@@ -22,7 +21,7 @@ export async function readTextFile(path: string): Promise<string> {
   try {
     return await readFile(path, 'utf8');
   } catch (error) {
-    throw new BitnetError('io', error instanceof Error ? error.message : String(error), { where: path }, error);
+    throw ioError(path, 'cannot read', error);
   }
 }
 

@@ -4,9 +4,10 @@
  */
 
 import { createHash } from 'node:crypto';
-import { type FileHandle, open } from 'node:fs/promises';
-import { BitnetError, want } from '../errors.ts';
+import { want } from '../errors.ts';
+import type { ByteSink } from '../formats/sink.ts';
 import { littleEndianBytes, npyHeader } from '../oracle/npy.ts';
+import { createFileSink } from '../platform/source-node.ts';
 import { command } from './command.ts';
 import { UsageError } from './flags.ts';
 import { quietFlag, runtimeFlags, sessionOptions } from './flags-common.ts';
@@ -40,7 +41,7 @@ export const oracleLogits = command({
     if ((args.tokens === undefined) === (given === undefined)) throw new UsageError('give one of --tokens, -p and -f');
     const listed = args.tokens === undefined ? undefined : parseIds(args.tokens);
     const model = await openModel(args, io);
-    let file: FileHandle | undefined;
+    let file: ByteSink | undefined;
     try {
       const ids = listed ?? model.tokenizer.encodePrompt(given!);
       want(ids.length > 0, 'bad-argument', 'there are no tokens to evaluate', () => ({ where: '-p' }));
@@ -50,7 +51,7 @@ export const oracleLogits = command({
         ...sessionOptions(args, model.info.contextLength),
       });
       if (args.output !== undefined) {
-        file = await openOutput(args.output);
+        file = await createFileSink(args.output);
         await file.write(npyHeader([ids.length, vocabulary]));
       }
       const hash = createHash('sha256');
@@ -63,10 +64,11 @@ export const oracleLogits = command({
         if (!args.quiet) io.status(`${rows} of ${plural(ids.length, 'token')}`);
       }
       io.status('');
+      await file?.close();
       await io.write(`sha256 ${hash.digest('hex')}  (${ids.length}, ${vocabulary})\n`);
       return 0;
     } finally {
-      await file?.close();
+      await file?.abort(); // does nothing once closed; otherwise no half of a file stays behind
       await model.dispose();
     }
   },
@@ -80,12 +82,4 @@ export function parseIds(text: string): number[] {
       throw new UsageError(`--tokens takes ids with commas between them, got ${JSON.stringify(part)}`);
     return Number(id);
   });
-}
-
-async function openOutput(path: string): Promise<FileHandle> {
-  try {
-    return await open(path, 'w');
-  } catch (error) {
-    throw new BitnetError('io', error instanceof Error ? error.message : String(error), { where: path }, error);
-  }
 }

@@ -52,6 +52,11 @@ async function dispatch(argv: readonly string[], io: Io): Promise<number> {
   }
 }
 
+/** People who come from other tools put the model first, without a flag. */
+function hintFor(word: string | undefined, flags: Flags): string {
+  return 'model' in flags && /\.gguf(\.gz)?$/.test(word ?? '') ? ': give the model as -m FILE' : '';
+}
+
 /** The command of the first one or two words; flags alone mean the default one. */
 function chooseCommand(argv: readonly string[]): { command: Command; rest: readonly string[] } {
   const [first, second] = argv;
@@ -92,7 +97,7 @@ async function parse(command: Command, rest: readonly string[], io: Io): Promise
   const words = parsed._.map(String);
   const { word } = command;
   if (words.length > (word === undefined ? 0 : 1))
-    throw new UsageError(`unexpected argument ${JSON.stringify(words.at(-1))}`);
+    throw new UsageError(`unexpected argument ${JSON.stringify(words.at(-1))}${hintFor(words.at(-1), flags)}`);
   if (word?.required === true && words.length === 0) throw new UsageError(`${word.name} is missing`);
   const args: Record<string, unknown> = { word: words[0] };
   for (const [name, flag] of Object.entries(command.flags)) {

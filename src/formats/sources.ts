@@ -249,7 +249,9 @@ async function httpOf<T>(label: string, pending: Promise<T>, signal?: AbortSigna
     return await pending;
   } catch (error) {
     if (signal?.aborted || (error instanceof Error && error.name === 'AbortError')) throw error;
-    throw new BitnetError('http', 'network failure', { where: label, got: String(error) }, error);
+    // fetch says only that it failed; the reason (ENOTFOUND, ECONNREFUSED) is in its cause.
+    const cause = error instanceof Error && error.cause instanceof Error ? ` (${error.cause.message})` : '';
+    throw new BitnetError('http', 'network failure', { where: label, got: `${error}${cause}` }, error);
   }
 }
 

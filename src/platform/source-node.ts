@@ -163,7 +163,8 @@ const reasons: Readonly<Record<string, string>> = {
   EROFS: 'read-only file system',
 };
 
-function ioError(path: string, what: string, error: unknown): BitnetError {
+/** A failure of the file system, in our words. */
+export function ioError(path: string, what: string, error: unknown): BitnetError {
   const code = error instanceof Error && 'code' in error ? String(error.code) : undefined;
   const got = (code !== undefined && reasons[code]) || String(error);
   return new BitnetError('io', what, { where: path, got }, error);
