@@ -12,23 +12,15 @@ import { command } from './command.ts';
 import { UsageError } from './flags.ts';
 import { quietFlag } from './flags-common.ts';
 import type { Io } from './io.ts';
-import { typeNamed, writingProgress, writtenLine } from './written.ts';
+import { embeddingTypeFlag, linearTypeFlag, typeNamed, writingProgress, writtenLine } from './written.ts';
 
 export const convert = command({
   name: 'convert',
   describe: 'Converts a Hugging Face checkpoint of a ternary model (safetensors, packed or master weights) to GGUF.',
   word: { name: 'DIR', describe: 'folder with config.json, tokenizer.json and model.safetensors', required: true },
   flags: {
-    outtype: {
-      type: 'string',
-      value: 'TYPE',
-      describe: `of the ternary matrices: ${Object.keys(linearTypes).join(', ').toLowerCase()} [i2_s]`,
-    },
-    'embd-type': {
-      type: 'string',
-      value: 'TYPE',
-      describe: `of embedding and head: ${embeddingTypes.join(', ').toLowerCase()} [f16]`,
-    },
+    outtype: linearTypeFlag,
+    'embd-type': embeddingTypeFlag,
     pre: { type: 'string', value: 'NAME', describe: 'pre-tokenizer, where it is not recognised' },
     name: { type: 'string', also: ['--model-name'], describe: "name to write into the file [the folder's]" },
     output: { type: 'string', also: ['-o', '--outfile'], value: 'PATH', describe: 'the file to write' },

@@ -10,7 +10,7 @@ import { createFileSink } from '../platform/source-node.ts';
 import { command } from './command.ts';
 import { UsageError } from './flags.ts';
 import { quietFlag } from './flags-common.ts';
-import { typeNamed, writingProgress, writtenLine } from './written.ts';
+import { embeddingTypeFlag, linearTypeFlag, typeNamed, writingProgress, writtenLine } from './written.ts';
 
 export const synth = command({
   name: 'synth',
@@ -22,16 +22,8 @@ export const synth = command({
       choices: ['bitnet', 'bitnet-b1.58', 'llama'],
       describe: "architecture [the preset's own]",
     },
-    type: {
-      type: 'string',
-      value: 'TYPE',
-      describe: `of the ternary matrices: ${Object.keys(linearTypes).join(', ').toLowerCase()} [i2_s]`,
-    },
-    'embd-type': {
-      type: 'string',
-      value: 'TYPE',
-      describe: `of embedding and head: ${embeddingTypes.join(', ').toLowerCase()} [f16]`,
-    },
+    type: linearTypeFlag,
+    'embd-type': embeddingTypeFlag,
     seed: { type: 'integer', also: ['-s'], min: 0, describe: 'same seed, same file [1]' },
     output: { type: 'string', also: ['-o'], value: 'PATH', describe: 'the file to write' },
     ...quietFlag,

@@ -3,10 +3,24 @@
  * @module
  */
 
+import { embeddingTypes, linearTypes } from '../convert/types.ts';
 import type { WriteProgress, Written } from '../convert/write.ts';
 import { UsageError } from './flags.ts';
 import { bytes, count } from './format.ts';
 import type { Io } from './io.ts';
+
+/** Flag of the type of ternary matrices; commands name it differently. */
+export const linearTypeFlag = {
+  type: 'string',
+  value: 'TYPE',
+  describe: `of the ternary matrices: ${Object.keys(linearTypes).join(', ').toLowerCase()} [i2_s]`,
+} as const;
+
+export const embeddingTypeFlag = {
+  type: 'string',
+  value: 'TYPE',
+  describe: `of embedding and head: ${embeddingTypes.join(', ').toLowerCase()} [f16]`,
+} as const;
 
 /** A tensor type in any case, as people write it. */
 export function typeNamed<T extends string>(

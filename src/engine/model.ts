@@ -6,7 +6,7 @@
 import { BitnetError, want } from '../errors.ts';
 import { openGguf } from '../formats/gguf/reader.ts';
 import type { GgufFile } from '../formats/gguf/types.ts';
-import { openModelSource } from '../formats/open.ts';
+import { isByteSource, openModelSource } from '../formats/open.ts';
 import type { ByteSource } from '../formats/source.ts';
 import type { Backend, BackendInfo } from '../kernels/interface.ts';
 import type { ModelConfig } from '../model/config.ts';
@@ -34,10 +34,6 @@ export async function openModelFile(input: ModelInput, signal?: AbortSignal): Pr
     await source.close();
     throw error;
   }
-}
-
-function isByteSource(input: ModelInput): input is ByteSource {
-  return typeof input === 'object' && input !== null && 'readInto' in input;
 }
 
 /** A source that the caller made stays the caller's: closing this one does nothing. */

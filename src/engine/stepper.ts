@@ -7,7 +7,7 @@
 import { BitnetError } from '../errors.ts';
 import type { Backend, KvCache, Segment } from '../kernels/interface.ts';
 import { architectureOf } from '../model/architectures.ts';
-import { createScratch, type ModelWeights, type Scratch } from '../model/graph.ts';
+import { createScratch, type Forward, type ModelWeights, type Scratch } from '../model/graph.ts';
 import { createRopeAngles } from '../model/rope-angles.ts';
 
 /** Consecutive tokens of one sequence. */
@@ -24,6 +24,7 @@ export class Stepper {
   readonly maxRows: number;
   readonly #backend: Backend;
   readonly #weights: ModelWeights;
+  readonly #forward: Forward;
   readonly #scratch: Scratch;
   readonly #angles: (out: Float32Array, row: number, position: number) => void;
   readonly #angleRows: Float32Array;
@@ -35,6 +36,7 @@ export class Stepper {
     this.maxRows = maxRows;
     this.#backend = backend;
     this.#weights = weights;
+    this.#forward = architectureOf(weights.config.architecture).forward;
     this.#scratch = createScratch(backend, weights.config, maxRows);
     this.#angles = createRopeAngles(weights.config, weights.ropeFactors);
     this.#angleRows = new Float32Array(maxRows * weights.config.headDim);
@@ -60,10 +62,7 @@ export class Stepper {
     const segments = this.#fill(items);
     const n = segments.reduce((sum, segment) => sum + segment.count, 0);
     const backend = this.#backend;
-    architectureOf(this.#weights.config.architecture).forward(
-      { backend, scratch: this.#scratch, n, segments },
-      this.#weights,
-    );
+    this.#forward({ backend, scratch: this.#scratch, n, segments }, this.#weights);
     const rows = items.flatMap((item, i) => {
       const first = segments[i].row;
       if (item.logits === 'all') return item.ids.map((_, j) => first + j);
@@ -98,30 +97,39 @@ export class Stepper {
     return segments;
   }
 
-  /** Final norm and output matrix for the given rows of the residual stream, some at a time. */
+  /** Logits of the given rows of the residual stream (rows, vocabulary), as many at a time as the scratch holds. */
   async #head(rows: readonly number[]): Promise<Float32Array> {
-    const { config, outputNorm, head } = this.#weights;
-    const { x, headX, h, logits, maxHeadRows } = this.#scratch;
-    const out = new Float32Array(rows.length * config.vocabulary);
-    if (rows.length === 0) await this.#backend.read(x, 0); // nothing to report, but the step must have run
+    const { maxHeadRows } = this.#scratch;
+    // The usual case, one row a token, needs no second copy of the vocabulary.
+    if (rows.length <= maxHeadRows) return this.#headPass(rows, 0);
+    const out = new Float32Array(rows.length * this.#weights.config.vocabulary);
     for (let first = 0; first < rows.length; first += maxHeadRows) {
-      const some = rows.slice(first, first + maxHeadRows);
-      some.forEach((row, i) => {
-        this.#backend.copyRows(headX, i, x, row, 1);
-      });
-      this.#backend.rmsNorm(h, headX, outputNorm, config.rmsEps, some.length);
-      this.#backend.denseMatmul(logits, head, h, some.length);
-      const values = await this.#backend.read(logits, some.length * config.vocabulary);
-      out.set(values, first * config.vocabulary);
+      const logits = await this.#headPass(rows.slice(first, first + maxHeadRows), first);
+      out.set(logits, first * this.#weights.config.vocabulary);
     }
-    const bad = out.findIndex((value) => !Number.isFinite(value));
-    if (bad >= 0) {
+    return out;
+  }
+
+  /** Final norm and output matrix. `first` is the number of the first row among all, for the error message. */
+  async #headPass(rows: readonly number[], first: number): Promise<Float32Array> {
+    const { config, outputNorm, head } = this.#weights;
+    const { x, headX, h, logits } = this.#scratch;
+    const backend = this.#backend;
+    if (rows.length === 0) return backend.read(x, 0); // nothing to report, but the step must have run
+    rows.forEach((row, i) => {
+      backend.copyRows(headX, i, x, row, 1);
+    });
+    backend.rmsNorm(h, headX, outputNorm, config.rmsEps, rows.length);
+    backend.denseMatmul(logits, head, h, rows.length);
+    const values = await backend.read(logits, rows.length * config.vocabulary);
+    for (let i = 0; i < values.length; i++) {
+      if (Number.isFinite(values[i])) continue;
       throw new BitnetError('not-finite', 'the model produced a logit that is not a number', {
-        where: `token row ${Math.floor(bad / config.vocabulary)}, logit ${bad % config.vocabulary}`,
-        got: `${out[bad]}`,
+        where: `token row ${first + Math.floor(i / config.vocabulary)}, logit ${i % config.vocabulary}`,
+        got: `${values[i]}`,
         hint: 'the file is damaged or was converted with the wrong layout or scales',
       });
     }
-    return out;
+    return values;
   }
 }

@@ -39,11 +39,16 @@ async function openPlain(input: ModelInput, options: OpenSourceOptions): Promise
   if (typeof input === 'string' || input instanceof URL) return openNamed(input, options);
   if (input instanceof Uint8Array) return memorySource(input);
   if (typeof Blob !== 'undefined' && input instanceof Blob) return blobSource(input);
-  if (input !== null && typeof input === 'object' && 'readInto' in input) return input;
+  if (isByteSource(input)) return input;
   throw new BitnetError('bad-argument', 'not a model', {
     expected: 'a path, URL, Uint8Array, Blob or ByteSource',
     got: show(input),
   });
+}
+
+/** Whether the caller brought a source of their own. */
+export function isByteSource(input: unknown): input is ByteSource {
+  return typeof input === 'object' && input !== null && 'readInto' in input;
 }
 
 function openNamed(input: string | URL, options: OpenSourceOptions): Promise<ByteSource> {

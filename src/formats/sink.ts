@@ -3,6 +3,8 @@
  * @module
  */
 
+import { joinChunks } from './chunks.ts';
+
 /** An append-only target. */
 export interface ByteSink {
   /** For error messages. */
@@ -31,13 +33,7 @@ export function memorySink(label = 'memory'): ByteSink & { bytes(): Uint8Array<A
       length = 0;
     },
     bytes() {
-      const whole = new Uint8Array(length);
-      let at = 0;
-      for (const chunk of chunks) {
-        whole.set(chunk, at);
-        at += chunk.length;
-      }
-      return whole;
+      return joinChunks(chunks, length);
     },
   };
 }

@@ -8,6 +8,7 @@
  */
 
 import { BitnetError, show, want } from '../errors.ts';
+import { joinChunks } from './chunks.ts';
 import type { ByteSource } from './source.ts';
 
 /** Blob pieces: large enough to be fast, small beside a model. */
@@ -218,13 +219,7 @@ async function readWhole(label: string, response: Response, ceiling: number): Pr
     if (length > ceiling) throw refuse(`more than ${ceiling}`);
     chunks.push(chunk);
   });
-  const whole = new Uint8Array(length);
-  let at = 0;
-  for (const chunk of chunks) {
-    whole.set(chunk, at);
-    at += chunk.length;
-  }
-  return whole;
+  return joinChunks(chunks, length);
 }
 
 /** Feeds the body to `take`; cancels the transfer if that throws. */

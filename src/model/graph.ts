@@ -35,7 +35,6 @@ export interface ModelWeights {
 
 /** Memory for one step of up to `maxRows` tokens; allocated once. */
 export interface Scratch {
-  readonly maxRows: number;
   readonly maxHeadRows: number;
   readonly ids: Buf; // i32 (rows)
   readonly angles: Buf; // (rows, headDim)
@@ -63,7 +62,6 @@ export function createScratch(backend: Backend, c: ModelConfig, maxRows: number)
   const kvDim = c.nKvHeads * c.headDim;
   const maxHeadRows = Math.min(maxRows, HEAD_ROWS);
   return {
-    maxRows,
     maxHeadRows,
     ids: backend.alloc('i32', [maxRows]),
     angles: rows(c.headDim),

@@ -9,6 +9,8 @@
  * @module
  */
 
+import { roundHalfEven } from './exp.ts';
+
 /** The value of 16 bits; every half is exactly a float32. */
 export function f16ToNumber(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1;
@@ -38,15 +40,6 @@ export function numberToF16(x: number): number {
   const significand = roundHalfEven(magnitude * 2 ** (10 - exponent)); // 1024 .. 2048
   // 2048 carries into the exponent, which is what it should do.
   return sign | (((exponent + 15) << 10) + (significand - 0x400));
-}
-
-/** For 0 <= x < 2^52, exactly. */
-function roundHalfEven(x: number): number {
-  const floor = Math.floor(x);
-  const rest = x - floor;
-  if (rest < 0.5) return floor;
-  if (rest > 0.5) return floor + 1;
-  return floor % 2 === 0 ? floor : floor + 1;
 }
 
 /**
