@@ -7,7 +7,7 @@
 
 import type { Backend, Buf, DenseType, Weight } from '../src/kernels/interface.ts';
 import { createTsBackend } from '../src/kernels/ts/backend.ts';
-import { createWasmBackend } from '../src/kernels/wasm/backend.ts';
+import { createWasmBackend } from '../src/kernels/wasm/open.ts';
 import { Rng } from '../src/numeric/rng.ts';
 import { detectPlatform } from '../src/platform/detect.ts';
 import { dtypeByName } from '../src/tensors/dtype.ts';

@@ -7,7 +7,7 @@
 
 import { readFileSync } from 'node:fs';
 import asc from 'assemblyscript/asc';
-import { createWasmBackend } from '../../src/kernels/wasm/backend.ts';
+import { createWasmBackend } from '../../src/kernels/wasm/open.ts';
 import { Rng } from '../../src/numeric/rng.ts';
 import { detectPlatform } from '../../src/platform/detect.ts';
 import { packedRowBytes, packRows, unpackRows } from '../../src/tensors/packed.ts';

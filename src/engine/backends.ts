@@ -7,10 +7,10 @@
 import { BitnetError } from '../errors.ts';
 import type { Backend, BackendInfo } from '../kernels/interface.ts';
 import { createTsBackend } from '../kernels/ts/backend.ts';
-import { createWasmBackend, type WasmOptions } from '../kernels/wasm/backend.ts';
+import { createWasmBackend, type WasmOptions } from '../kernels/wasm/open.ts';
 import { detectPlatform } from '../platform/detect.ts';
 
-export type { WasmOptions } from '../kernels/wasm/backend.ts';
+export type { WasmOptions } from '../kernels/wasm/open.ts';
 
 /** Opens a backend of its own for whoever calls it. */
 export type BackendFactory = () => Promise<Backend>;

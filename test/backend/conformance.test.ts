@@ -4,8 +4,8 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { conformanceCases, runConformance } from '../../src/kernels/conformance/run.ts';
 import type { Backend } from '../../src/kernels/interface.ts';
-import { createWasmBackend } from '../../src/kernels/wasm/backend.ts';
 import type { VariantName } from '../../src/kernels/wasm/host.ts';
+import { createWasmBackend } from '../../src/kernels/wasm/open.ts';
 import { createNodeHost } from '../../src/platform/host-node.ts';
 
 const variants: readonly VariantName[] = ['simd', 'relaxed'];

@@ -10,7 +10,6 @@ import type {
   BackendInfo,
   Buf,
   BufType,
-  DenseType,
   KvCache,
   KvShape,
   QuantizedBuf,
@@ -21,23 +20,20 @@ import type {
 } from '../interface.ts';
 import { Arena } from './arena.ts';
 import { CommandList, MAX_COMMANDS, Op, type Rows } from './commands.ts';
-import type { VariantName, WasmHost } from './host.ts';
-import { COMMAND_BYTES, MAX_PAGES, SCRATCH_BASE, SCRATCH_STRIDE, word, writeConstants } from './layout.ts';
-import { Pool } from './pool.ts';
-import { chooseVariant } from './variants.ts';
-
-export interface WasmOptions {
-  /** Default: the host's physical cores. */
-  readonly threads?: number;
-  /** Builds to try, fastest first. Default: relaxed, simd. */
-  readonly variants?: readonly VariantName[];
-}
-
-/** Order as in `assembly/dense.ts`. */
-const DENSE_CODE: Record<DenseType, number> = { F32: 0, F16: 1, BF16: 2, Q8_0: 3, Q6_K: 4 };
-
-/** More threads than this are a mistake, not a machine. */
-const MAX_THREADS = 256;
+import { COMMAND_BYTES, SCRATCH_BASE, SCRATCH_STRIDE, word } from './layout.ts';
+import {
+  bytesOf,
+  paddedColumns,
+  WasmBuf,
+  WasmKv,
+  WasmQuantized,
+  WasmWeight,
+  wasmBuf,
+  wasmKv,
+  wasmQuantized,
+  wasmWeight,
+} from './memory.ts';
+import type { Pool } from './pool.ts';
 
 /** What `assembly/ternary-lookup.ts` needs: 8 tables, 4 channels, i16 and i32 sums of a block of 2048 rows. */
 const LOOKUP_SCRATCH = 8 * 172 * 64 + 4 * 64 + 2048 * (64 + 128);
@@ -45,161 +41,7 @@ const LOOKUP_SCRATCH = 8 * 172 * 64 + 4 * 64 + 2048 * (64 + 128);
 /** As ATTENTION_HEAD_ROOM in `assembly/index.ts`. */
 const ATTENTION_HEAD_ROOM = 8192;
 
-class WasmBuf implements Buf {
-  readonly type: BufType;
-  readonly shape: readonly number[];
-  readonly address: number;
-
-  constructor(type: BufType, shape: readonly number[], address: number) {
-    this.type = type;
-    this.shape = shape;
-    this.address = address;
-  }
-
-  get length(): number {
-    return this.shape.reduce((a, b) => a * b, 1);
-  }
-}
-
-class WasmQuantized implements QuantizedBuf {
-  readonly type = 'q8';
-  readonly rows: number;
-  readonly columns: number;
-  /** Bytes of codes per row. */
-  readonly stride: number;
-  readonly codes: number;
-  readonly meta: number;
-
-  constructor(rows: number, columns: number, codes: number, meta: number) {
-    this.rows = rows;
-    this.columns = columns;
-    this.stride = paddedColumns(columns);
-    this.codes = codes;
-    this.meta = meta;
-  }
-}
-
-class WasmKv implements KvCache {
-  readonly type = 'kv';
-  readonly shape: KvShape;
-  readonly keys: number;
-  readonly values: number;
-
-  constructor(shape: KvShape, keys: number, values: number) {
-    this.shape = shape;
-    this.keys = keys;
-    this.values = values;
-  }
-
-  /** Addresses of the blocks of one layer. */
-  layer(layer: number): { keys: number; values: number } {
-    const { nKvHeads, contextSize, headDim, kType, vType } = this.shape;
-    const elements = layer * nKvHeads * contextSize * headDim;
-    return { keys: this.keys + elements * bytesOf(kType), values: this.values + elements * bytesOf(vType) };
-  }
-}
-
-class WasmWeight implements Weight {
-  readonly kind: 'ternary' | 'dense';
-  readonly name: string;
-  readonly rows: number;
-  readonly columns: number;
-  readonly address: number;
-  readonly rowBytes: number;
-  readonly scale: number;
-  readonly code: number;
-
-  constructor(source: WeightSource, address: number, scale: number) {
-    this.kind = source.kind;
-    this.name = source.name;
-    this.rows = source.rows;
-    this.columns = source.columns;
-    this.address = address;
-    this.rowBytes = source.byteLength / source.rows;
-    this.scale = scale;
-    this.code = source.kind === 'dense' ? DENSE_CODE[source.dtype] : -1;
-  }
-}
-
-function paddedColumns(columns: number): number {
-  return Math.ceil(columns / 128) * 128;
-}
-
-function bytesOf(type: 'f32' | 'f16'): number {
-  return type === 'f32' ? 4 : 2;
-}
-
-/** Opens the backend. Throws `backend-unavailable` where WebAssembly SIMD does not work, with every reason. */
-export async function createWasmBackend(options: WasmOptions, host: WasmHost): Promise<Backend> {
-  const notes: string[] = [];
-  const wanted = options.threads ?? Math.min(MAX_THREADS, Math.max(1, host.cores));
-  want(
-    Number.isInteger(wanted) && wanted >= 1 && wanted <= MAX_THREADS,
-    'bad-argument',
-    'bad number of threads',
-    () => ({
-      where: 'threads',
-      expected: `an integer from 1 to ${MAX_THREADS}`,
-      got: String(options.threads),
-    }),
-  );
-  let nThreads = wanted;
-  if (nThreads > 1 && (host.threads === undefined || typeof SharedArrayBuffer === 'undefined')) {
-    const missing = host.threads === undefined ? 'threads' : 'SharedArrayBuffer';
-    if (options.threads !== undefined)
-      notes.push(`${wanted} threads asked for, 1 used: this runtime offers no ${missing}`);
-    nThreads = 1;
-  }
-  const variants = options.variants ?? ['relaxed', 'simd'];
-  if (variants.includes('relaxed')) await host.enableRelaxedSimd?.();
-  try {
-    return await openBackend(nThreads, variants, notes, host);
-  } catch (error) {
-    // A runtime may offer threads and forbid them (permissions, content security policy). Who asked for a number gets the
-    // error; who did not gets one thread and a note.
-    if (nThreads === 1 || options.threads !== undefined || isRefusal(error)) throw error;
-    const reason = error instanceof Error ? error.message : String(error);
-    return openBackend(1, variants, [...notes, `1 thread instead of ${nThreads}: ${reason}`], host);
-  }
-}
-
-function isRefusal(error: unknown): boolean {
-  return error instanceof BitnetError && error.code === 'backend-unavailable';
-}
-
-async function openBackend(
-  nThreads: number,
-  variants: readonly VariantName[],
-  earlier: readonly string[],
-  host: WasmHost,
-): Promise<Backend> {
-  const notes = [...earlier];
-  const { variant, refusals } = chooseVariant(nThreads > 1, variants);
-  for (const { name, reason } of refusals) notes.push(`variant ${name} not used: ${reason}`);
-  if (variant === undefined) {
-    throw new BitnetError('backend-unavailable', 'no WebAssembly build works on this runtime', {
-      where: 'backend wasm',
-      got: refusals.map(({ name, reason }) => `${name}: ${reason}`).join('; '),
-      hint: 'the backend "ts" runs everywhere',
-    });
-  }
-  const memory = new WebAssembly.Memory({
-    initial: 2,
-    ...(variant.threaded ? { maximum: MAX_PAGES, shared: true } : {}),
-  });
-  writeConstants(memory);
-  const pool = await Pool.start(memory, variant, nThreads, host.threads);
-  const info: BackendInfo = {
-    name: 'wasm',
-    variant: `${variant.name}${variant.threaded ? '+threads' : ''}`,
-    nThreads,
-    exact: true,
-    notes,
-  };
-  return new WasmBackend(info, memory, pool);
-}
-
-class WasmBackend implements Backend {
+export class WasmBackend implements Backend {
   readonly info: BackendInfo;
   readonly #memory: WebAssembly.Memory;
   readonly #arena: Arena;
@@ -275,7 +117,7 @@ class WasmBackend implements Backend {
 
   write(to: Buf, data: Float32Array | Int32Array): void {
     this.#flush(); // an enqueued op may still need what is there
-    const { address, length, type } = this.#buf(to);
+    const { address, length, type } = wasmBuf(to);
     want(data.length <= length, 'bad-argument', 'too much data for the buffer', () => ({
       expected: `at most ${length}`,
       got: `${data.length}`,
@@ -286,7 +128,7 @@ class WasmBackend implements Backend {
 
   async read(from: Buf, count: number): Promise<Float32Array> {
     this.#flush();
-    const { address, type, length } = this.#buf(from);
+    const { address, type, length } = wasmBuf(from);
     want(type === 'f32' && count <= length, 'bad-argument', 'cannot be read', () => ({
       expected: `at most ${length} values of an f32 buffer`,
       got: `${count} of ${type}`,
@@ -296,7 +138,7 @@ class WasmBackend implements Backend {
 
   async readQuantized(from: QuantizedBuf, n: number): Promise<{ codes: Int8Array; scales: Float32Array }> {
     this.#flush();
-    const q = this.#quantized(from);
+    const q = wasmQuantized(from);
     const codes = new Int8Array(n * q.columns);
     const scales = new Float32Array(n);
     const meta = new Float32Array(this.#memory.buffer, q.meta, n * 2);
@@ -314,7 +156,7 @@ class WasmBackend implements Backend {
     count: number,
   ): Promise<{ k: Float32Array; v: Float32Array }> {
     this.#flush();
-    const kv = this.#kv(from);
+    const kv = wasmKv(from);
     const block = kv.layer(layer);
     return {
       k: this.#readHeads(kv.shape, block.keys, kv.shape.kType, position, count),
@@ -344,22 +186,22 @@ class WasmBackend implements Backend {
   }
 
   embed(out: Buf, table: Weight, ids: Buf, n: number): void {
-    const [o, w, i] = [this.#buf(out).address, this.#weight(table), this.#buf(ids).address];
+    const [o, w, i] = [wasmBuf(out).address, wasmWeight(table), wasmBuf(ids).address];
     this.#push(Op.EMBED, [o], [i], [o, w.code, w.address, w.rowBytes, w.columns, i, n]);
   }
 
   rmsNorm(out: Buf, x: Buf, gain: Buf, eps: number, n: number): void {
-    const [o, a, g] = [this.#buf(out).address, this.#buf(x).address, this.#buf(gain)];
+    const [o, a, g] = [wasmBuf(out).address, wasmBuf(x).address, wasmBuf(gain)];
     this.#push(Op.RMS_NORM, [o], [a, g.address], [o, a, g.address, eps, g.length, n], [3]);
   }
 
   quantizeRows(out: QuantizedBuf, x: Buf, n: number): void {
-    const [q, a] = [this.#quantized(out), this.#buf(x).address];
+    const [q, a] = [wasmQuantized(out), wasmBuf(x).address];
     this.#push(Op.QUANTIZE_ROWS, [q.codes], [a], [q.codes, q.meta, a, q.columns, q.stride, n]);
   }
 
   ternaryMatmul(out: Buf, weight: Weight, x: QuantizedBuf, n: number): void {
-    const [o, w, q] = [this.#buf(out).address, this.#weight(weight), this.#quantized(x)];
+    const [o, w, q] = [wasmBuf(out).address, wasmWeight(weight), wasmQuantized(x)];
     want(q.columns === w.columns, 'bad-argument', 'activations do not fit the weight', () => ({
       where: w.name,
       expected: `${w.columns} columns`,
@@ -370,32 +212,32 @@ class WasmBackend implements Backend {
   }
 
   denseMatmul(out: Buf, weight: Weight, x: Buf, n: number): void {
-    const [o, w, a] = [this.#buf(out).address, this.#weight(weight), this.#buf(x).address];
+    const [o, w, a] = [wasmBuf(out).address, wasmWeight(weight), wasmBuf(x).address];
     this.#push(Op.DENSE_MATMUL, [o], [a], [o, w.code, w.address, w.rowBytes, w.rows, a, w.columns, n]);
   }
 
   rope(x: Buf, angles: Buf, nHeads: number, headDim: number, style: RopeStyle, n: number): void {
-    const [a, t] = [this.#buf(x).address, this.#buf(angles).address];
+    const [a, t] = [wasmBuf(x).address, wasmBuf(angles).address];
     this.#push(Op.ROPE, [a], [a, t], [a, t, nHeads, headDim, style === 'neox' ? 1 : 0, n]);
   }
 
   kvAppend(segment: Segment, layer: number, k: Buf, v: Buf): void {
-    const kv = this.#kv(segment.kv);
+    const kv = wasmKv(segment.kv);
     const { nKvHeads, headDim, contextSize, kType, vType } = kv.shape;
     want(segment.position + segment.count <= contextSize, 'context-full', 'beyond the KV cache', () => ({
       expected: `at most ${contextSize} positions`,
       got: `${segment.position + segment.count}`,
     }));
-    const [ka, va, block] = [this.#buf(k).address, this.#buf(v).address, kv.layer(layer)];
+    const [ka, va, block] = [wasmBuf(k).address, wasmBuf(v).address, kv.layer(layer)];
     const types = [kType === 'f16' ? 1 : 0, vType === 'f16' ? 1 : 0];
     const shape = [nKvHeads, headDim, contextSize, segment.row, segment.count, segment.position];
     this.#push(Op.KV_APPEND, [kv.keys], [ka, va], [ka, va, block.keys, types[0], block.values, types[1], ...shape]);
   }
 
   attention(out: Buf, q: Buf, segment: Segment, layer: number, scale: number): void {
-    const kv = this.#kv(segment.kv);
+    const kv = wasmKv(segment.kv);
     const { nHeads, nKvHeads, headDim, contextSize, kType, vType } = kv.shape;
-    const [o, a, block] = [this.#buf(out).address, this.#buf(q).address, kv.layer(layer)];
+    const [o, a, block] = [wasmBuf(out).address, wasmBuf(q).address, kv.layer(layer)];
     const types = [kType === 'f16' ? 1 : 0, vType === 'f16' ? 1 : 0];
     const shape = [nHeads, nKvHeads, headDim, contextSize, segment.row, segment.count, segment.position, scale];
     const args = [o, a, block.keys, types[0], block.values, types[1], ...shape];
@@ -415,14 +257,14 @@ class WasmBackend implements Backend {
   }
 
   copyRows(out: Buf, outRow: number, from: Buf, fromRow: number, count: number): void {
-    const [to, source] = [this.#buf(out), this.#buf(from)];
+    const [to, source] = [wasmBuf(out), wasmBuf(from)];
     const rowBytes = (source.shape[1] ?? 1) * 4;
     const args = [to.address + outRow * rowBytes, source.address + fromRow * rowBytes, count * rowBytes];
     this.#push(Op.COPY, [to.address], [source.address], args, [], [outRow, outRow + count]);
   }
 
   #elementwise(op: Op, out: Buf, a: Buf, b: Buf, n: number): void {
-    const [o, x, y] = [this.#buf(out).address, this.#buf(a).address, this.#buf(b).address];
+    const [o, x, y] = [wasmBuf(out).address, wasmBuf(a).address, wasmBuf(b).address];
     this.#push(op, [o], [x, y], [o, x, y, n * (out.shape[1] ?? 1)]);
   }
 
@@ -468,28 +310,4 @@ class WasmBackend implements Backend {
     grown[word(SCRATCH_BASE)] = base;
     grown[word(SCRATCH_STRIDE)] = rounded;
   }
-
-  #buf(buf: Buf): WasmBuf {
-    if (buf instanceof WasmBuf) return buf;
-    throw foreign('buffer');
-  }
-
-  #quantized(buf: QuantizedBuf): WasmQuantized {
-    if (buf instanceof WasmQuantized) return buf;
-    throw foreign('quantised buffer');
-  }
-
-  #kv(kv: KvCache): WasmKv {
-    if (kv instanceof WasmKv) return kv;
-    throw foreign('KV cache');
-  }
-
-  #weight(weight: Weight): WasmWeight {
-    if (weight instanceof WasmWeight) return weight;
-    throw foreign('weight');
-  }
-}
-
-function foreign(what: string): BitnetError {
-  return new BitnetError('bad-argument', `${what} of another backend`, { where: 'backend wasm' });
 }
