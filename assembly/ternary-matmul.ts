@@ -7,10 +7,12 @@
  * 32512 with a plus sign. 64 steps are 1024 weights, eight blocks of 128.
  */
 
-import { CODE_MASK } from './layout';
+import { CODE_MASK, CODE_MASK_FOURS } from './layout';
 
 /** Blocks of 128 weights between two widenings. */
 const FLUSH_BLOCKS: i32 = 8;
+/** The same where codes count four times: 16 steps of 4 * 512. */
+const FLUSH_BLOCKS_FOURS: i32 = 4;
 
 /** acc (i16 lanes) += products of 16 codes with 16 activations, added in pairs. */
 // @ts-ignore: decorator
@@ -35,7 +37,13 @@ function finish(out: usize, sum: i32, codeSum: i32, scale: f32, weightScale: f32
   store<f32>(out, (f32(sum - codeSum) / scale) * weightScale);
 }
 
-/** One token, rows first..last-1. `out` points at the token's row. */
+/**
+ * One token, rows first..last-1. `out` points at the token's row.
+ *
+ * Four rows at a time, each from a quarter of its own: four long streams through memory, which the processor's
+ * prefetchers follow. Four neighbouring rows are four short streams in one page, and are not followed (measured from
+ * memory, one thread: 47 against 62 GMAC/s; from cache the same).
+ */
 export function ternaryMatvec(
   out: usize,
   packed: usize,
@@ -49,80 +57,100 @@ export function ternaryMatvec(
   const scale = load<f32>(meta);
   const codeSum = load<i32>(meta, 4);
   const blocks = i32(rowBytes >> 5);
+  const quarter = (last - first) >> 2;
+  const apart = <usize>quarter * rowBytes;
+  const end = first + quarter;
   let row = first;
-  for (; row + 4 <= last; row += 4) {
-    matvec4(out + (<usize>row << 2), packed + <usize>row * rowBytes, rowBytes, weightScale, codes, blocks, scale, codeSum);
+  for (; row < end; row++) {
+    const target = out + (<usize>row << 2);
+    matvec4(target, <usize>quarter << 2, packed + <usize>row * rowBytes, apart, weightScale, codes, blocks, scale, codeSum);
   }
-  for (; row < last; row++) {
+  for (row = first + 4 * quarter; row < last; row++) {
     matvec1(out + (<usize>row << 2), packed + <usize>row * rowBytes, weightScale, codes, blocks, scale, codeSum);
   }
 }
 
-/** Four rows at a time: each load of activations serves four rows. */
+/**
+ * Four rows `apart` bytes from each other, results `outApart` bytes from each other. Each load of activations serves all four.
+ *
+ * Of the four codes in a byte two are used where they stand, times 1 and times 4, and after one shift the other two: three
+ * instructions in sixteen saved. The sums of the fourfold codes are kept apart and divided at the end.
+ */
 export function matvec4(
   out: usize,
+  outApart: usize,
   w0: usize,
-  rowBytes: usize,
+  apart: usize,
   weightScale: f32,
   codes: usize,
   blocks: i32,
   scale: f32,
   codeSum: i32,
 ): void {
-  const mask = v128.load(CODE_MASK);
-  const w1 = w0 + rowBytes;
-  const w2 = w1 + rowBytes;
-  const w3 = w2 + rowBytes;
+  const ones = v128.load(CODE_MASK);
+  const fours = v128.load(CODE_MASK_FOURS);
+  const w1 = w0 + apart;
+  const w2 = w1 + apart;
+  const w3 = w2 + apart;
   let t0 = i32x4.splat(0);
   let t1 = i32x4.splat(0);
   let t2 = i32x4.splat(0);
   let t3 = i32x4.splat(0);
+  let u0 = i32x4.splat(0);
+  let u1 = i32x4.splat(0);
+  let u2 = i32x4.splat(0);
+  let u3 = i32x4.splat(0);
   let at: usize = 0;
   let q = codes;
   while (blocks > 0) {
-    const end = at + (<usize>min(blocks, FLUSH_BLOCKS) << 5);
-    blocks -= FLUSH_BLOCKS;
+    const end = at + (<usize>min(blocks, FLUSH_BLOCKS_FOURS) << 5);
+    blocks -= FLUSH_BLOCKS_FOURS;
     let a0 = i16x8.splat(0);
     let a1 = i16x8.splat(0);
     let a2 = i16x8.splat(0);
     let a3 = i16x8.splat(0);
+    let b0 = i16x8.splat(0);
+    let b1 = i16x8.splat(0);
+    let b2 = i16x8.splat(0);
+    let b3 = i16x8.splat(0);
     for (; at < end; at += 32, q += 128) {
       for (let half: usize = 0; half < 32; half += 16) {
         const q0 = v128.load(q + half);
         const q1 = v128.load(q + half, 32);
         const q2 = v128.load(q + half, 64);
         const q3 = v128.load(q + half, 96);
-        const v0 = v128.load(w0 + at + half);
-        a0 = dotStep(a0, v128.and(i16x8.shr_u(v0, 6), mask), q0);
-        a0 = dotStep(a0, v128.and(i16x8.shr_u(v0, 4), mask), q1);
-        a0 = dotStep(a0, v128.and(i16x8.shr_u(v0, 2), mask), q2);
-        a0 = dotStep(a0, v128.and(v0, mask), q3);
-        const v1 = v128.load(w1 + at + half);
-        a1 = dotStep(a1, v128.and(i16x8.shr_u(v1, 6), mask), q0);
-        a1 = dotStep(a1, v128.and(i16x8.shr_u(v1, 4), mask), q1);
-        a1 = dotStep(a1, v128.and(i16x8.shr_u(v1, 2), mask), q2);
-        a1 = dotStep(a1, v128.and(v1, mask), q3);
-        const v2 = v128.load(w2 + at + half);
-        a2 = dotStep(a2, v128.and(i16x8.shr_u(v2, 6), mask), q0);
-        a2 = dotStep(a2, v128.and(i16x8.shr_u(v2, 4), mask), q1);
-        a2 = dotStep(a2, v128.and(i16x8.shr_u(v2, 2), mask), q2);
-        a2 = dotStep(a2, v128.and(v2, mask), q3);
-        const v3 = v128.load(w3 + at + half);
-        a3 = dotStep(a3, v128.and(i16x8.shr_u(v3, 6), mask), q0);
-        a3 = dotStep(a3, v128.and(i16x8.shr_u(v3, 4), mask), q1);
-        a3 = dotStep(a3, v128.and(i16x8.shr_u(v3, 2), mask), q2);
-        a3 = dotStep(a3, v128.and(v3, mask), q3);
+        let v = v128.load(w0 + at + half);
+        let high = i16x8.shr_u(v, 4);
+        a0 = dotStep(dotStep(a0, v128.and(v, ones), q3), v128.and(high, ones), q1);
+        b0 = dotStep(dotStep(b0, v128.and(v, fours), q2), v128.and(high, fours), q0);
+        v = v128.load(w1 + at + half);
+        high = i16x8.shr_u(v, 4);
+        a1 = dotStep(dotStep(a1, v128.and(v, ones), q3), v128.and(high, ones), q1);
+        b1 = dotStep(dotStep(b1, v128.and(v, fours), q2), v128.and(high, fours), q0);
+        v = v128.load(w2 + at + half);
+        high = i16x8.shr_u(v, 4);
+        a2 = dotStep(dotStep(a2, v128.and(v, ones), q3), v128.and(high, ones), q1);
+        b2 = dotStep(dotStep(b2, v128.and(v, fours), q2), v128.and(high, fours), q0);
+        v = v128.load(w3 + at + half);
+        high = i16x8.shr_u(v, 4);
+        a3 = dotStep(dotStep(a3, v128.and(v, ones), q3), v128.and(high, ones), q1);
+        b3 = dotStep(dotStep(b3, v128.and(v, fours), q2), v128.and(high, fours), q0);
       }
     }
     t0 = i32x4.add(t0, i32x4.extadd_pairwise_i16x8_s(a0));
     t1 = i32x4.add(t1, i32x4.extadd_pairwise_i16x8_s(a1));
     t2 = i32x4.add(t2, i32x4.extadd_pairwise_i16x8_s(a2));
     t3 = i32x4.add(t3, i32x4.extadd_pairwise_i16x8_s(a3));
+    u0 = i32x4.add(u0, i32x4.extadd_pairwise_i16x8_s(b0));
+    u1 = i32x4.add(u1, i32x4.extadd_pairwise_i16x8_s(b1));
+    u2 = i32x4.add(u2, i32x4.extadd_pairwise_i16x8_s(b2));
+    u3 = i32x4.add(u3, i32x4.extadd_pairwise_i16x8_s(b3));
   }
-  finish(out, sumLanes(t0), codeSum, scale, weightScale);
-  finish(out + 4, sumLanes(t1), codeSum, scale, weightScale);
-  finish(out + 8, sumLanes(t2), codeSum, scale, weightScale);
-  finish(out + 12, sumLanes(t3), codeSum, scale, weightScale);
+  // Each sum of fourfold products is a multiple of 4: the shift is exact.
+  finish(out, sumLanes(t0) + (sumLanes(u0) >> 2), codeSum, scale, weightScale);
+  finish(out + outApart, sumLanes(t1) + (sumLanes(u1) >> 2), codeSum, scale, weightScale);
+  finish(out + 2 * outApart, sumLanes(t2) + (sumLanes(u2) >> 2), codeSum, scale, weightScale);
+  finish(out + 3 * outApart, sumLanes(t3) + (sumLanes(u3) >> 2), codeSum, scale, weightScale);
 }
 
 /** The rows that are left over. */
