@@ -31,6 +31,14 @@ export type ConformanceCase = Common &
         readonly dtype: DenseType;
         readonly kind: ValueKind;
       }
+    | {
+        readonly op: 'denseTopK';
+        readonly rows: number;
+        readonly columns: number;
+        readonly dtype: DenseType;
+        readonly kind: ValueKind;
+        readonly k: number;
+      }
     | { readonly op: 'embed'; readonly rows: number; readonly columns: number; readonly dtype: DenseType }
     | { readonly op: 'rope'; readonly nHeads: number; readonly headDim: number; readonly style: RopeStyle }
     | {
@@ -107,6 +115,13 @@ function* allCases(): Generator<WithoutSeed<ConformanceCase>> {
     }
     yield { op: 'denseMatmul', n: 1, rows: 40, columns: 2560, dtype, kind: 'normal' };
     for (const kind of kinds) yield { op: 'denseMatmul', n: 1, rows: 6, columns: 256, dtype, kind };
+  }
+
+  for (const dtype of ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K'] as const) {
+    for (const k of [1, 40, 700]) yield { op: 'denseTopK', n: 2, rows: 1027, columns: 256, dtype, kind: 'normal', k };
+    for (const kind of kinds) yield { op: 'denseTopK', n: 1, rows: 1031, columns: 256, dtype, kind, k: 7 };
+    yield { op: 'denseTopK', n: 1, rows: 30, columns: 256, dtype, kind: 'normal', k: 5 };
+    yield { op: 'denseTopK', n: 1, rows: 1100, columns: 2560, dtype, kind: 'normal', k: 40 };
   }
 
   for (const style of ['neox', 'norm'] as const) {

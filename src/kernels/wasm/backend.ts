@@ -23,6 +23,7 @@ import { CommandList, MAX_COMMANDS, Op, type Rows } from './commands.ts';
 import { COMMAND_BYTES, SCRATCH_BASE, SCRATCH_STRIDE, word } from './layout.ts';
 import {
   bytesOf,
+  headIndexBytes,
   paddedColumns,
   WasmBuf,
   WasmKv,
@@ -41,12 +42,21 @@ const LOOKUP_SCRATCH = 8 * 172 * 64 + 4 * 64 + 2048 * (64 + 128);
 /** As ATTENTION_HEAD_ROOM in `assembly/index.ts`. */
 const ATTENTION_HEAD_ROOM = 8192;
 
+/** Below this many rows computing all of them costs less than finding out which matter. */
+const TOP_MIN_ROWS = 1024;
+/** X16_MAX of `assembly/head.ts` is made for this many. */
+const TOP_MAX_COLUMNS = 16384;
+const TOP_MAX_K = 1024;
+/** As in `assembly/head.ts`. */
+const THRESHOLD_STRIDE = 64;
+
 export class WasmBackend implements Backend {
   readonly info: BackendInfo;
   readonly #memory: WebAssembly.Memory;
   readonly #arena: Arena;
   readonly #pool: Pool;
   readonly #list: CommandList;
+  readonly #thresholds: number;
   #scratchBytes = 0;
   #uploads: Promise<unknown> = Promise.resolve();
   #disposed = false;
@@ -57,6 +67,7 @@ export class WasmBackend implements Backend {
     this.#arena = new Arena(memory);
     this.#pool = pool;
     this.#list = new CommandList(memory, this.#arena.alloc(MAX_COMMANDS * COMMAND_BYTES, 'command list'));
+    this.#thresholds = this.#arena.alloc(THRESHOLD_STRIDE * info.nThreads, 'thresholds');
     this.#needScratch(4096);
   }
 
@@ -214,6 +225,37 @@ export class WasmBackend implements Backend {
   denseMatmul(out: Buf, weight: Weight, x: Buf, n: number): void {
     const [o, w, a] = [wasmBuf(out).address, wasmWeight(weight), wasmBuf(x).address];
     this.#push(Op.DENSE_MATMUL, [o], [a], [o, w.code, w.address, w.rowBytes, w.rows, a, w.columns, n]);
+  }
+
+  denseTopK(out: Buf, weight: Weight, x: Buf, k: number, n: number): void {
+    const [o, w, a] = [wasmBuf(out), wasmWeight(weight), wasmBuf(x)];
+    const index = this.#headIndex(w, k);
+    if (index === undefined) {
+      this.denseMatmul(out, weight, x, n);
+      return;
+    }
+    for (let i = 0; i < n; i++) {
+      const [row, source] = [o.address + i * w.rows * 4, a.address + i * w.columns * 4];
+      const args = [row, w.code, w.address, w.rowBytes, w.rows, source, w.columns, index, k, this.#thresholds];
+      this.#push(Op.HEAD_SCORE, [o.address, this.#thresholds], [a.address, index], args);
+      this.#push(Op.HEAD_EXACT, [o.address], [a.address, index, this.#thresholds], args);
+    }
+  }
+
+  /** Where what `denseTopK` needs of a matrix is; made at the first call. Undefined where computing all rows is as good. */
+  #headIndex(w: WasmWeight, k: number): number | undefined {
+    if (w.rows < TOP_MIN_ROWS || w.columns % 16 !== 0 || w.columns > TOP_MAX_COLUMNS || k > TOP_MAX_K) return undefined;
+    this.#needScratch(w.columns * 8 + 1024 + k * 4);
+    if (w.index !== undefined) return w.index;
+    const { bytes, isPlane } = headIndexBytes(w);
+    try {
+      w.index = this.#take(bytes, `scores of ${w.name}`);
+    } catch (error) {
+      if (!isPlane) throw error;
+      return undefined; // no room for a copy: every row is computed, as before
+    }
+    this.#push(Op.HEAD_INDEX, [w.index], [], [w.index, w.code, w.address, w.rowBytes, w.rows, w.columns]);
+    return w.index;
   }
 
   rope(x: Buf, angles: Buf, nHeads: number, headDim: number, style: RopeStyle, n: number): void {

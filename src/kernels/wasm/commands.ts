@@ -23,6 +23,9 @@ export const Op = {
   GATED_SILU: 10,
   ADD: 11,
   COPY: 12,
+  HEAD_INDEX: 13,
+  HEAD_SCORE: 14,
+  HEAD_EXACT: 15,
 } as const;
 export type Op = (typeof Op)[keyof typeof Op];
 

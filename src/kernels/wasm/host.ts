@@ -3,8 +3,8 @@
  * @module
  */
 
-/** Builds of the kernels: with and without relaxed SIMD. */
-export type VariantName = 'relaxed' | 'simd';
+/** Builds of the kernels: relaxed SIMD with four-way dot products, with two-way ones, and none of it. */
+export type VariantName = 'dot' | 'relaxed' | 'simd';
 
 /** A running worker thread. */
 export interface ThreadHandle {
