@@ -29,6 +29,8 @@ export interface WasmHost {
   readonly threads?: ThreadHost;
   /** Number of physical cores, as far as the runtime tells. */
   readonly cores: number;
+  /** Builds that are known to compute something else here; not tried unless asked for by name. */
+  readonly unfit?: readonly VariantName[];
   /** Turns relaxed SIMD on where it hides behind a switch (Node 20); does nothing elsewhere. */
   enableRelaxedSimd?(): Promise<void>;
 }

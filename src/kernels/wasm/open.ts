@@ -18,6 +18,9 @@ export interface WasmOptions {
   readonly variants?: readonly VariantName[];
 }
 
+/** By expected speed. */
+const VARIANTS: readonly VariantName[] = ['dot', 'relaxed', 'simd'];
+
 /** More threads than this are a mistake, not a machine. */
 const MAX_THREADS = 256;
 
@@ -42,7 +45,7 @@ export async function createWasmBackend(options: WasmOptions, host: WasmHost): P
       notes.push(`${wanted} threads asked for, 1 used: this runtime offers no ${missing}`);
     nThreads = 1;
   }
-  const variants = options.variants ?? ['dot', 'relaxed', 'simd'];
+  const variants = options.variants ?? VARIANTS.filter((name) => host.unfit?.includes(name) !== true);
   if (variants.some((name) => name !== 'simd')) await host.enableRelaxedSimd?.();
   try {
     return await openBackend(nThreads, variants, notes, host);
