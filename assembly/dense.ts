@@ -6,7 +6,7 @@
  */
 
 import { F16_MASK, F16_SCALE, HIGH_PAIRS, LOW_NIBBLES } from './layout';
-import { f16ToF32, f16ToF32x4 } from './math';
+import { f16ToF32, f16ToF32x4, placeHigh, placeLow } from './math';
 import { dot16, fold16 } from './sums';
 
 export const DENSE_F32: i32 = 0;
@@ -176,13 +176,6 @@ export function rebias(target: usize, x: usize, length: i32): bool {
   return i32x4.all_true(small);
 }
 
-/** Four f16 in the upper halves of 32-bit lanes to f32 * 2^-112: sign, exponent and fraction put in place, nothing else. */
-// @ts-ignore: decorator
-@inline
-function place(h: v128, mask: v128): v128 {
-  return v128.and(i32x4.shr_s(h, 3), mask);
-}
-
 /**
  * dot16 of an f16 row with activations that come multiplied by 2^112 (`rebias`): the weights are used as they stand, with
  * f16's exponent in f32's place, 2^112 too small. Both factors are exact and so is their product before it is rounded, so
@@ -193,7 +186,6 @@ function place(h: v128, mask: v128): v128 {
  */
 export function dotF16(w: usize, x: usize, length: i32): f32 {
   const mask = v128.load(F16_MASK);
-  const zero = i32x4.splat(0);
   let s0 = f32x4.splat(0);
   let s1 = f32x4.splat(0);
   let s2 = f32x4.splat(0);
@@ -201,10 +193,10 @@ export function dotF16(w: usize, x: usize, length: i32): f32 {
   for (const end = w + (<usize>length << 1); w < end; w += 32, x += 64) {
     const a = v128.load(w);
     const b = v128.load(w, 16);
-    s0 = f32x4.add(s0, f32x4.mul(place(i16x8.shuffle(zero, a, 0, 8, 1, 9, 2, 10, 3, 11), mask), v128.load(x)));
-    s1 = f32x4.add(s1, f32x4.mul(place(i16x8.shuffle(zero, a, 4, 12, 5, 13, 6, 14, 7, 15), mask), v128.load(x, 16)));
-    s2 = f32x4.add(s2, f32x4.mul(place(i16x8.shuffle(zero, b, 0, 8, 1, 9, 2, 10, 3, 11), mask), v128.load(x, 32)));
-    s3 = f32x4.add(s3, f32x4.mul(place(i16x8.shuffle(zero, b, 4, 12, 5, 13, 6, 14, 7, 15), mask), v128.load(x, 48)));
+    s0 = f32x4.add(s0, f32x4.mul(placeLow(a, mask), v128.load(x)));
+    s1 = f32x4.add(s1, f32x4.mul(placeHigh(a, mask), v128.load(x, 16)));
+    s2 = f32x4.add(s2, f32x4.mul(placeLow(b, mask), v128.load(x, 32)));
+    s3 = f32x4.add(s3, f32x4.mul(placeHigh(b, mask), v128.load(x, 48)));
   }
   return fold16(s0, s1, s2, s3);
 }

@@ -11,7 +11,7 @@
  */
 
 import { add, gatedRelu2, gatedSilu } from './activation';
-import { attendGroup, kvStore } from './attention';
+import { attendGroup, BLOCK_HEADER, kvStore } from './attention';
 import { denseMatmul, embed } from './dense';
 import { exactRows, indexRows, scoreRows, thresholdOf } from './head';
 import { COMMAND_BYTES, FAILED, FLAG_BARRIER, LIST_ADDRESS, LIST_COUNT, SCRATCH_BASE, SCRATCH_STRIDE } from './layout';
@@ -26,7 +26,17 @@ import { ternaryMatmul, ternaryMatvec } from './ternary-matmul';
 // into it, and all of them together into one giant, in which V8 allocates registers badly and which it compiles late.
 // Measured on Node 26: matrix x vector 46 -> 51 GMAC/s, the f16 head 3.8 -> 4.4.
 export { add, gatedRelu2, gatedSilu } from './activation';
-export { attendGroup, exponentials, kvStore, weightedSum, weightedSum4 } from './attention';
+export {
+  addValues4,
+  attendGroup,
+  exponentials,
+  kvStore,
+  placeF16,
+  weightedSum,
+  weightedSum4,
+  weightedSumPlaced,
+  weightedSumPlaced4,
+} from './attention';
 export { decodeBf16, decodeF16, decodeQ6_K, decodeQ8_0, denseMatmul, dotF16, embed, rebias } from './dense';
 export { exactRows, indexRows, replaceLeast, roundTo8, scorePlane4, scoreQ6_K, scoreQ8_0, scoreRows } from './head';
 export { rmsNorm, sumOfSquares } from './norm';
@@ -52,8 +62,11 @@ const OP_HEAD_INDEX: i32 = 13;
 const OP_HEAD_SCORE: i32 = 14;
 const OP_HEAD_EXACT: i32 = 15;
 
-/** Bytes of a thread's scratch before attention's weights: a decoded key (headDim <= 1024), a sum for each head (1024). */
-const ATTENTION_HEAD_ROOM: usize = 8192;
+/**
+ * Bytes of a thread's scratch before attention's weights: a decoded key (headDim <= 1024), a sum for each head (1024), and
+ * the queries of a group (group * headDim, which is at most the model's width: 16384).
+ */
+const ATTENTION_HEAD_ROOM: usize = 73728;
 
 // Argument k of the command at `c`: an address or count, or an f32.
 // @ts-ignore: decorator
@@ -201,6 +214,8 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
       const headDim = arg(c, 8);
       const group = nHeads / nKvHeads;
       const units = arg(c, 11) * nKvHeads;
+      const keysFit = arg(c, 3) != 0 && load<i32>(address(c, 2) - BLOCK_HEADER) == 0;
+      const valuesFit = arg(c, 5) != 0 && load<i32>(address(c, 4) - BLOCK_HEADER) == 0;
       const last = share(units, 1, thread + 1, nThreads);
       for (let unit = share(units, 1, thread, nThreads); unit < last; unit++) {
         const i = unit / nKvHeads;
@@ -213,8 +228,10 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
           group,
           address(c, 2) + (block << (arg(c, 3) ? 1 : 2)),
           arg(c, 3),
+          keysFit,
           address(c, 4) + (block << (arg(c, 5) ? 1 : 2)),
           arg(c, 5),
+          valuesFit,
           headDim,
           arg(c, 12) + i + 1,
           real(c, 13),

@@ -63,6 +63,22 @@ export function f16ToF32(h: i32): f32 {
   return f32x4.extract_lane(f16ToF32x4(i32x4.splat(h), v128.load(F16_MASK), v128.load(F16_SCALE)), 0);
 }
 
+/**
+ * The lower (upper) four of eight finite f16 to f32 * 2^-112: sign, exponent and fraction put in place, nothing else. `mask` is
+ * F16_MASK.
+ */
+// @ts-ignore: decorator
+@inline
+export function placeLow(h: v128, mask: v128): v128 {
+  return v128.and(i32x4.shr_s(i16x8.shuffle(i16x8.splat(0), h, 0, 8, 1, 9, 2, 10, 3, 11), 3), mask);
+}
+
+// @ts-ignore: decorator
+@inline
+export function placeHigh(h: v128, mask: v128): v128 {
+  return v128.and(i32x4.shr_s(i16x8.shuffle(i16x8.splat(0), h, 4, 12, 5, 13, 6, 14, 7, 15), 3), mask);
+}
+
 /** f32 to f16, to nearest, ties to even; overflow gives infinity, NaN stays NaN. */
 export function f32ToF16(x: f32): u32 {
   const bits = reinterpret<u32>(x);

@@ -24,6 +24,7 @@ import { COMMAND_BYTES, SCRATCH_BASE, SCRATCH_STRIDE, word } from './layout.ts';
 import {
   bytesOf,
   headIndexBytes,
+  kvBytes,
   paddedColumns,
   WasmBuf,
   WasmKv,
@@ -40,7 +41,7 @@ import type { Pool } from './pool.ts';
 const LOOKUP_SCRATCH = 8 * 172 * 64 + 4 * 64 + 2048 * (64 + 128);
 
 /** As ATTENTION_HEAD_ROOM in `assembly/index.ts`. */
-const ATTENTION_HEAD_ROOM = 8192;
+const ATTENTION_HEAD_ROOM = 73728;
 
 /** Below this many rows computing all of them costs less than finding out which matter. */
 const TOP_MIN_ROWS = 1024;
@@ -83,10 +84,9 @@ export class WasmBackend implements Backend {
   }
 
   allocKv(shape: KvShape): KvCache {
-    const elements = shape.nLayers * shape.nKvHeads * shape.contextSize * shape.headDim;
     this.#needScratch(ATTENTION_HEAD_ROOM + (shape.nHeads / shape.nKvHeads) * shape.contextSize * 4);
     const what = `KV cache of ${shape.contextSize} positions`;
-    const [keys, values] = this.#takeBoth(elements * bytesOf(shape.kType), elements * bytesOf(shape.vType), what);
+    const [keys, values] = this.#takeBoth(kvBytes(shape, shape.kType), kvBytes(shape, shape.vType), what);
     return new WasmKv(shape, keys, values);
   }
 

@@ -4,7 +4,7 @@
  */
 
 import { BitnetError } from '../../errors.ts';
-import type { Buf, BufType, DenseType, KvCache, KvShape, QuantizedBuf, Weight, WeightSource } from '../interface.ts';
+import type { Buf, BufType, DenseType, KvCache, KvShape, KvType, QuantizedBuf, Weight, WeightSource } from '../interface.ts';
 
 /** Order as in `assembly/dense.ts`. */
 const DENSE_CODE: Record<DenseType, number> = { F32: 0, F16: 1, BF16: 2, Q8_0: 3, Q6_K: 4 };
@@ -55,12 +55,25 @@ export class WasmKv implements KvCache {
     this.values = values;
   }
 
-  /** Addresses of the blocks of one layer. */
+  /** Addresses of the blocks of one layer, behind their headers. */
   layer(layer: number): { keys: number; values: number } {
-    const { nKvHeads, contextSize, headDim, kType, vType } = this.shape;
-    const elements = layer * nKvHeads * contextSize * headDim;
-    return { keys: this.keys + elements * bytesOf(kType), values: this.values + elements * bytesOf(vType) };
+    const { kType, vType } = this.shape;
+    const start = (base: number, type: KvType) => base + layer * kvBlockBytes(this.shape, type) + KV_BLOCK_HEADER;
+    return { keys: start(this.keys, kType), values: start(this.values, vType) };
   }
+}
+
+/** BLOCK_HEADER of `assembly/attention.ts`. */
+const KV_BLOCK_HEADER = 64;
+
+/** One layer's keys or values (kvHead, position, headDim) and their header, to the next multiple of 64. */
+function kvBlockBytes({ nKvHeads, contextSize, headDim }: KvShape, type: KvType): number {
+  return KV_BLOCK_HEADER + Math.ceil((nKvHeads * contextSize * headDim * bytesOf(type)) / 64) * 64;
+}
+
+/** All layers' keys or values. */
+export function kvBytes(shape: KvShape, type: KvType): number {
+  return shape.nLayers * kvBlockBytes(shape, type);
 }
 
 export class WasmWeight implements Weight {
