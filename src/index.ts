@@ -14,6 +14,7 @@ export type {
   ChatOptions,
   GenerateOptions,
   GenerateResult,
+  KernelsChoice,
   LoadOptions,
   LoadProgress,
   Model,

@@ -8,14 +8,14 @@ import type { VariantName } from '../../src/kernels/wasm/host.ts';
 import { createWasmBackend } from '../../src/kernels/wasm/open.ts';
 import { createNodeHost } from '../../src/platform/host-node.ts';
 
-const variants: readonly VariantName[] = ['simd', 'relaxed'];
+const variants: readonly VariantName[] = ['scalar', 'simd', 'relaxed'];
 
 describe.each(variants.flatMap((variant) => [1, 2, 3].map((threads) => ({ variant, threads }))))(
   'wasm $variant, $threads threads',
   ({ variant, threads }) => {
     let backend: Backend;
     beforeAll(async () => {
-      backend = await createWasmBackend({ threads, variants: [variant] }, await createNodeHost());
+      backend = await createWasmBackend({ threads, kernels: variant }, await createNodeHost());
     });
     afterAll(() => backend.dispose());
 

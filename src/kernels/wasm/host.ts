@@ -3,8 +3,8 @@
  * @module
  */
 
-/** Builds of the kernels: with and without relaxed SIMD. */
-export type VariantName = 'relaxed' | 'simd';
+/** Builds of the kernels: with relaxed SIMD, with SIMD, without either. */
+export type VariantName = 'relaxed' | 'simd' | 'scalar';
 
 /** A running worker thread. */
 export interface ThreadHandle {
