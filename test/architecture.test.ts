@@ -66,6 +66,7 @@ const LAW: Record<string, readonly string[]> = {
     'kernels/interface',
     'kernels/ts',
     'kernels/wasm',
+    'kernels/conformance', // for `inspect --kernels`: loaded by nobody else
     'platform',
     'errors',
   ],

@@ -9,8 +9,10 @@ import type { Backend, BackendInfo } from '../kernels/interface.ts';
 import { createTsBackend } from '../kernels/ts/backend.ts';
 import { createWasmBackend, type WasmOptions } from '../kernels/wasm/open.ts';
 import { detectPlatform } from '../platform/detect.ts';
+import type { KernelSurvey } from './kernel-survey.ts';
 
 export type { KernelsChoice, WasmOptions } from '../kernels/wasm/open.ts';
+export type { KernelSurvey, VariantReport } from './kernel-survey.ts';
 
 /** Opens a backend of its own for whoever calls it. */
 export type BackendFactory = () => Promise<Backend>;
@@ -60,4 +62,15 @@ export function backendFactory(choice: unknown, options: WasmOptions): BackendFa
     expected: 'auto, wasm, ts, or a value of bitnet-ts/backends',
     got: String(choice),
   });
+}
+
+/**
+ * Tests every build of the wasm kernels by the whole conformance suite and measures it; takes some seconds. What
+ * `bitnet inspect --kernels` prints.
+ */
+export async function surveyKernels(onProgress?: (what: string) => void): Promise<KernelSurvey> {
+  // The suite is not loaded by those who only want to run a model.
+  const { surveyHost } = await import('./kernel-survey.ts');
+  const { runtime, wasmHost } = detectPlatform();
+  return surveyHost(runtime, await wasmHost(), onProgress);
 }

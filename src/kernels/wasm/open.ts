@@ -93,7 +93,7 @@ async function openBackend(
     const one = kernels !== undefined && kernels !== 'fastest';
     throw new BitnetError(
       'backend-unavailable',
-      `${one ? `kernels ${kernels} do` : 'no WebAssembly build does'} not work on this runtime`,
+      one ? `kernels ${kernels} do not work on this runtime` : 'no WebAssembly build works on this runtime',
       {
         where: 'backend wasm',
         got: refusals.map(({ name, reason }) => (one ? reason : `${name}: ${reason}`)).join('; '),
