@@ -9,7 +9,7 @@ import { decodeRow, denseMatmul } from './dense';
 import { add, gatedRelu2, gatedSilu, quantizeRow, rmsNormRow, ropeRow } from './rows';
 import { ternaryMatmul } from './ternary';
 import { COMMAND_BYTES, FAILED, FLAG_BARRIER, LIST_ADDRESS, LIST_COUNT, SCRATCH_BASE, SCRATCH_STRIDE } from '../layout';
-import { barrier, share } from '../sync';
+import { barrier, beat, share } from '../sync';
 
 // Exported so that they stay functions of their own: see `assembly/index.ts`.
 export { attend, exponentials, kvStore, scores, weightedSum } from './attention';
@@ -58,6 +58,7 @@ export function execute(thread: i32, nThreads: i32): i32 {
     if (load<i32>(c, 4) & FLAG_BARRIER) {
       if (!barrier(thread, nThreads)) return 1;
     }
+    beat(thread);
     run(c, thread, nThreads, scratch);
   }
   return barrier(thread, nThreads) ? 0 : 1;
@@ -112,6 +113,7 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
     }
     case OP_TERNARY_MATMUL: {
       for (let token: usize = 0; token < <usize>arg(c, 8); token++) {
+        beat(thread);
         const out = address(c, 0) + ((token * <usize>arg(c, 4)) << 2);
         const codes = address(c, 5) + token * <usize>arg(c, 6);
         const meta = address(c, 7) + (token << 3);
@@ -122,6 +124,7 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
     case OP_DENSE_MATMUL: {
       const rows = arg(c, 4);
       for (let row = first; row < last; row++) {
+        beat(thread);
         const weight = address(c, 2) + <usize>row * address(c, 3);
         denseMatmul(address(c, 0) + (<usize>row << 2), rows, arg(c, 1), weight, address(c, 5), arg(c, 6), arg(c, 7), scratch);
       }
@@ -149,6 +152,7 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
       const nHeads = arg(c, 6);
       const headDim = <usize>arg(c, 8);
       for (let i = first; i < last; i++) {
+        beat(thread);
         const row = i / nHeads;
         const head = i - row * nHeads;
         const at = (<usize>((arg(c, 10) + row) * nHeads + head) * headDim) << 2;

@@ -29,6 +29,8 @@ export interface WasmHost {
   readonly threads?: ThreadHost;
   /** Number of physical cores, as far as the runtime tells. */
   readonly cores: number;
+  /** Largest memory to ask for, in pages of 64 KiB. Default: 65536, all that 32-bit addresses reach. */
+  readonly maxPages?: number;
   /** Turns relaxed SIMD on where it hides behind a switch (Node 20); does nothing elsewhere. */
   enableRelaxedSimd?(): Promise<void>;
 }

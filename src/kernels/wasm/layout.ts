@@ -20,6 +20,7 @@ export const F16_MASK = 528;
 export const F16_SCALE = 544;
 export const F16_BEYOND = 560;
 export const F32_INFINITY = 576;
+export const BEATS = 3072;
 export const COMMAND_BYTES = 64;
 export const FLAG_BARRIER = 1;
 

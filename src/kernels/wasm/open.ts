@@ -48,7 +48,8 @@ export async function createWasmBackend(options: WasmOptions, host: WasmHost): P
     nThreads = 1;
   }
   if (nThreads > host.cores) {
-    notes.push(`${nThreads} threads on ${host.cores} cores: the same results, but likely slower than ${host.cores}`);
+    const cores = `${host.cores} ${host.cores === 1 ? 'core' : 'cores'}`;
+    notes.push(`${nThreads} threads on ${cores}: the same results, but likely slower than ${host.cores}`);
   }
   const { kernels } = options;
   want(kernels === undefined || KERNELS_CHOICES.includes(kernels), 'bad-argument', 'no such kernels', () => ({
@@ -101,9 +102,10 @@ async function openBackend(
       },
     );
   }
+  const { maxPages = MAX_PAGES } = host;
   const memory = new WebAssembly.Memory({
     initial: 2,
-    ...(variant.threaded ? { maximum: MAX_PAGES, shared: true } : {}),
+    ...(variant.threaded ? { maximum: maxPages, shared: true } : {}),
   });
   writeConstants(memory);
   const pool = await Pool.start(memory, variant, nThreads, host.threads);
@@ -114,5 +116,5 @@ async function openBackend(
     exact: true,
     notes,
   };
-  return new WasmBackend(info, memory, pool);
+  return new WasmBackend(info, memory, pool, maxPages);
 }
