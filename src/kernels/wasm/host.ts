@@ -8,7 +8,7 @@ export type VariantName = 'relaxed' | 'simd' | 'scalar';
 
 /** A running worker thread. */
 export interface ThreadHandle {
-  /** Called once if the thread ends by itself or throws. */
+  /** Called when the thread throws and when it ends, whoever ended it. */
   onLost(listener: (reason: string) => void): void;
   terminate(): Promise<void>;
 }

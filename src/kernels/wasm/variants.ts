@@ -39,6 +39,8 @@ export const VARIANT_NAMES = Object.keys(SOURCES) as readonly VariantName[];
 
 /** Pages of the memory in which a build is tested: 2 MiB, some four times what the test needs. */
 const TEST_PAGES = 32;
+/** And what it may grow to, for more than the self-test: 256 MiB. Some runtimes refuse to set 4 GiB aside twice. */
+const MAX_TEST_PAGES = 4096;
 
 /** For each build, when the fastest is asked for. */
 const TIMING_MS = 25;
@@ -51,12 +53,14 @@ export function compileVariant(name: VariantName, threaded: boolean): Variant {
 
 /** A backend of one thread, in a small memory of its own. Nothing vouches for what it computes. */
 export async function openUntested(variant: Variant): Promise<WasmBackend> {
-  const limits = { initial: TEST_PAGES, ...(variant.threaded ? { maximum: 65536, shared: true } : {}) };
-  const memory = new WebAssembly.Memory(limits);
+  const memory = new WebAssembly.Memory({
+    initial: TEST_PAGES,
+    ...(variant.threaded ? { maximum: MAX_TEST_PAGES, shared: true } : {}),
+  });
   writeConstants(memory);
   const pool = await Pool.start(memory, variant, 1, undefined);
   const info: BackendInfo = { name: 'wasm', variant: variant.name, nThreads: 1, exact: true, notes: [] };
-  return new WasmBackend(info, memory, pool);
+  return new WasmBackend(info, memory, pool, MAX_TEST_PAGES);
 }
 
 /** What a choice led to. */
