@@ -16,7 +16,9 @@ for (const name of Object.keys(config.targets)) {
   const stdout = asc.createMemoryStream();
   const stderr = asc.createMemoryStream();
   let bytes;
-  const { error } = await asc.main(['--config', 'asconfig.json', '--target', name], {
+  // Not in asconfig.json: entries of a target are added to those of the others, not put in their place.
+  const entry = name.startsWith('scalar') ? 'assembly/scalar/index.ts' : 'assembly/index.ts';
+  const { error } = await asc.main([entry, '--config', 'asconfig.json', '--target', name], {
     stdout,
     stderr,
     writeFile(fileName, contents) {

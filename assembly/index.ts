@@ -18,7 +18,7 @@ import { COMMAND_BYTES, FAILED, FLAG_BARRIER, LIST_ADDRESS, LIST_COUNT, SCRATCH_
 import { rmsNorm } from './norm';
 import { quantizeRows } from './quantize';
 import { rope } from './rope';
-import { barrier, share } from './sync';
+import { barrier, beat, share } from './sync';
 import { LOOKUP_TOKENS, ternaryLookup } from './ternary-lookup';
 import { ternaryMatmul, ternaryMatvec } from './ternary-matmul';
 
@@ -95,6 +95,7 @@ export function execute(thread: i32, nThreads: i32): i32 {
     if (load<i32>(c, 4) & FLAG_BARRIER) {
       if (!barrier(thread, nThreads)) return 1;
     }
+    beat(thread);
     run(c, thread, nThreads, scratch);
   }
   return barrier(thread, nThreads) ? 0 : 1;
@@ -218,6 +219,7 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
       const valuesFit = arg(c, 5) != 0 && load<i32>(address(c, 4) - BLOCK_HEADER) == 0;
       const last = share(units, 1, thread + 1, nThreads);
       for (let unit = share(units, 1, thread, nThreads); unit < last; unit++) {
+        beat(thread);
         const i = unit / nKvHeads;
         const kvHead = unit - i * nKvHeads;
         const block = <usize>kvHead * <usize>arg(c, 9) * <usize>headDim;

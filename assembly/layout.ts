@@ -5,6 +5,7 @@
  *   0     control words, one cache line (64 bytes) each, so that spinning on one never slows another
  *   512   constants, read at function entry (see CODE_MASK)
  *   1024  static data of this module (none is expected; the linker's floor)
+ *   3072  heartbeats of the threads, 4 bytes each
  *   4096  end of the reserved page
  */
 
@@ -12,7 +13,7 @@
 export const BARRIER_ARRIVED: usize = 0;
 export const BARRIER_GENERATION: usize = 64;
 export const BARRIER_SLEEPERS: usize = 128;
-/** Set to 1 by whoever cannot go on: everybody leaves. */
+/** Set by whoever cannot go on, to 1, or 2 when another thread did not come to the barrier: everybody leaves. */
 export const FAILED: usize = 192;
 /** Bumped by the owner for every list of commands; workers wait on it. */
 export const SEQUENCE: usize = 256;
@@ -43,6 +44,9 @@ export const CODE_MASK_FOURS: usize = 592;
 /** Sixteen bytes of 0x0f and of 0x30: low and high parts of Q6_K's codes. */
 export const LOW_NIBBLES: usize = 608;
 export const HIGH_PAIRS: usize = 624;
+
+/** i32 for each of at most 256 threads, counted up while it gets on; see `beat` in sync.ts. */
+export const BEATS: usize = 3072;
 
 /** A command is 16 words: opcode, flags, then arguments (i32, or f32 bits). */
 export const COMMAND_BYTES: usize = 64;

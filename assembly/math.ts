@@ -5,17 +5,17 @@
 
 import { F16_BEYOND, F16_MASK, F16_SCALE, F32_INFINITY } from './layout';
 
-const LOG2E: f32 = 1.4426950408889634;
-const LN2_HI: f32 = 0.693359375;
-const LN2_LO: f32 = -0.00021219444005469057;
-const P0: f32 = 1.98756915e-4;
-const P1: f32 = 1.39819995e-3;
-const P2: f32 = 8.33345191e-3;
-const P3: f32 = 4.16657959e-2;
-const P4: f32 = 1.66666655e-1;
-const P5: f32 = 5.00000012e-1;
-const EXP_F32_MIN: f32 = -87;
-const EXP_F32_MAX: f32 = 88;
+export const LOG2E: f32 = 1.4426950408889634;
+export const LN2_HI: f32 = 0.693359375;
+export const LN2_LO: f32 = -0.00021219444005469057;
+export const P0: f32 = 1.98756915e-4;
+export const P1: f32 = 1.39819995e-3;
+export const P2: f32 = 8.33345191e-3;
+export const P3: f32 = 4.16657959e-2;
+export const P4: f32 = 1.66666655e-1;
+export const P5: f32 = 5.00000012e-1;
+export const EXP_F32_MIN: f32 = -87;
+export const EXP_F32_MAX: f32 = 88;
 
 // @ts-ignore: decorator
 @inline

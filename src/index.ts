@@ -15,6 +15,7 @@ export type {
   EvaluateOptions,
   GenerateOptions,
   GenerateResult,
+  KernelsChoice,
   LoadOptions,
   LoadProgress,
   Model,

@@ -66,6 +66,7 @@ const LAW: Record<string, readonly string[]> = {
     'kernels/interface',
     'kernels/ts',
     'kernels/wasm',
+    'kernels/conformance', // for `inspect --kernels`: loaded by nobody else
     'platform',
     'errors',
   ],
@@ -158,15 +159,20 @@ describe('AssemblyScript and TypeScript agree', () => {
   });
 
   it('on the opcodes', () => {
-    const assembly = constants('assembly/index.ts', /const OP_(\w+): i32 = (\d+);/g);
     const source = constants('src/kernels/wasm/commands.ts', /^ {2}([A-Z_0-9]+): (\d+),/gm);
-    expect(Object.fromEntries(assembly)).toEqual(Object.fromEntries(source));
+    for (const path of ['assembly/index.ts', 'assembly/scalar/index.ts']) {
+      const assembly = constants(path, /const OP_(\w+): i32 = (\d+);/g);
+      expect(Object.fromEntries(assembly), path).toEqual(Object.fromEntries(source));
+      const cases = new Set([...read(path).matchAll(/case OP_(\w+):/g)].map((match) => match[1]));
+      expect([...cases].sort(), path).toEqual([...source.keys()].sort());
+    }
   });
 
   it('on the sizes of scratch and the codes of types', () => {
     const backend = read('src/kernels/wasm/backend.ts');
     const room = /ATTENTION_HEAD_ROOM: usize = (\d+)/.exec(read('assembly/index.ts'))?.[1];
     expect(backend).toContain(`ATTENTION_HEAD_ROOM = ${room};`);
+    expect(read('assembly/scalar/attention.ts')).toContain(`WEIGHTS: usize = ${room};`);
     const lookup = read('assembly/ternary-lookup.ts');
     expect(lookup).toContain('const TABLE_BYTES: usize = 172 * 64;');
     expect(lookup).toContain('const BLOCK_ROWS: i32 = 2048;');

@@ -44,6 +44,7 @@ const flags = {
   ...modelFlag,
   ...preFlag,
   backend: runtimeFlags.backend,
+  kernels: runtimeFlags.kernels,
   threads: {
     type: 'string',
     also: ['-t'],

@@ -60,6 +60,13 @@ export const runtimeFlags = {
     group: MODEL,
     describe: 'threads of the wasm backend [physical cores]',
   },
+  kernels: {
+    type: 'string',
+    choices: ['dot', 'relaxed', 'simd', 'scalar', 'fastest'],
+    env: 'BITNET_KERNELS',
+    group: MODEL,
+    describe: 'build of the wasm kernels to use and no other; fastest times them [the first that works]',
+  },
   'ctx-size': {
     type: 'integer',
     also: ['-c'],

@@ -8,9 +8,11 @@ import { BitnetError } from '../errors.ts';
 import { describeValue, type GgufFile, type GgufValue, openGguf, StringArray } from '../formats/index.ts';
 import { command } from './command.ts';
 import { type Attempt, cacheBytes, type Description, describeFile, plain } from './describe.ts';
-import type { Values } from './flags.ts';
+import { UsageError, type Values } from './flags.ts';
 import { jsonFlag, modelFlag, preFlag, runtimeFlags } from './flags-common.ts';
 import { bytes, count, grouped, oneLine, plural, shortFloat, table } from './format.ts';
+import type { Io } from './io.ts';
+import { kernelTable } from './kernels.ts';
 import { openSource } from './open.ts';
 
 const flags = {
@@ -25,6 +27,11 @@ const flags = {
     value: 'KEY',
     group: 'Output',
     describe: 'print the whole value of one key and nothing else',
+  },
+  kernels: {
+    type: 'boolean',
+    group: 'Output',
+    describe: 'test and time the builds of the wasm kernels on this runtime; some seconds. Needs no file',
   },
   ...jsonFlag,
 } as const;
@@ -45,8 +52,14 @@ export const inspect = command({
     ['bitnet inspect model.gguf --tensors', 'with the table of tensors'],
     ['bitnet inspect model.gguf --metadata tokenizer.chat_template', 'one value, whole'],
     ['bitnet inspect model.gguf -c 4096 --json', 'for programs'],
+    ['bitnet inspect --kernels', 'which build of the kernels runs here, and how fast'],
   ],
   async run(args, io) {
+    if (args.kernels) {
+      if (args.word !== undefined) throw new UsageError('--kernels is about this machine and takes no FILE');
+      await io.write(await kernelsText(args, io));
+      return 0;
+    }
     const source = await openSource(args.word === undefined ? args : { ...args, model: args.word }, io);
     try {
       const gguf = await openGguf(source, { allowUnreadable: true });
@@ -59,6 +72,13 @@ export const inspect = command({
     }
   },
 });
+
+async function kernelsText(args: Args, io: Io): Promise<string> {
+  const { surveyKernels } = await import('../engine/backends.ts');
+  const survey = await surveyKernels((what) => io.status(what));
+  io.status('');
+  return args.json ? `${JSON.stringify(survey, null, 2)}\n` : `${kernelTable(survey)}\n`;
+}
 
 function asText(gguf: GgufFile, args: Args): string {
   const facts = describeFile(gguf, args.pre);

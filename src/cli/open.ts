@@ -53,6 +53,7 @@ export async function openModel(
     signal: io.signal,
     ...(args.backend === undefined ? {} : { backend: args.backend }),
     ...(args.threads === undefined ? {} : { threads: args.threads }),
+    ...(args.kernels === undefined ? {} : { kernels: args.kernels }),
     ...(args.pre === undefined ? {} : { pre: args.pre }),
     ...(args['batch-size'] === undefined ? {} : { batchSize: args['batch-size'] }),
     ...(args.quiet !== true && io.errIsTerminal

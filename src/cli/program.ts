@@ -175,7 +175,9 @@ async function topLevelHelp(): Promise<string> {
     .example('bitnet', 'tells a story')
     .example('bitnet run -m model.gguf -p "Once upon a time" -n 64', 'continues a text')
     .example('bitnet chat -m model.gguf', 'talks')
-    .epilogue('bitnet COMMAND --help tells more. Environment: BITNET_MODEL, BITNET_THREADS, BITNET_BACKEND.');
+    .epilogue(
+      'bitnet COMMAND --help tells more. Environment: BITNET_MODEL, BITNET_THREADS, BITNET_BACKEND,\nBITNET_KERNELS.',
+    );
   return parser.getHelp();
 }
 

@@ -4,13 +4,15 @@
  * @module
  */
 
-import { BitnetError } from '../errors.ts';
+import { BitnetError, want } from '../errors.ts';
 import type { Backend, BackendInfo } from '../kernels/interface.ts';
 import { createTsBackend } from '../kernels/ts/backend.ts';
 import { createWasmBackend, type WasmOptions } from '../kernels/wasm/open.ts';
 import { detectPlatform } from '../platform/detect.ts';
+import type { KernelSurvey } from './kernel-survey.ts';
 
-export type { WasmOptions } from '../kernels/wasm/open.ts';
+export type { KernelsChoice, WasmOptions } from '../kernels/wasm/open.ts';
+export type { KernelSurvey, VariantReport } from './kernel-survey.ts';
 
 /** Opens a backend of its own for whoever calls it. */
 export type BackendFactory = () => Promise<Backend>;
@@ -20,7 +22,7 @@ export function ts(): BackendFactory {
   return async () => createTsBackend();
 }
 
-/** WebAssembly SIMD with threads. Opening it throws `backend-unavailable` where no build of it works. */
+/** WebAssembly with threads. Opening it throws `backend-unavailable` where no build of it works. */
 export function wasm(options: WasmOptions = {}): BackendFactory {
   return async () => createWasmBackend(options, await detectPlatform().wasmHost());
 }
@@ -32,6 +34,7 @@ export function auto(options: WasmOptions = {}): BackendFactory {
       return await wasm(options)();
     } catch (error) {
       if (!(error instanceof BitnetError) || error.code !== 'backend-unavailable') throw error;
+      if (options.kernels !== undefined) throw error; // asked for by name: nothing else will do
       return withNote(createTsBackend(), `backend wasm not used: ${error.message}`);
     }
   };
@@ -45,6 +48,11 @@ function withNote(backend: Backend, note: string): Backend {
 
 /** The factory that a `backend` option asks for, by name or as a value. */
 export function backendFactory(choice: unknown, options: WasmOptions): BackendFactory {
+  const isWasm = choice === undefined || choice === 'auto' || choice === 'wasm';
+  want(isWasm || options.kernels === undefined, 'bad-argument', 'only the wasm backend has kernels to choose', () => ({
+    where: 'kernels',
+    got: `${options.kernels} for ${typeof choice === 'function' ? 'a backend of its own' : `the backend ${choice}`}`,
+  }));
   if (typeof choice === 'function') return choice as BackendFactory;
   if (choice === undefined || choice === 'auto') return auto(options);
   if (choice === 'wasm') return wasm(options);
@@ -54,4 +62,15 @@ export function backendFactory(choice: unknown, options: WasmOptions): BackendFa
     expected: 'auto, wasm, ts, or a value of bitnet-ts/backends',
     got: String(choice),
   });
+}
+
+/**
+ * Tests every build of the wasm kernels by the whole conformance suite and measures it; takes some seconds. What
+ * `bitnet inspect --kernels` prints.
+ */
+export async function surveyKernels(onProgress?: (what: string) => void): Promise<KernelSurvey> {
+  // The suite is not loaded by those who only want to run a model.
+  const { surveyHost } = await import('./kernel-survey.ts');
+  const { runtime, wasmHost } = detectPlatform();
+  return surveyHost(runtime, await wasmHost(), onProgress);
 }

@@ -67,8 +67,8 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
       got: String(options.batchSize),
     }),
   );
-  const { backend: choice, threads } = options;
-  const open = backendFactory(choice, threads === undefined ? {} : { threads });
+  const { backend: choice, threads, kernels } = options;
+  const open = backendFactory(choice, { threads, kernels });
   signal?.throwIfAborted();
   const gguf = await openModelFile(input, signal);
   let backend: Backend | undefined;

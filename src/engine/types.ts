@@ -4,10 +4,12 @@
  */
 
 import type { Backend, BackendInfo, KvType } from '../kernels/interface.ts';
+import type { KernelsChoice } from '../kernels/wasm/open.ts';
 import type { SamplingOptions } from '../sampling/chain.ts';
 import type { ChatMessage } from '../tokenizer/index.ts';
 
 export type { ModelInput } from '../formats/open.ts';
+export type { KernelsChoice } from '../kernels/wasm/open.ts';
 
 export interface LoadProgress {
   readonly loadedBytes: number;
@@ -27,6 +29,11 @@ export interface LoadOptions {
    * runtime tells; 1 where memory cannot be shared.
    */
   readonly threads?: number | undefined;
+  /**
+   * Build of the wasm backend's kernels: `relaxed`, `simd` or `scalar` and no other, or `fastest`, which times them.
+   * Default: the first of them, in this order, that this runtime takes and that passes the self-test.
+   */
+  readonly kernels?: KernelsChoice | undefined;
   /** Forces the pre-tokenizer (`llama-bpe`, `qwen2`, ... or `default`, what bitnet.cpp falls back to). */
   readonly pre?: string | undefined;
   /** Largest number of tokens computed in one pass. Default 128. Never changes a result. */

@@ -9,8 +9,7 @@ export async function createNodeHost(): Promise<WasmHost> {
   const { Worker } = await import('node:worker_threads');
   return {
     cores: await physicalCores(),
-    // Its four-way dot product is that of a draft: other numbers.
-    unfit: isNode20(process.versions) ? ['dot'] : [],
+    kernelOrder: (await hasFastDot()) ? ['dot', 'relaxed', 'simd', 'scalar'] : ['relaxed', 'simd', 'scalar'],
     async enableRelaxedSimd() {
       // V8 of Node 20 knows relaxed SIMD but hides it; the switch works until the module is compiled. Elsewhere the
       // switch is unknown or already on, and V8 ignores what it does not know.
@@ -43,21 +42,35 @@ function isNode20(versions: Readonly<Record<string, string | undefined>>): boole
   return versions.deno === undefined && versions.bun === undefined && /^2[01]\./.test(versions.node ?? '');
 }
 
+/**
+ * Whether four-way dot products are one instruction: the processor must have it and the runtime must use it. Node 20 has them
+ * as a draft defined them, which gives other numbers; JavaScriptCore emulates them.
+ */
+async function hasFastDot(): Promise<boolean> {
+  const { versions, arch, platform } = process;
+  if (versions.bun !== undefined || isNode20(versions)) return false;
+  if (arch === 'arm64') return true;
+  if (arch !== 'x64' || platform !== 'linux') return false; // nothing tells: the safe choice
+  return /^flags\b.*\bavx_vnni\b/m.test(await cpuInfo());
+}
+
+async function cpuInfo(): Promise<string> {
+  try {
+    const { readFile } = await import('node:fs/promises');
+    return await readFile('/proc/cpuinfo', 'utf8');
+  } catch {
+    return ''; // not Linux, or not allowed to look
+  }
+}
+
 /** Two hardware threads of one core share its vector units: counting them twice only adds waiting at barriers. */
 async function physicalCores(): Promise<number> {
   const { availableParallelism, cpus } = await import('node:os');
   const logical = typeof availableParallelism === 'function' ? availableParallelism() : cpus().length;
-  try {
-    const { readFile } = await import('node:fs/promises');
-    const text = await readFile('/proc/cpuinfo', 'utf8');
-    const cores = new Set<string>();
-    for (const block of text.split('\n\n')) {
-      const core = /^core id\s*:\s*(\d+)/m.exec(block)?.[1];
-      if (core !== undefined) cores.add(`${/^physical id\s*:\s*(\d+)/m.exec(block)?.[1] ?? ''}:${core}`);
-    }
-    if (cores.size > 0) return Math.max(1, Math.min(cores.size, logical));
-  } catch {
-    // Not Linux, or not allowed to look: take what the runtime says.
+  const cores = new Set<string>();
+  for (const block of (await cpuInfo()).split('\n\n')) {
+    const core = /^core id\s*:\s*(\d+)/m.exec(block)?.[1];
+    if (core !== undefined) cores.add(`${/^physical id\s*:\s*(\d+)/m.exec(block)?.[1] ?? ''}:${core}`);
   }
-  return Math.max(1, logical);
+  return cores.size > 0 ? Math.max(1, Math.min(cores.size, logical)) : Math.max(1, logical);
 }

@@ -9,7 +9,9 @@ import { createWasmBackend } from '../../src/kernels/wasm/open.ts';
 import { createNodeHost } from '../../src/platform/host-node.ts';
 
 /** Node 20 computes another thing in `dot`, which its self-test finds out; see the test of variants. */
-const variants: readonly VariantName[] = isNode20() ? ['simd', 'relaxed'] : ['simd', 'relaxed', 'dot'];
+const variants: readonly VariantName[] = isNode20()
+  ? ['scalar', 'simd', 'relaxed']
+  : ['scalar', 'simd', 'relaxed', 'dot'];
 
 function isNode20(): boolean {
   return /^v2[01]\./.test(process.version);
@@ -20,7 +22,7 @@ describe.each(variants.flatMap((variant) => [1, 2, 3].map((threads) => ({ varian
   ({ variant, threads }) => {
     let backend: Backend;
     beforeAll(async () => {
-      backend = await createWasmBackend({ threads, variants: [variant] }, await createNodeHost());
+      backend = await createWasmBackend({ threads, kernels: variant }, await createNodeHost());
     });
     afterAll(() => backend.dispose());
 

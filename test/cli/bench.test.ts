@@ -21,7 +21,8 @@ afterAll(() => rm(folder, { recursive: true, force: true }));
 
 async function bench(...args: string[]): Promise<string> {
   const { code, out, err } = await bitnet(['bench', '-m', model, '-r', '2', '-t', '1', ...args]);
-  expect(err).toBe('');
+  // On a machine with one core that is worth a note.
+  expect(err.replace(/^note: 2 threads on 1 core: .*\n/m, '')).toBe('');
   expect(code).toBe(0);
   return out;
 }

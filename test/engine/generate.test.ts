@@ -267,7 +267,7 @@ describe('loading', () => {
   });
 
   it('takes a backend as a value', async () => {
-    const mine = await loadModel(file, { backend: wasm({ threads: 1, variants: ['simd'] }) });
+    const mine = await loadModel(file, { backend: wasm({ threads: 1, kernels: 'simd' }) });
     expect(mine.backend.variant).toBe('simd');
     await mine.dispose();
     const plain = await loadModel(file, { backend: ts() });

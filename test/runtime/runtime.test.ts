@@ -76,6 +76,6 @@ describe('all runtimes', () => {
   it('agree on the digest', () => {
     expect(reports.map((report) => report.runtime).length).toBe(runtimes.length);
     expect(new Set(reports.flatMap((report) => Object.values(report.digests))).size).toBe(1);
-    for (const { variant } of reports) expect(variant).toMatch(/^(relaxed|simd)\+threads$/);
+    for (const { variant } of reports) expect(variant).toMatch(/^(dot|relaxed|simd)\+threads$/);
   });
 });

@@ -7,7 +7,7 @@
  */
 
 import { BitnetError, want } from '../../errors.ts';
-import { ARENA_START, MAX_PAGES, PAGE_BYTES } from './layout.ts';
+import { ARENA_START, PAGE_BYTES } from './layout.ts';
 
 const ALIGN = 64;
 
@@ -18,6 +18,7 @@ interface Hole {
 
 export class Arena {
   readonly memory: WebAssembly.Memory;
+  readonly maxBytes: number;
   /** Holes below `#top`, ascending, never adjacent. */
   readonly #holes: Hole[] = [];
   readonly #sizes = new Map<number, number>();
@@ -25,8 +26,15 @@ export class Arena {
   #usedBytes = 0;
   #peakBytes = 0;
 
-  constructor(memory: WebAssembly.Memory) {
+  /** The memory never grows beyond `maxBytes`. */
+  constructor(memory: WebAssembly.Memory, maxBytes: number) {
     this.memory = memory;
+    this.maxBytes = maxBytes;
+  }
+
+  /** What lies above everything that was taken, whether the runtime gives it or not. */
+  get roomBytes(): number {
+    return this.maxBytes - this.#top;
   }
 
   get usedBytes(): number {
@@ -96,13 +104,13 @@ export class Arena {
     if (end > have) {
       const pages = Math.ceil((end - have) / PAGE_BYTES);
       try {
-        if (end > MAX_PAGES * PAGE_BYTES) throw new RangeError('beyond 4 GiB');
+        if (end > this.maxBytes) throw new RangeError('beyond the limit');
         this.memory.grow(pages);
       } catch (cause) {
         const facts = {
           where: what,
           expected: `${bytes} bytes`,
-          got: `${address} bytes in use, of at most ${MAX_PAGES * PAGE_BYTES}`,
+          got: `${address} bytes in use, of at most ${this.maxBytes}${end > this.maxBytes ? '' : ', and no more from the runtime'}`,
           hint: 'a smaller context or batch, or a smaller model',
         };
         throw new BitnetError('out-of-memory', 'WebAssembly memory cannot grow', facts, cause);

@@ -20,7 +20,7 @@ import type {
 } from '../interface.ts';
 import { Arena } from './arena.ts';
 import { CommandList, MAX_COMMANDS, Op, type Rows } from './commands.ts';
-import { COMMAND_BYTES, SCRATCH_BASE, SCRATCH_STRIDE, word } from './layout.ts';
+import { COMMAND_BYTES, MAX_PAGES, PAGE_BYTES, SCRATCH_BASE, SCRATCH_STRIDE, word } from './layout.ts';
 import {
   bytesOf,
   headIndexBytes,
@@ -51,6 +51,16 @@ const TOP_MAX_K = 1024;
 /** As in `assembly/head.ts`. */
 const THRESHOLD_STRIDE = 64;
 
+/** Bytes of a cache of `positions`, and of the scratch that each thread needs to read it. */
+function cacheBytes(shape: KvShape, positions: number) {
+  const cut = { ...shape, contextSize: positions };
+  return {
+    keys: kvBytes(cut, shape.kType),
+    values: kvBytes(cut, shape.vType),
+    scratch: ATTENTION_HEAD_ROOM + (shape.nHeads / shape.nKvHeads) * positions * 4,
+  };
+}
+
 export class WasmBackend implements Backend {
   readonly info: BackendInfo;
   readonly #memory: WebAssembly.Memory;
@@ -62,10 +72,10 @@ export class WasmBackend implements Backend {
   #uploads: Promise<unknown> = Promise.resolve();
   #disposed = false;
 
-  constructor(info: BackendInfo, memory: WebAssembly.Memory, pool: Pool) {
+  constructor(info: BackendInfo, memory: WebAssembly.Memory, pool: Pool, maxPages = MAX_PAGES) {
     this.info = info;
     this.#memory = memory;
-    this.#arena = new Arena(memory);
+    this.#arena = new Arena(memory, maxPages * PAGE_BYTES);
     this.#pool = pool;
     this.#list = new CommandList(memory, this.#arena.alloc(MAX_COMMANDS * COMMAND_BYTES, 'command list'));
     this.#thresholds = this.#arena.alloc(THRESHOLD_STRIDE * info.nThreads, 'thresholds');
@@ -84,10 +94,46 @@ export class WasmBackend implements Backend {
   }
 
   allocKv(shape: KvShape): KvCache {
-    this.#needScratch(ATTENTION_HEAD_ROOM + (shape.nHeads / shape.nKvHeads) * shape.contextSize * 4);
-    const what = `KV cache of ${shape.contextSize} positions`;
-    const [keys, values] = this.#takeBoth(kvBytes(shape, shape.kType), kvBytes(shape, shape.vType), what);
-    return new WasmKv(shape, keys, values);
+    const { contextSize } = shape;
+    const { keys, values, scratch } = cacheBytes(shape, contextSize);
+    try {
+      this.#needScratch(scratch);
+      const what = `KV cache of ${contextSize} positions`;
+      const [keysAt, valuesAt] = this.#takeBoth(keys, values, what);
+      return new WasmKv(shape, keysAt, valuesAt);
+    } catch (error) {
+      if (!(error instanceof BitnetError) || error.code !== 'out-of-memory') throw error;
+      throw this.#noRoomFor(shape, error);
+    }
+  }
+
+  /** What a context would take, what there is, and the longest context for which that is enough. */
+  #noRoomFor(shape: KvShape, cause: BitnetError): BitnetError {
+    const room = this.#arena.roomBytes;
+    const bytesFor = (positions: number) => {
+      const { keys, values, scratch } = cacheBytes(shape, positions);
+      const moreScratch = scratch > this.#scratchBytes ? (scratch + 4096) * this.info.nThreads : 0;
+      return keys + values + 128 + moreScratch; // 128: rounding up of two blocks
+    };
+    let [fits, tooMany] = [0, shape.contextSize];
+    while (tooMany - fits > 1) {
+      const middle = Math.floor((fits + tooMany) / 2);
+      if (bytesFor(middle) <= room) fits = middle;
+      else tooMany = middle;
+    }
+    // Where the limit is not ours but the machine's, nobody knows how much less would be given.
+    const known = bytesFor(shape.contextSize) > room;
+    return new BitnetError(
+      'out-of-memory',
+      `no room for the keys and values of ${shape.contextSize} positions`,
+      {
+        where: 'context',
+        expected: `${bytesFor(shape.contextSize)} bytes`,
+        got: known ? `${Math.max(0, room)} bytes free of ${this.#arena.maxBytes}` : 'no more from the runtime',
+        hint: known && fits > 0 ? `a context of ${fits} fits` : 'a smaller context, batch or model',
+      },
+      cause,
+    );
   }
 
   free(memory: Buf | QuantizedBuf | KvCache): void {

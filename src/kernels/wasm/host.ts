@@ -3,12 +3,12 @@
  * @module
  */
 
-/** Builds of the kernels: relaxed SIMD with four-way dot products, with two-way ones, and none of it. */
-export type VariantName = 'dot' | 'relaxed' | 'simd';
+/** Builds of the kernels: relaxed SIMD with four-way dot products, with two-way ones, SIMD, and neither. */
+export type VariantName = 'dot' | 'relaxed' | 'simd' | 'scalar';
 
 /** A running worker thread. */
 export interface ThreadHandle {
-  /** Called once if the thread ends by itself or throws. */
+  /** Called when the thread throws and when it ends, whoever ended it. */
   onLost(listener: (reason: string) => void): void;
   terminate(): Promise<void>;
 }
@@ -29,8 +29,13 @@ export interface WasmHost {
   readonly threads?: ThreadHost;
   /** Number of physical cores, as far as the runtime tells. */
   readonly cores: number;
-  /** Builds that are known to compute something else here; not tried unless asked for by name. */
-  readonly unfit?: readonly VariantName[];
+  /**
+   * Builds to try, fastest first, as far as is known of the processor and the runtime. Default: relaxed, simd, scalar. `dot` only
+   * where its instruction is one of the processor's: elsewhere it is emulated and slower than `relaxed`.
+   */
+  readonly kernelOrder?: readonly VariantName[];
+  /** Largest memory to ask for, in pages of 64 KiB. Default: 65536, all that 32-bit addresses reach. */
+  readonly maxPages?: number;
   /** Turns relaxed SIMD on where it hides behind a switch (Node 20); does nothing elsewhere. */
   enableRelaxedSimd?(): Promise<void>;
 }

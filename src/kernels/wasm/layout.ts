@@ -23,6 +23,7 @@ export const F32_INFINITY = 576;
 export const CODE_MASK_FOURS = 592;
 export const LOW_NIBBLES = 608;
 export const HIGH_PAIRS = 624;
+export const BEATS = 3072;
 export const COMMAND_BYTES = 64;
 export const FLAG_BARRIER = 1;
 

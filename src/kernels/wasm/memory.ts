@@ -4,7 +4,17 @@
  */
 
 import { BitnetError } from '../../errors.ts';
-import type { Buf, BufType, DenseType, KvCache, KvShape, KvType, QuantizedBuf, Weight, WeightSource } from '../interface.ts';
+import type {
+  Buf,
+  BufType,
+  DenseType,
+  KvCache,
+  KvShape,
+  KvType,
+  QuantizedBuf,
+  Weight,
+  WeightSource,
+} from '../interface.ts';
 
 /** Order as in `assembly/dense.ts`. */
 const DENSE_CODE: Record<DenseType, number> = { F32: 0, F16: 1, BF16: 2, Q8_0: 3, Q6_K: 4 };

@@ -9,17 +9,22 @@ import { WasmBackend } from './backend.ts';
 import type { VariantName, WasmHost } from './host.ts';
 import { MAX_PAGES, writeConstants } from './layout.ts';
 import { Pool } from './pool.ts';
-import { chooseVariant } from './variants.ts';
+import { type Choice, chooseVariant, fastestVariant, VARIANT_NAMES } from './variants.ts';
 
 export interface WasmOptions {
   /** Default: the host's physical cores. */
-  readonly threads?: number;
-  /** Builds to try, fastest first. Default: dot, relaxed, simd. */
-  readonly variants?: readonly VariantName[];
+  readonly threads?: number | undefined;
+  /**
+   * The build of the kernels to use and no other, `dot`, `relaxed`, `simd` or `scalar`: opening fails where it does not work.
+   * `fastest` tests and times all of them, some 0.15 s. Default: the first that works, in the order in which they are known to be
+   * fast here.
+   */
+  readonly kernels?: KernelsChoice | undefined;
 }
 
-/** By expected speed. */
-const VARIANTS: readonly VariantName[] = ['dot', 'relaxed', 'simd'];
+export type KernelsChoice = VariantName | 'fastest';
+
+const DEFAULT_ORDER: readonly VariantName[] = ['relaxed', 'simd', 'scalar'];
 
 /** More threads than this are a mistake, not a machine. */
 const MAX_THREADS = 256;
@@ -45,42 +50,71 @@ export async function createWasmBackend(options: WasmOptions, host: WasmHost): P
       notes.push(`${wanted} threads asked for, 1 used: this runtime offers no ${missing}`);
     nThreads = 1;
   }
-  const variants = options.variants ?? VARIANTS.filter((name) => host.unfit?.includes(name) !== true);
-  if (variants.some((name) => name !== 'simd')) await host.enableRelaxedSimd?.();
+  if (nThreads > host.cores) {
+    const cores = `${host.cores} ${host.cores === 1 ? 'core' : 'cores'}`;
+    notes.push(`${nThreads} threads on ${cores}: the same results, but likely slower than ${host.cores}`);
+  }
+  const { kernels } = options;
+  want(kernels === undefined || KERNELS_CHOICES.includes(kernels), 'bad-argument', 'no such kernels', () => ({
+    where: 'kernels',
+    expected: KERNELS_CHOICES.join(', '),
+    got: String(kernels),
+  }));
+  if (kernels === undefined || kernels === 'fastest' || kernels === 'relaxed' || kernels === 'dot')
+    await host.enableRelaxedSimd?.();
   try {
-    return await openBackend(nThreads, variants, notes, host);
+    return await openBackend(nThreads, kernels, notes, host);
   } catch (error) {
     // A runtime may offer threads and forbid them (permissions, content security policy). Who asked for a number gets the
     // error; who did not gets one thread and a note.
     if (nThreads === 1 || options.threads !== undefined || isRefusal(error)) throw error;
     const reason = error instanceof Error ? error.message : String(error);
-    return openBackend(1, variants, [...notes, `1 thread instead of ${nThreads}: ${reason}`], host);
+    return openBackend(1, kernels, [...notes, `1 thread instead of ${nThreads}: ${reason}`], host);
   }
 }
+
+/** What `kernels` may be. */
+export const KERNELS_CHOICES: readonly KernelsChoice[] = [...VARIANT_NAMES, 'fastest'];
 
 function isRefusal(error: unknown): boolean {
   return error instanceof BitnetError && error.code === 'backend-unavailable';
 }
 
+/** Builds to try on a host that was not told which. */
+export function kernelOrder(host: WasmHost): readonly VariantName[] {
+  return host.kernelOrder ?? DEFAULT_ORDER;
+}
+
+function choose(threaded: boolean, kernels: KernelsChoice | undefined, host: WasmHost): Promise<Choice> {
+  if (kernels === 'fastest') return fastestVariant(threaded, VARIANT_NAMES);
+  return chooseVariant(threaded, kernels === undefined ? kernelOrder(host) : [kernels]);
+}
+
 async function openBackend(
   nThreads: number,
-  variants: readonly VariantName[],
+  kernels: KernelsChoice | undefined,
   earlier: readonly string[],
   host: WasmHost,
 ): Promise<Backend> {
   const notes = [...earlier];
-  const { variant, refusals } = chooseVariant(nThreads > 1, variants);
-  for (const { name, reason } of refusals) notes.push(`variant ${name} not used: ${reason}`);
+  const { variant, refusals } = await choose(nThreads > 1, kernels, host);
+  for (const { name, reason } of refusals) notes.push(`kernels ${name} not used: ${reason}`);
   if (variant === undefined) {
-    throw new BitnetError('backend-unavailable', 'no WebAssembly build works on this runtime', {
-      where: 'backend wasm',
-      got: refusals.map(({ name, reason }) => `${name}: ${reason}`).join('; '),
-      hint: 'the backend "ts" runs everywhere',
-    });
+    const one = kernels !== undefined && kernels !== 'fastest';
+    throw new BitnetError(
+      'backend-unavailable',
+      one ? `kernels ${kernels} do not work on this runtime` : 'no WebAssembly build works on this runtime',
+      {
+        where: 'backend wasm',
+        got: refusals.map(({ name, reason }) => (one ? reason : `${name}: ${reason}`)).join('; '),
+        hint: one ? '"bitnet inspect --kernels" shows those that do' : 'the backend "ts" runs everywhere',
+      },
+    );
   }
+  const { maxPages = MAX_PAGES } = host;
   const memory = new WebAssembly.Memory({
     initial: 2,
-    ...(variant.threaded ? { maximum: MAX_PAGES, shared: true } : {}),
+    ...(variant.threaded ? { maximum: maxPages, shared: true } : {}),
   });
   writeConstants(memory);
   const pool = await Pool.start(memory, variant, nThreads, host.threads);
@@ -91,5 +125,5 @@ async function openBackend(
     exact: true,
     notes,
   };
-  return new WasmBackend(info, memory, pool);
+  return new WasmBackend(info, memory, pool, maxPages);
 }

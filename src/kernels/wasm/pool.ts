@@ -27,11 +27,16 @@ import { type WorkerData, workerMain } from './worker.ts';
 const START_TIMEOUT_MS = 30_000;
 const STOP_TIMEOUT_MS = 2_000;
 
+/** In FAILED: another thread did not come to a barrier (`assembly/sync.ts`). */
+const LOST = 2;
+
 export class Pool {
   readonly nThreads: number;
   readonly #memory: WebAssembly.Memory;
   readonly #execute: (thread: number, nThreads: number) => number;
   readonly #workers: ThreadHandle[] = [];
+  /** Workers that the host says have ended, for whatever reason. */
+  readonly #ended = new Set<number>();
   #lost: string | undefined;
   #stopped = false;
 
@@ -85,6 +90,7 @@ export class Pool {
       };
       const handle = await host.spawn(script, data);
       handle.onLost((reason) => {
+        this.#ended.add(thread);
         if (!this.#stopped) this.#lost ??= `worker ${thread} ended: ${reason}`;
       });
       this.#workers.push(handle);
@@ -126,8 +132,9 @@ export class Pool {
       this.#lost ??= `a kernel trapped: ${error instanceof Error ? error.message : String(error)}`;
       failed = 1;
     }
-    if (failed !== 0 || control[word(FAILED)] !== 0) {
-      this.#lost ??= 'a thread failed or did not come back';
+    const why = control[word(FAILED)];
+    if (failed !== 0 || why !== 0) {
+      this.#lost ??= why === LOST ? 'a worker thread stopped working: killed, or stuck' : 'a worker thread failed';
       this.#check();
     }
   }
@@ -142,7 +149,10 @@ export class Pool {
     Atomics.add(control, word(SEQUENCE), 1);
     Atomics.notify(control, word(SEQUENCE));
     const deadline = Date.now() + STOP_TIMEOUT_MS;
-    while (Atomics.load(control, word(GONE)) < this.#workers.length && Date.now() < deadline) {
+    // A worker that died has not counted itself out.
+    const left = () =>
+      Atomics.load(control, word(GONE)) < this.#workers.length && this.#ended.size < this.#workers.length;
+    while (left() && Date.now() < deadline) {
       await new Promise((resolve) => setTimeout(resolve, 1));
     }
     await Promise.all(this.#workers.map((worker) => worker.terminate()));
