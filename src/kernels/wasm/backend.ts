@@ -13,14 +13,16 @@ import type {
   KvCache,
   KvShape,
   QuantizedBuf,
+  Rehearsal,
   RopeStyle,
   Segment,
   Weight,
+  WeightShape,
   WeightSource,
 } from '../interface.ts';
 import { Arena } from './arena.ts';
 import { CommandList, MAX_COMMANDS, Op, type Rows } from './commands.ts';
-import { COMMAND_BYTES, SCRATCH_BASE, SCRATCH_STRIDE, word } from './layout.ts';
+import { CAPACITY_BYTES, COMMAND_BYTES, PAGE_BYTES, SCRATCH_BASE, SCRATCH_STRIDE, word } from './layout.ts';
 import {
   bytesOf,
   paddedColumns,
@@ -34,6 +36,7 @@ import {
   wasmWeight,
 } from './memory.ts';
 import type { Pool } from './pool.ts';
+import { Uploads } from './uploads.ts';
 
 /** What `assembly/ternary-lookup.ts` needs: 8 tables, 4 channels, i16 and i32 sums of a block of 2048 rows. */
 const LOOKUP_SCRATCH = 8 * 172 * 64 + 4 * 64 + 2048 * (64 + 128);
@@ -41,23 +44,28 @@ const LOOKUP_SCRATCH = 8 * 172 * 64 + 4 * 64 + 2048 * (64 + 128);
 /** As ATTENTION_HEAD_ROOM in `assembly/index.ts`. */
 const ATTENTION_HEAD_ROOM = 8192;
 
-export class WasmBackend implements Backend {
+export class WasmBackend implements Backend, Rehearsal {
   readonly info: BackendInfo;
   readonly #memory: WebAssembly.Memory;
   readonly #arena: Arena;
   readonly #pool: Pool;
   readonly #list: CommandList;
+  readonly #uploads: Uploads;
   #scratchBytes = 0;
-  #uploads: Promise<unknown> = Promise.resolve();
   #disposed = false;
 
-  constructor(info: BackendInfo, memory: WebAssembly.Memory, pool: Pool) {
+  constructor(info: BackendInfo, memory: WebAssembly.Memory, pool: Pool, imaginary = false) {
     this.info = info;
     this.#memory = memory;
-    this.#arena = new Arena(memory);
+    this.#arena = new Arena(memory, imaginary);
     this.#pool = pool;
     this.#list = new CommandList(memory, this.#arena.alloc(MAX_COMMANDS * COMMAND_BYTES, 'command list'));
     this.#needScratch(4096);
+    const run = (op: Op, args: readonly number[]) => {
+      this.#push(op, [], [], [...args]);
+      this.#flush();
+    };
+    this.#uploads = new Uploads({ memory, arena: this.#arena, nThreads: info.nThreads, run });
   }
 
   alloc(type: BufType, shape: readonly number[]): Buf {
@@ -92,23 +100,35 @@ export class WasmBackend implements Backend {
     }
   }
 
-  upload(source: WeightSource): Promise<Weight> {
-    // One at a time: taking room for the next may grow the memory, which detaches what an unshared one is filled through.
-    const turn = this.#uploads.then(() => this.#upload(source));
-    this.#uploads = turn.catch(() => undefined);
-    return turn;
+  async upload(source: WeightSource): Promise<Weight> {
+    this.#flush(); // the memory may grow
+    if (source.kind === 'dense') this.#needScratch(source.columns * 4);
+    const { address, scale } = await this.#uploads.upload(source);
+    return new WasmWeight(source, address, scale);
   }
 
-  async #upload(source: WeightSource): Promise<Weight> {
-    if (source.kind === 'dense') this.#needScratch(source.columns * 4);
-    const address = this.#take(source.byteLength, source.name);
-    try {
-      const scale = await source.fill(new Uint8Array(this.#memory.buffer, address, source.byteLength));
-      return new WasmWeight(source, address, scale);
-    } catch (error) {
-      this.#arena.free(address);
-      throw error;
-    }
+  rehearse(): Rehearsal {
+    // The same bookkeeping over an imaginary arena; a page stands for the memory in which it notes where scratch is.
+    const page = { buffer: new ArrayBuffer(PAGE_BYTES) } as WebAssembly.Memory;
+    return new WasmBackend(this.info, page, this.#pool, true);
+  }
+
+  place(shape: WeightShape): void {
+    if (shape.kind === 'dense') this.#needScratch(shape.columns * 4);
+    this.#uploads.place(shape);
+  }
+
+  get spanBytes(): number {
+    return this.#arena.spanBytes;
+  }
+
+  get capacityBytes(): number {
+    return CAPACITY_BYTES;
+  }
+
+  reserve(bytes: number): void {
+    this.#flush();
+    this.#arena.reserve(bytes);
   }
 
   memory(): { usedBytes: number; peakBytes: number } {

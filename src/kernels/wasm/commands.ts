@@ -23,6 +23,9 @@ export const Op = {
   GATED_SILU: 10,
   ADD: 11,
   COPY: 12,
+  CHECK_WEIGHTS: 40,
+  REPACK: 41,
+  REQUANTIZE: 42,
 } as const;
 export type Op = (typeof Op)[keyof typeof Op];
 

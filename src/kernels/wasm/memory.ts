@@ -4,10 +4,10 @@
  */
 
 import { BitnetError } from '../../errors.ts';
-import type { Buf, BufType, DenseType, KvCache, KvShape, QuantizedBuf, Weight, WeightSource } from '../interface.ts';
+import type { Buf, BufType, DenseType, KvCache, KvShape, QuantizedBuf, Weight, WeightShape } from '../interface.ts';
 
 /** Order as in `assembly/dense.ts`. */
-const DENSE_CODE: Record<DenseType, number> = { F32: 0, F16: 1, BF16: 2, Q8_0: 3, Q6_K: 4 };
+export const DENSE_CODE: Record<DenseType, number> = { F32: 0, F16: 1, BF16: 2, Q8_0: 3, Q6_K: 4 };
 
 export class WasmBuf implements Buf {
   readonly type: BufType;
@@ -73,7 +73,7 @@ export class WasmWeight implements Weight {
   readonly scale: number;
   readonly code: number;
 
-  constructor(source: WeightSource, address: number, scale: number) {
+  constructor(source: WeightShape, address: number, scale: number) {
     this.kind = source.kind;
     this.name = source.name;
     this.rows = source.rows;
