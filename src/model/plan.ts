@@ -102,7 +102,7 @@ export function planMemory(gguf: GgufFile, backend: Backend, options: PlanOption
     const first = reckonings[0];
     const why =
       tables === 'auto'
-        ? `the model as in its file would need ${gib(first.spanBytes)} of the ${gib(first.capacityBytes)} that there are`
+        ? `since it would need ${gib(first.spanBytes)} and there are ${gib(first.capacityBytes)}`
         : 'as asked';
     return { requantized, spanBytes, notes: notesOf(model, requantized, why) };
   }
@@ -180,13 +180,24 @@ function rehearsalOf(backend: Backend): Rehearsal {
   return rehearsal;
 }
 
+/** One note for the tables of one type that become another. */
 function notesOf({ tensors }: PlannedModel, requantized: ReadonlyMap<string, SmallType>, why: string): string[] {
-  return [...requantized].map(([name, type]) => {
+  const groups = new Map<string, { names: string[]; bytes: number; fileBytes: number }>();
+  for (const [name, type] of requantized) {
     const tensor = tensors.get(name);
     if (tensor === undefined) throw new Error(`${name} was not matched`);
+    const kept = `kept as ${type} instead of the file's ${tensor.dtype.name}`;
+    const { names, bytes, fileBytes } = groups.get(kept) ?? { names: [], bytes: 0, fileBytes: 0 };
     const { byteLength } = weightShape(tensor, name, type);
-    const sizes = `${gib(byteLength)} instead of ${gib(tensor.byteLength)}`;
-    return `${name} is kept as ${type}, not ${tensor.dtype.name} as in the file (${sizes}): ${why}; logits are those of the requantised table`;
+    groups.set(kept, {
+      names: [...names, name],
+      bytes: bytes + byteLength,
+      fileBytes: fileBytes + tensor.byteLength,
+    });
+  }
+  return [...groups].map(([kept, { names, bytes, fileBytes }]) => {
+    const sizes = `${gib(bytes)} instead of ${gib(fileBytes)}`;
+    return `${names.join(' and ')} ${kept} (${sizes}), ${why}: logits are those of the requantised values`;
   });
 }
 
