@@ -282,29 +282,54 @@ function rounded(at: usize, inverse: v128): v128 {
   return i32x4.trunc_sat_f32x4_s(v128.or(q, v128.and(x, f32x4.splat(-0))));
 }
 
+/** The value of largest magnitude among sixteen, with its sign; the first of several. */
+// @ts-ignore: decorator
+@inline
+function largest(values: usize): f32 {
+  let found: f32 = 0;
+  let magnitude: f32 = 0;
+  for (let i: usize = 0; i < 64; i += 4) {
+    const x = load<f32>(values + i);
+    if (Mathf.abs(x) > magnitude) {
+      found = x;
+      magnitude = Mathf.abs(x);
+    }
+  }
+  return found;
+}
+
 // @ts-ignore: decorator
 @inline
 function roundAway(x: f64): f64 {
   return x < 0 ? -Math.floor(0.5 - x) : Math.floor(x + 0.5);
 }
 
-/** The value of largest magnitude among sixteen, with its sign; the first of several. */
+/** Two values as integers in the lower i32 lanes: x / step as f64, rounded like `roundAway`, -32..31. */
 // @ts-ignore: decorator
 @inline
-function largest(values: usize): f32 {
-  let found: f32 = 0;
-  for (let i: usize = 0; i < 64; i += 4) {
-    const x = load<f32>(values + i);
-    if (Mathf.abs(x) > Mathf.abs(found)) found = x;
-  }
-  return found;
+function codes2(x: v128, step: v128): v128 {
+  const y = f64x2.div(f64x2.promote_low_f32x4(x), step);
+  const magnitude = f64x2.floor(f64x2.add(f64x2.abs(y), f64x2.splat(0.5)));
+  const q = v128.or(magnitude, v128.and(y, f64x2.splat(-0)));
+  return i32x4.trunc_sat_f64x2_s_zero(f64x2.max(f64x2.splat(-32), f64x2.min(f64x2.splat(31), q)));
 }
 
+// @ts-ignore: decorator
+@inline
+function codes4(at: usize, step: v128): v128 {
+  const x = v128.load(at);
+  return v128.shuffle<i64>(codes2(x, step), codes2(v128.shuffle<i64>(x, x, 1, 0), step), 0, 2);
+}
+
+/** One block; `values` has 336 bytes of room behind it. True where a value is not finite or the scale is too large. */
 export function encodeQ6(values: usize, out: usize): bool {
   if (hasExponent32(values, values + 1024)) return true;
+  const codes = values + 1024;
+  const steps = codes + 256;
   let most: f32 = 0;
   for (let k: usize = 0; k < 16; k++) {
     const x = largest(values + (k << 6));
+    store<f32>(steps + (k << 2), x);
     if (Mathf.abs(x) > Mathf.abs(most)) most = x;
   }
   // The largest step, most / -32, becomes -128 * d. Exact but where it is far below what a half holds.
@@ -312,23 +337,43 @@ export function encodeQ6(values: usize, out: usize): bool {
   store<u16>(out, <u16>half, 208);
   if ((half & 0x7c00) == 0x7c00) return true;
   const d = <f64>f16ToF32(<i32>(<i16>half));
-  memory.fill(out, 0, 192);
   for (let k: usize = 0; k < 16; k++) {
-    const step0 = <f64>largest(values + (k << 6)) / -32;
-    const scale = d == 0 ? 0 : Math.max(-128, Math.min(127, roundAway(step0 / d)));
+    const wanted = <f64>load<f32>(steps + (k << 2)) / -32;
+    const scale = d == 0 ? 0 : Math.max(-128, Math.min(127, roundAway(wanted / d)));
     store<i8>(out + 192 + k, <i8>(<i32>scale));
-    const step = d * scale;
-    const h = k >> 3;
-    const g = (k & 7) >> 1;
-    const ql = out + (h << 6) + ((g & 1) << 5) + ((k & 1) << 4);
-    const qh = out + 128 + (h << 5) + ((k & 1) << 4);
-    for (let j: usize = 0; j < 16; j++) {
-      const x = <f64>load<f32>(values + (k << 6) + (j << 2));
-      const q = step == 0 ? 0 : Math.max(-32, Math.min(31, roundAway(x / step)));
-      const code = <u32>(<i32>q + 32);
-      store<u8>(ql + j, <u8>(load<u8>(ql + j) | ((code & 15) << <u32>((g >> 1) << 2))));
-      store<u8>(qh + j, <u8>(load<u8>(qh + j) | ((code >> 4) << <u32>(g << 1))));
+    let q = i8x16.splat(0);
+    if (scale != 0) {
+      const step = f64x2.splat(d * scale);
+      const at = values + (k << 6);
+      const low = i16x8.narrow_i32x4_s(codes4(at, step), codes4(at + 16, step));
+      const high = i16x8.narrow_i32x4_s(codes4(at + 32, step), codes4(at + 48, step));
+      q = i8x16.narrow_i16x8_s(low, high);
+    }
+    v128.store(codes + (k << 4), i8x16.add(q, i8x16.splat(32)));
+  }
+  // Groups 0 and 2 share bytes of ql, as 1 and 3 do; all four share those of qh. Drawn in `src/tensors/q6_k.ts`.
+  const low4 = i8x16.splat(15);
+  for (let h: usize = 0; h < 2; h++) {
+    for (let i: usize = 0; i < 32; i += 16) {
+      const at = codes + (h << 7) + i;
+      const g0 = v128.load(at);
+      const g1 = v128.load(at, 32);
+      const g2 = v128.load(at, 64);
+      const g3 = v128.load(at, 96);
+      const ql = out + (h << 6) + i;
+      v128.store(ql, v128.or(v128.and(g0, low4), i16x8.shl(v128.and(g2, low4), 4)));
+      v128.store(ql, v128.or(v128.and(g1, low4), i16x8.shl(v128.and(g3, low4), 4)), 32);
+      const high01 = v128.or(highBits(g0), i16x8.shl(highBits(g1), 2));
+      const high23 = v128.or(highBits(g2), i16x8.shl(highBits(g3), 2));
+      v128.store(out + 128 + (h << 5) + i, v128.or(high01, i16x8.shl(high23, 4)));
     }
   }
   return false;
+}
+
+/** Bits 5:4 of each byte, moved to 1:0. */
+// @ts-ignore: decorator
+@inline
+function highBits(codes: v128): v128 {
+  return v128.and(i16x8.shr_u(codes, 4), i8x16.splat(3));
 }

@@ -152,6 +152,18 @@ describe.each([1, 3])('%i threads', (nThreads) => {
     expect(await bytesOf(one, only(zeros))).toMatchObject({ scale: 0.5 });
   });
 
+  it.each([
+    ['TQ1_0', 54],
+    ['TQ2_0', 66],
+  ] as const)('a block of %s with scale 0 is zeros, whatever its codes are', async (dtype, blockBytes) => {
+    const bytes = ENCODERS[dtype](new Int8Array(2048).fill(1), 0.37);
+    for (const block of [0, 3, 7]) bytes.fill(0, blockBytes * (block + 1) - 2, blockBytes * (block + 1));
+    const source = ternary(dtype, 4, 512, bytes);
+    const [got, want] = [await bytesOf(one, only(source)), await expected(source)];
+    expect(got).toEqual(want);
+    expect([...new Set(got.bytes)].sort((a, b) => a - b)).toEqual([0x55, 0xaa]);
+  });
+
   it('all 256 bytes of TQ1_0 are taken or refused as by TypeScript, in both places', async () => {
     for (const at of [0, 17, 40, 48, 51]) {
       for (let byte = 0; byte < 256; byte++) {
