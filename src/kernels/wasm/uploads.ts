@@ -55,11 +55,11 @@ export class Uploads {
     this.#answers = parts.arena.alloc(ANSWER_BYTES * parts.nThreads, 'answers of loading threads');
   }
 
-  /** Takes room for a matrix; gives its address. */
-  place(shape: WeightShape): number {
+  /** Takes room for a matrix; gives its address. Whoever only reckons does not know whether it will be repacked. */
+  place(shape: WeightShape, isStaged = true): number {
     const { arena } = this.#parts;
     // Before the matrix: given back in the end, it is room for what is small.
-    this.#staging ??= arena.take(LANES * STAGE_BYTES, 'staging');
+    if (isStaged) this.#staging ??= arena.take(LANES * STAGE_BYTES, 'staging');
     return arena.take(shape.byteLength, shape.name);
   }
 
@@ -89,10 +89,10 @@ export class Uploads {
 
   async #start(source: WeightSource): Promise<{ address: number; scale: number }> {
     const { arena, memory } = this.#parts;
-    const address = this.place(source);
+    const { encoded } = source;
+    const route = encoded === undefined ? undefined : routeOf(source, encoded);
+    const address = this.place(source, route?.kind === 'staged');
     try {
-      const { encoded } = source;
-      const route = encoded === undefined ? undefined : routeOf(source, encoded);
       if (encoded !== undefined && route !== undefined) {
         const scale = await this.#read(source, encoded, route, address);
         if (scale !== undefined) return { address, scale };
