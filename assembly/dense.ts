@@ -5,7 +5,7 @@
  * Layouts are drawn in `src/tensors/{floats,q8_0,q6_k}.ts`. Weights are finite: loading checks them.
  */
 
-import { F16_MASK, F16_SCALE } from './layout';
+import { F16_MASK, F16_SCALE, HIGH_PAIRS, LOW_NIBBLES } from './layout';
 import { f16ToF32, f16ToF32x4 } from './math';
 import { dot16, fold16 } from './sums';
 
@@ -73,8 +73,8 @@ export function decodeQ8_0(target: usize, source: usize, length: i32): void {
 
 /** d * (scale * q): the integers have 12 bits, d has 11, so nothing is ever rounded. */
 export function decodeQ6_K(target: usize, source: usize, length: i32): void {
-  const low4 = i8x16.splat(15);
-  const high2 = i8x16.splat(0x30);
+  const low4 = v128.load(LOW_NIBBLES);
+  const high2 = v128.load(HIGH_PAIRS);
   const offset = i8x16.splat(32);
   for (let block = 0; block < length; block += 256, source += 210, target += 1024) {
     const d = f32x4.splat(f16ToF32(load<i16>(source, 208)));

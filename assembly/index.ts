@@ -13,6 +13,7 @@
 import { add, gatedRelu2, gatedSilu } from './activation';
 import { attendGroup, kvStore } from './attention';
 import { denseMatmul, embed } from './dense';
+import { exactRows, indexRows, scoreRows, thresholdOf } from './head';
 import { COMMAND_BYTES, FAILED, FLAG_BARRIER, LIST_ADDRESS, LIST_COUNT, SCRATCH_BASE, SCRATCH_STRIDE } from './layout';
 import { rmsNorm } from './norm';
 import { quantizeRows } from './quantize';
@@ -28,13 +29,14 @@ import { ternaryMatmul, ternaryMatvec } from './ternary-matmul';
 export { add, gatedRelu2, gatedSilu } from './activation';
 export { attendGroup, exponentials, kvStore, weightedSum, weightedSum4 } from './attention';
 export { decodeBf16, decodeF16, decodeQ6_K, decodeQ8_0, denseMatmul, dotF16, embed, rebias } from './dense';
+export { exactRows, indexRows, replaceLeast, roundTo8, scorePlane4, scoreQ6_K, scoreQ8_0, scoreRows } from './head';
 export { rmsNorm, sumOfSquares } from './norm';
 export { absmax, quantizeRow, quantizeRows } from './quantize';
 export { encodeQ6, encodeQ8, hasCode3, hasExponent16, hasExponent32, recutI2S, repackTQ1, repackTQ2 } from './repack';
 export { rope, rotateHalves, rotateNeighbours } from './rope';
 export { dot16, dot16x2 } from './sums';
 export { addPass8, addPass16, addPass32, buildTable, finishBlock, transpose, widen } from './ternary-lookup';
-export { dot4, matvec1, matvec4, unpackRow } from './ternary-matmul';
+export { dot4, matvec1, matvec2, matvec4, unpackRow } from './ternary-matmul';
 
 const OP_EMBED: i32 = 1;
 const OP_RMS_NORM: i32 = 2;
@@ -48,6 +50,9 @@ const OP_GATED_RELU2: i32 = 9;
 const OP_GATED_SILU: i32 = 10;
 const OP_ADD: i32 = 11;
 const OP_COPY: i32 = 12;
+const OP_HEAD_INDEX: i32 = 13;
+const OP_HEAD_SCORE: i32 = 14;
+const OP_HEAD_EXACT: i32 = 15;
 const OP_CHECK_WEIGHTS: i32 = 40;
 const OP_REPACK: i32 = 41;
 const OP_REQUANTIZE: i32 = 42;
@@ -249,6 +254,55 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
       const bytes = arg(c, 2);
       const first = share(bytes, 64, thread, nThreads);
       memory.copy(address(c, 0) + <usize>first, address(c, 1) + <usize>first, <usize>(share(bytes, 64, thread + 1, nThreads) - first));
+      return;
+    }
+    case OP_HEAD_INDEX: {
+      // index, type, weight, rowBytes, rows, columns
+      const rows = arg(c, 4);
+      const first = share(rows, 16, thread, nThreads);
+      const last = share(rows, 16, thread + 1, nThreads);
+      indexRows(address(c, 0), arg(c, 1), address(c, 2), address(c, 3), rows, arg(c, 5), first, last, scratch);
+      return;
+    }
+    case OP_HEAD_SCORE:
+    case OP_HEAD_EXACT: {
+      // out, type, weight, rowBytes, rows, x, columns, index, k, thresholds: one token
+      const rows = arg(c, 4);
+      const first = share(rows, 16, thread, nThreads);
+      const last = share(rows, 16, thread + 1, nThreads);
+      if (load<i32>(c) == OP_HEAD_SCORE) {
+        scoreRows(
+          address(c, 0),
+          arg(c, 1),
+          address(c, 2),
+          address(c, 3),
+          rows,
+          address(c, 5),
+          arg(c, 6),
+          address(c, 7),
+          arg(c, 8),
+          thresholdOf(address(c, 9), thread),
+          first,
+          last,
+          scratch,
+        );
+      } else {
+        exactRows(
+          address(c, 0),
+          arg(c, 1),
+          address(c, 2),
+          address(c, 3),
+          rows,
+          address(c, 5),
+          arg(c, 6),
+          address(c, 7),
+          address(c, 9),
+          nThreads,
+          first,
+          last,
+          scratch,
+        );
+      }
       return;
     }
     case OP_CHECK_WEIGHTS:

@@ -38,6 +38,11 @@ export const F16_SCALE: usize = 544;
 /** Four f32 of 65536, four of infinity. */
 export const F16_BEYOND: usize = 560;
 export const F32_INFINITY: usize = 576;
+/** Sixteen bytes of 0x0c: every second code of a byte, four times its value. */
+export const CODE_MASK_FOURS: usize = 592;
+/** Sixteen bytes of 0x0f and of 0x30: low and high parts of Q6_K's codes. */
+export const LOW_NIBBLES: usize = 608;
+export const HIGH_PAIRS: usize = 624;
 
 /** A command is 16 words: opcode, flags, then arguments (i32, or f32 bits). */
 export const COMMAND_BYTES: usize = 64;

@@ -12,6 +12,7 @@
 export { loadModel } from './engine/model.ts';
 export type {
   ChatOptions,
+  EvaluateOptions,
   GenerateOptions,
   GenerateResult,
   LoadOptions,

@@ -32,6 +32,8 @@ export interface BenchRow {
   readonly n_prompt: number;
   readonly n_gen: number;
   readonly n_depth: number;
+  /** Logits computed for each generated token. */
+  readonly n_top: number;
   /** `pp512`, `tg128 @ d512`. */
   readonly test: string;
   readonly test_time: string;
@@ -146,7 +148,7 @@ export function markdownFoot(rows: readonly BenchRow[]): string {
   if (first === undefined) return '';
   const lines = [
     `build: ${[first.build_commit, first.build_version].filter(Boolean).join(' ')}, ${first.runtime}, ${first.cpu_info}`,
-    `weights read per token: ${bytes(first.weight_bytes_per_token)}`,
+    `weights read per token: ${bytes(first.weight_bytes_per_token)}; logits of a generated token: the ${first.n_top} greatest, exactly`,
   ];
   for (const row of rows) {
     if (row.weight_gb_per_s === null) continue;

@@ -8,6 +8,7 @@ import type { Model } from '../engine/types.ts';
 import { openGguf } from '../formats/index.ts';
 import { readModelConfig } from '../model/load.ts';
 import { Rng } from '../numeric/rng.ts';
+import { DEFAULT_SAMPLING } from '../sampling/chain.ts';
 import { numberList, promptAndGeneration, wordList } from './bench-lists.ts';
 import {
   type BenchFormat,
@@ -87,6 +88,14 @@ const flags = {
     value: LIST,
     group: TESTS,
     describe: 'tokens in the cache before the clock starts [0]',
+  },
+  top: {
+    type: 'integer',
+    min: 0,
+    max: 1 << 21,
+    group: TESTS,
+    describe:
+      'logits computed for each generated token: the N greatest, as sampling with --top-k N wants them; 0 for all [40]',
   },
   repetitions: {
     type: 'integer',
@@ -234,6 +243,7 @@ async function runSetting(args: Args, setting: Setting, { plan, file, machine, o
         const samplesMs = await benchmark(model, test, {
           ...cache,
           repetitions: plan.repetitions,
+          top: topOf(args),
           warmUp: !args['no-warmup'],
           random: () => rng.nextUint32(),
           onRepetition: (n) => {
@@ -244,7 +254,7 @@ async function runSetting(args: Args, setting: Setting, { plan, file, machine, o
           signal: io.signal,
         });
         const { kType, vType } = cache;
-        const facts = { test, samplesMs, time, kType, vType, batchSize: setting.batchSize };
+        const facts = { test, samplesMs, time, kType, vType, batchSize: setting.batchSize, top: topOf(args) };
         rows.push(rowOf(facts, model, file, machine));
         await out.measured(rows.at(-1)!);
       }
@@ -255,6 +265,10 @@ async function runSetting(args: Args, setting: Setting, { plan, file, machine, o
   // Last, so that its buffer is in nobody's peak of memory. The ts backend is nowhere near what memory gives.
   const ceiling = name === 'wasm' ? await readSpeed(nThreads) : undefined;
   await out.completed(rows.map((row) => ({ ...row, memory_gb_per_s: rounded(ceiling) })));
+}
+
+function topOf(args: Args): number | undefined {
+  return args.top === 0 ? undefined : (args.top ?? DEFAULT_SAMPLING.topK);
 }
 
 async function readSpeed(nThreads: number): Promise<number | undefined> {
@@ -269,6 +283,7 @@ interface Measured {
   readonly kType: string;
   readonly vType: string;
   readonly batchSize: number;
+  readonly top: number | undefined;
 }
 
 function rowOf(measured: Measured, model: Model, file: FileFacts, machine: Machine): BenchRow {
@@ -296,6 +311,7 @@ function rowOf(measured: Measured, model: Model, file: FileFacts, machine: Machi
     n_prompt: test.nPrompt,
     n_gen: test.nGenerate,
     n_depth: test.nDepth,
+    n_top: measured.top ?? model.info.vocabularySize,
     test: benchName(test),
     test_time: measured.time,
     avg_ns: Math.round(time.mean * 1e6),

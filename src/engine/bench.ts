@@ -27,6 +27,8 @@ export interface BenchOptions {
   readonly repetitions: number;
   /** Untimed first: the whole prompt, or one generated token. */
   readonly warmUp: boolean;
+  /** How many of the greatest logits a generated token is computed for, as a sampler wants them. Default: all. */
+  readonly top?: number | undefined;
   /** 32 random bits; the source of token ids. */
   readonly random: () => number;
   /** Called before each repetition, from 1 on; with 0 before warming up. */
@@ -112,7 +114,7 @@ class Feed {
   async generate(count: number): Promise<void> {
     for (let i = 0; i < count; i++) {
       this.#options.signal?.throwIfAborted();
-      await this.#session.step(this.#id(this.#session.position));
+      await this.#session.step(this.#id(this.#session.position), { top: this.#options.top });
     }
   }
 

@@ -34,12 +34,15 @@ export async function* generatePieces(
     const ids = await encode();
     const cached = keepPrefix(session, ids);
     progress.begin(ids.length, cached, sampling.seed);
-    let logits = await session.compute(ids.slice(cached), signal);
-    progress.promptDone();
-
-    const vocabularySize = Math.min(tokenizer.vocabSize, logits.length);
+    const vocabularySize = Math.min(tokenizer.vocabSize, session.vocabularySize);
     const sampler = createSampler(sampling, { vocabularySize, newlineId: tokenizer.idOf('\n') });
     for (const id of ids) if (id < vocabularySize) sampler.accept(id);
+    // Rows of the output matrix beyond the vocabulary may be among the greatest, too.
+    const padding = session.vocabularySize - vocabularySize;
+    const top = () => (options.logprobs === true ? Infinity : sampler.reach() + padding);
+    let logits = await session.compute(ids.slice(cached), signal, top());
+    progress.promptDone();
+
     const stream = tokenizer.stream();
     const breathe = createYielder();
     if (maxTokens === 0) progress.stopReason = 'maxTokens';
@@ -59,7 +62,7 @@ export async function* generatePieces(
       yield { token, text, ...(options.logprobs === true ? { logprob: sampler.logprob(row, token) } : {}) };
       if (progress.stopReason !== undefined) break;
       await breathe();
-      logits = await session.compute([token], signal);
+      logits = await session.compute([token], signal, top());
     }
   } finally {
     end();

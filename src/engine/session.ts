@@ -12,7 +12,7 @@ import { generatePieces } from './generate.ts';
 import { Progress } from './progress.ts';
 import { GenerationRun } from './run.ts';
 import type { Stepper } from './stepper.ts';
-import type { ChatOptions, GenerateOptions, Prompt, Run, Session, SessionOptions } from './types.ts';
+import type { ChatOptions, EvaluateOptions, GenerateOptions, Prompt, Run, Session, SessionOptions } from './types.ts';
 import { createYielder } from './yield.ts';
 
 /** What a session borrows from its model. */
@@ -86,10 +86,16 @@ export class SessionImpl implements Session {
     return new GenerationRun(generatePieces(this, encode, options, progress), progress);
   }
 
-  async prefill(ids: readonly number[], options: { signal?: AbortSignal | undefined } = {}): Promise<Float32Array> {
+  async prefill(ids: readonly number[], options: EvaluateOptions = {}): Promise<Float32Array> {
+    const { top, signal } = options;
+    want(top === undefined || (Number.isInteger(top) && top >= 1), 'bad-argument', 'not a number of logits', () => ({
+      where: 'top',
+      expected: 'an integer of at least 1',
+      got: show(top),
+    }));
     const end = this.begin();
     try {
-      return await this.compute(ids, options.signal);
+      return await this.compute(ids, signal, top);
     } finally {
       end();
     }
@@ -108,8 +114,8 @@ export class SessionImpl implements Session {
     }
   }
 
-  step(id: number): Promise<Float32Array> {
-    return this.prefill([id]);
+  step(id: number, options: EvaluateOptions = {}): Promise<Float32Array> {
+    return this.prefill([id], options);
   }
 
   rewind(position: number): void {
@@ -131,6 +137,10 @@ export class SessionImpl implements Session {
   }
 
   // What generate.ts uses:
+
+  get vocabularySize(): number {
+    return this.#parts.config.vocabulary;
+  }
 
   get tokenizer(): Tokenizer {
     return this.#parts.tokenizer;
@@ -168,12 +178,12 @@ export class SessionImpl implements Session {
     return n;
   }
 
-  /** Computes `ids` after the cached tokens; logits after the last. */
-  async compute(ids: readonly number[], signal: AbortSignal | undefined): Promise<Float32Array> {
+  /** Computes `ids` after the cached tokens; logits after the last: all, or the `top` greatest. */
+  async compute(ids: readonly number[], signal: AbortSignal | undefined, top?: number): Promise<Float32Array> {
     this.check(ids, this.#tokens.length);
     let last = new Float32Array(0);
     // A copy: the caller's array may change while this waits.
-    for await (const logits of this.#chunks(Array.from(ids), 'last', signal))
+    for await (const logits of this.#chunks(Array.from(ids), 'last', signal, top))
       last = logits as Float32Array<ArrayBuffer>;
     return last;
   }
@@ -183,6 +193,7 @@ export class SessionImpl implements Session {
     ids: readonly number[],
     want: 'all' | 'last',
     signal?: AbortSignal | undefined,
+    top?: number,
   ): AsyncGenerator<Float32Array> {
     const { stepper } = this.#parts;
     const breathe = createYielder();
@@ -192,7 +203,7 @@ export class SessionImpl implements Session {
       const chunk = ids.slice(at, at + stepper.maxRows);
       const isLast = at + chunk.length === ids.length;
       const logits = want === 'all' ? 'all' : isLast ? 'last' : 'none';
-      const [values] = await stepper.step([{ kv: this.#kv, position: this.#tokens.length, ids: chunk, logits }]);
+      const [values] = await stepper.step([{ kv: this.#kv, position: this.#tokens.length, ids: chunk, logits, top }]);
       this.#tokens.push(...chunk);
       if (logits !== 'none') yield values;
       await breathe();

@@ -18,6 +18,8 @@ export interface StepItem {
   readonly ids: readonly number[];
   /** Logits after every token, after the last one only, or none. */
   readonly logits: 'all' | 'last' | 'none';
+  /** Only this many of the greatest logits are wanted; others may be minus infinity. Default: all. */
+  readonly top?: number | undefined;
 }
 
 export class Stepper {
@@ -45,7 +47,7 @@ export class Stepper {
 
   /**
    * Computes at most `maxRows` tokens in one pass. For each item resolves to its logits: (ids, vocabulary) for 'all',
-   * (vocabulary) for 'last', empty for 'none'. Throws `not-finite` when a logit is NaN or infinite.
+   * (vocabulary) for 'last', empty for 'none'. What is asked of all is computed for all. Throws `not-finite` when a logit is NaN or infinite.
    */
   step(items: readonly StepItem[]): Promise<Float32Array[]> {
     const turn = this.#queue.then(() => this.#run(items));
@@ -68,7 +70,8 @@ export class Stepper {
       if (item.logits === 'all') return item.ids.map((_, j) => first + j);
       return item.logits === 'last' ? [first + item.ids.length - 1] : [];
     });
-    const logits = await this.#head(rows);
+    const top = Math.max(0, ...items.map((item) => (item.logits === 'none' ? 0 : (item.top ?? Infinity))));
+    const logits = await this.#head(rows, top);
     let at = 0;
     return items.map((item) => {
       const count = item.logits === 'all' ? item.ids.length : item.logits === 'last' ? 1 : 0;
@@ -98,20 +101,20 @@ export class Stepper {
   }
 
   /** Logits of the given rows of the residual stream (rows, vocabulary), as many at a time as the scratch holds. */
-  async #head(rows: readonly number[]): Promise<Float32Array> {
+  async #head(rows: readonly number[], top: number): Promise<Float32Array> {
     const { maxHeadRows } = this.#scratch;
     // The usual case, one row a token, needs no second copy of the vocabulary.
-    if (rows.length <= maxHeadRows) return this.#headPass(rows, 0);
+    if (rows.length <= maxHeadRows) return this.#headPass(rows, 0, top);
     const out = new Float32Array(rows.length * this.#weights.config.vocabulary);
     for (let first = 0; first < rows.length; first += maxHeadRows) {
-      const logits = await this.#headPass(rows.slice(first, first + maxHeadRows), first);
+      const logits = await this.#headPass(rows.slice(first, first + maxHeadRows), first, top);
       out.set(logits, first * this.#weights.config.vocabulary);
     }
     return out;
   }
 
   /** Final norm and output matrix. `first` is the number of the first row among all, for the error message. */
-  async #headPass(rows: readonly number[], first: number): Promise<Float32Array> {
+  async #headPass(rows: readonly number[], first: number, top: number): Promise<Float32Array> {
     const { config, outputNorm, head } = this.#weights;
     const { x, headX, h, logits } = this.#scratch;
     const backend = this.#backend;
@@ -120,10 +123,12 @@ export class Stepper {
       backend.copyRows(headX, i, x, row, 1);
     });
     backend.rmsNorm(h, headX, outputNorm, config.rmsEps, rows.length);
-    backend.denseMatmul(logits, head, h, rows.length);
+    const isPart = top < config.vocabulary;
+    if (isPart) backend.denseTopK(logits, head, h, top, rows.length);
+    else backend.denseMatmul(logits, head, h, rows.length);
     const values = await backend.read(logits, rows.length * config.vocabulary);
     for (let i = 0; i < values.length; i++) {
-      if (Number.isFinite(values[i])) continue;
+      if (Number.isFinite(values[i]) || (isPart && values[i] === -Infinity)) continue;
       throw new BitnetError('not-finite', 'the model produced a logit that is not a number', {
         where: `token row ${first + Math.floor(i / config.vocabulary)}, logit ${i % config.vocabulary}`,
         got: `${values[i]}`,

@@ -128,6 +128,15 @@ export interface Run extends AsyncIterable<Piece> {
   readonly result: Promise<GenerateResult>;
 }
 
+export interface EvaluateOptions {
+  /**
+   * Only this many of the greatest logits are wanted. Those are exact; of the others, those that are certainly smaller may be
+   * minus infinity, which spares most of the output matrix. Default: all logits, exact.
+   */
+  readonly top?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
 export interface Session {
   readonly contextSize: number;
   /** Tokens whose keys and values are cached; the next token gets this position. */
@@ -138,11 +147,11 @@ export interface Session {
   /** Renders the messages with the model's chat template and generates the reply. */
   chat(messages: readonly ChatMessage[], options?: ChatOptions): Run;
   /** Computes tokens after the cached ones; resolves to the logits (vocabulary) after the last. */
-  prefill(ids: readonly number[], options?: { readonly signal?: AbortSignal | undefined }): Promise<Float32Array>;
+  prefill(ids: readonly number[], options?: EvaluateOptions): Promise<Float32Array>;
   /** Like `prefill`, with the logits after every token, chunk by chunk: (rows, vocabulary). */
   logits(ids: readonly number[], options?: { readonly signal?: AbortSignal | undefined }): AsyncIterable<Float32Array>;
   /** One token in, logits (vocabulary) out. */
-  step(id: number): Promise<Float32Array>;
+  step(id: number, options?: EvaluateOptions): Promise<Float32Array>;
   /** Forgets cached positions from `position` on. */
   rewind(position: number): void;
   dispose(): Promise<void>;

@@ -215,6 +215,13 @@ export interface Backend {
   denseMatmul(out: Buf, weight: Weight, x: Buf, n: number): void;
 
   /**
+   * `denseMatmul` for who only wants the `k` greatest of each row: out (n, M) f32. Every element is the product that
+   * `denseMatmul` gives, or minus infinity, and that only where at least `k` other elements of its row have a greater product.
+   * Which of those are left out is the backend's choice; leaving out none is correct. x must not change until the op has run.
+   */
+  denseTopK(out: Buf, weight: Weight, x: Buf, k: number, n: number): void;
+
+  /**
    * Rotary position embedding (Su et al., arXiv 2104.09864), in place. x (n, nHeads * headDim) f32.
    * `angles` (n, headDim) f32: the cosines of the headDim/2 angles of a row, then their sines.
    * For a pair (a, b): a' = a*cos - b*sin, b' = a*sin + b*cos.

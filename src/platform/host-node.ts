@@ -9,6 +9,8 @@ export async function createNodeHost(): Promise<WasmHost> {
   const { Worker } = await import('node:worker_threads');
   return {
     cores: await physicalCores(),
+    // Its four-way dot product is that of a draft: other numbers.
+    unfit: isNode20(process.versions) ? ['dot'] : [],
     async enableRelaxedSimd() {
       // V8 of Node 20 knows relaxed SIMD but hides it; the switch works until the module is compiled. Elsewhere the
       // switch is unknown or already on, and V8 ignores what it does not know.

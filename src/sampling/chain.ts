@@ -13,7 +13,7 @@ import { log } from '../numeric/log.ts';
 import { Rng } from '../numeric/rng.ts';
 import { greedy } from './greedy.ts';
 import type { ResolvedSampling } from './options.ts';
-import { applyBias, applyPenalties, PenaltyWindow, penaltiesAreOff } from './penalties.ts';
+import { applyBias, applyPenalties, PenaltyWindow, penaltiesAreOff, penaltiesRaise } from './penalties.ts';
 import { MAX_VOCABULARY, Ranking } from './ranking.ts';
 import { logProbability, sumExp } from './softmax.ts';
 
@@ -31,6 +31,11 @@ export interface SamplerContext {
 /** Picks tokens for one sequence; holds its random stream and its window of recent tokens. */
 export interface Sampler {
   readonly seed: number;
+  /**
+   * How many of the greatest logits can decide the next token; `Infinity` for all. A row in which only that many are right, and
+   * the others are minus infinity, gives the same token.
+   */
+  reach(): number;
   /** Tells the sampler a token of the sequence, prompt and sampled alike. */
   accept(id: number): void;
   /** Picks a token from a row of logits, which is left as it was. Does not accept it. */
@@ -68,6 +73,16 @@ class Chain implements Sampler {
     this.#rng = Rng.fromSeed(options.seed);
     if (!penaltiesAreOff(options)) this.#window = new PenaltyWindow(options.repeatLastN);
     if (this.#window !== undefined || options.logitBias.length > 0) this.#changed = new Float32Array(vocabularySize);
+  }
+
+  reach(): number {
+    const { temperature, topK, logitBias } = this.#options;
+    const wanted = temperature <= 0 ? 1 : topK > 0 ? topK : Infinity;
+    const window = this.#window;
+    // A logit that is raised may come from anywhere. Where they are only lowered, each may let one more rise into the first k.
+    if (logitBias.some(([, bias]) => bias > 0) || (window !== undefined && penaltiesRaise(this.#options)))
+      return Infinity;
+    return wanted + logitBias.length + (window?.counts.size ?? 0);
   }
 
   accept(id: number): void {

@@ -51,6 +51,11 @@ export function penaltiesAreOff(options: ResolvedSampling): boolean {
   return repeatLastN === 0 || (repeatPenalty === 1 && frequencyPenalty === 0 && presencePenalty === 0);
 }
 
+/** True when a penalty is a reward: it makes a token more likely. */
+export function penaltiesRaise({ repeatPenalty, frequencyPenalty, presencePenalty }: ResolvedSampling): boolean {
+  return repeatPenalty < 1 || frequencyPenalty < 0 || presencePenalty < 0;
+}
+
 /** Adds the biases, in place. */
 export function applyBias(logits: Float32Array, bias: ResolvedSampling['logitBias']): void {
   for (const [id, value] of bias) logits[id] = f(logits[id] + f(value));

@@ -8,7 +8,12 @@ import type { VariantName } from '../../src/kernels/wasm/host.ts';
 import { createWasmBackend } from '../../src/kernels/wasm/open.ts';
 import { createNodeHost } from '../../src/platform/host-node.ts';
 
-const variants: readonly VariantName[] = ['simd', 'relaxed'];
+/** Node 20 computes another thing in `dot`, which its self-test finds out; see the test of variants. */
+const variants: readonly VariantName[] = isNode20() ? ['simd', 'relaxed'] : ['simd', 'relaxed', 'dot'];
+
+function isNode20(): boolean {
+  return /^v2[01]\./.test(process.version);
+}
 
 describe.each(variants.flatMap((variant) => [1, 2, 3].map((threads) => ({ variant, threads }))))(
   'wasm $variant, $threads threads',

@@ -148,6 +148,7 @@ const row: BenchRow = {
   n_prompt: 0,
   n_gen: 128,
   n_depth: 0,
+  n_top: 40,
   test: 'tg128',
   test_time: '2026-11-22T00:00:00.000Z',
   avg_ns: 4e9,
@@ -182,7 +183,7 @@ describe('output', () => {
     const prompt = { ...row, test: 'pp512', weight_gb_per_s: null };
     expect(markdownFoot([prompt, row, { ...row, n_threads: 1, memory_gb_per_s: null }])).toBe(
       '\nbuild: abc1234 1.2.3, node 20.20.2, Some "CPU"\n' +
-        'weights read per token: 1.00 GiB\n' +
+        'weights read per token: 1.00 GiB; logits of a generated token: the 40 greatest, exactly\n' +
         'tg128, 2 threads: 16.5 GB/s of weights, 50% of the 33.0 GB/s memory gives\n' +
         'tg128, 1 thread: 16.5 GB/s of weights\n',
     );

@@ -33,6 +33,14 @@ export type ConformanceCase = Common &
         readonly dtype: DenseType;
         readonly kind: ValueKind;
       }
+    | {
+        readonly op: 'denseTopK';
+        readonly rows: number;
+        readonly columns: number;
+        readonly dtype: DenseType;
+        readonly kind: ValueKind;
+        readonly k: number;
+      }
     | { readonly op: 'embed'; readonly rows: number; readonly columns: number; readonly dtype: DenseType }
     | {
         /** A ternary matrix given as the file has it, which a backend may repack by itself. */
@@ -151,6 +159,12 @@ function* allCases(): Generator<WithoutSeed<ConformanceCase>> {
       yield { op: 'requantize', n: 9, rows: 9, columns: 160, from, dtype: 'Q8_0', kind };
       yield { op: 'requantize', n: 9, rows: 9, columns: 512, from, dtype: 'Q6_K', kind };
     }
+  }
+  for (const dtype of ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K'] as const) {
+    for (const k of [1, 40, 700]) yield { op: 'denseTopK', n: 2, rows: 1027, columns: 256, dtype, kind: 'normal', k };
+    for (const kind of kinds) yield { op: 'denseTopK', n: 1, rows: 1031, columns: 256, dtype, kind, k: 7 };
+    yield { op: 'denseTopK', n: 1, rows: 30, columns: 256, dtype, kind: 'normal', k: 5 };
+    yield { op: 'denseTopK', n: 1, rows: 1100, columns: 2560, dtype, kind: 'normal', k: 40 };
   }
 
   for (const style of ['neox', 'norm'] as const) {

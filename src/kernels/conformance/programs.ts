@@ -139,6 +139,22 @@ export const programs: Programs = {
     return { out: await fetch(backend, out) };
   },
 
+  /** Of each row the k greatest, with everything equal to the k-th; the others as minus infinity, whether left out or not. */
+  async denseTopK(backend, c) {
+    const x = upload(backend, values(c.kind, c.n * c.columns, c.seed), c.columns);
+    const weight = await denseWeight(backend, c.dtype, c.rows, c.columns, c.seed + 5000);
+    const out = target(backend, c.n, c.rows);
+    backend.denseTopK(out, weight, x, c.k, c.n);
+    const all = await fetch(backend, out);
+    for (let row = 0; row < c.n; row++) {
+      const products = all.subarray(row * c.rows, (row + 1) * c.rows);
+      if (products.some(Number.isNaN)) continue; // nothing may be left out beside them: compared as it is
+      const least = products.slice().sort()[c.rows - c.k];
+      for (let i = 0; i < c.rows; i++) if (products[i] < least) products[i] = -Infinity;
+    }
+    return { out: all };
+  },
+
   async embed(backend, c) {
     const table = await denseWeight(backend, c.dtype, c.rows, c.columns, c.seed);
     const ids = backend.alloc('i32', [c.n]);

@@ -31,6 +31,7 @@ export function toleranceOf(c: ConformanceCase): (expected: number) => number {
     case 'rope':
       return absolute(2);
     case 'denseMatmul':
+    case 'denseTopK':
       return absolute(c.columns);
     case 'attention':
       return absolute(c.headDim + c.before + c.n);

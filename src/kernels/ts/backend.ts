@@ -276,6 +276,10 @@ class TsBackend implements Backend {
     }
   }
 
+  denseTopK(out: Buf, weight: Weight, x: Buf, _k: number, n: number): void {
+    this.denseMatmul(out, weight, x, n);
+  }
+
   rope(x: Buf, angles: Buf, nHeads: number, headDim: number, style: RopeStyle, n: number): void {
     rope(this.#f32(x), this.#f32(angles), nHeads, headDim, style, n);
   }

@@ -25,6 +25,8 @@ import { CommandList, MAX_COMMANDS, Op, type Rows } from './commands.ts';
 import { CAPACITY_BYTES, COMMAND_BYTES, PAGE_BYTES, SCRATCH_BASE, SCRATCH_STRIDE, word } from './layout.ts';
 import {
   bytesOf,
+  DENSE_CODE,
+  headIndexBytes,
   paddedColumns,
   WasmBuf,
   WasmKv,
@@ -44,6 +46,19 @@ const LOOKUP_SCRATCH = 8 * 172 * 64 + 4 * 64 + 2048 * (64 + 128);
 /** As ATTENTION_HEAD_ROOM in `assembly/index.ts`. */
 const ATTENTION_HEAD_ROOM = 8192;
 
+/** Below this many rows computing all of them costs less than finding out which matter. */
+const TOP_MIN_ROWS = 1024;
+/** X16_MAX of `assembly/head.ts` is made for this many. */
+const TOP_MAX_COLUMNS = 16384;
+const TOP_MAX_K = 1024;
+/** As in `assembly/head.ts`. */
+const THRESHOLD_STRIDE = 64;
+
+/** Scratch of `denseTopK` for each thread. */
+function topScratchBytes(columns: number, k: number): number {
+  return columns * 8 + 1024 + k * 4;
+}
+
 export class WasmBackend implements Backend, Rehearsal {
   readonly info: BackendInfo;
   readonly #memory: WebAssembly.Memory;
@@ -51,6 +66,7 @@ export class WasmBackend implements Backend, Rehearsal {
   readonly #pool: Pool;
   readonly #list: CommandList;
   readonly #uploads: Uploads;
+  readonly #thresholds: number;
   #scratchBytes = 0;
   #disposed = false;
 
@@ -60,6 +76,7 @@ export class WasmBackend implements Backend, Rehearsal {
     this.#arena = new Arena(memory, imaginary);
     this.#pool = pool;
     this.#list = new CommandList(memory, this.#arena.alloc(MAX_COMMANDS * COMMAND_BYTES, 'command list'));
+    this.#thresholds = this.#arena.alloc(THRESHOLD_STRIDE * info.nThreads, 'thresholds');
     this.#needScratch(4096);
     const run = (op: Op, args: readonly number[]) => {
       this.#push(op, [], [], [...args]);
@@ -114,8 +131,14 @@ export class WasmBackend implements Backend, Rehearsal {
   }
 
   place(shape: WeightShape): void {
-    if (shape.kind === 'dense') this.#needScratch(shape.columns * 4);
+    const { rows, columns } = shape;
+    if (shape.kind === 'dense') this.#needScratch(columns * 4);
     this.#uploads.place(shape);
+    if (shape.kind !== 'dense' || rows < TOP_MIN_ROWS) return;
+    // It may be the head: what `denseTopK` cannot do without, which is little. A plane of codes it can.
+    this.#needScratch(topScratchBytes(columns, TOP_MAX_K));
+    const { bytes, isPlane } = headIndexBytes({ code: DENSE_CODE[shape.dtype], rows, columns });
+    if (!isPlane) this.#take(bytes, `scores of ${shape.name}`);
   }
 
   get spanBytes(): number {
@@ -234,6 +257,37 @@ export class WasmBackend implements Backend, Rehearsal {
   denseMatmul(out: Buf, weight: Weight, x: Buf, n: number): void {
     const [o, w, a] = [wasmBuf(out).address, wasmWeight(weight), wasmBuf(x).address];
     this.#push(Op.DENSE_MATMUL, [o], [a], [o, w.code, w.address, w.rowBytes, w.rows, a, w.columns, n]);
+  }
+
+  denseTopK(out: Buf, weight: Weight, x: Buf, k: number, n: number): void {
+    const [o, w, a] = [wasmBuf(out), wasmWeight(weight), wasmBuf(x)];
+    const index = this.#headIndex(w, k);
+    if (index === undefined) {
+      this.denseMatmul(out, weight, x, n);
+      return;
+    }
+    for (let i = 0; i < n; i++) {
+      const [row, source] = [o.address + i * w.rows * 4, a.address + i * w.columns * 4];
+      const args = [row, w.code, w.address, w.rowBytes, w.rows, source, w.columns, index, k, this.#thresholds];
+      this.#push(Op.HEAD_SCORE, [o.address, this.#thresholds], [a.address, index], args);
+      this.#push(Op.HEAD_EXACT, [o.address], [a.address, index, this.#thresholds], args);
+    }
+  }
+
+  /** Where what `denseTopK` needs of a matrix is; made at the first call. Undefined where computing all rows is as good. */
+  #headIndex(w: WasmWeight, k: number): number | undefined {
+    if (w.rows < TOP_MIN_ROWS || w.columns % 16 !== 0 || w.columns > TOP_MAX_COLUMNS || k > TOP_MAX_K) return undefined;
+    this.#needScratch(topScratchBytes(w.columns, k));
+    if (w.index !== undefined) return w.index;
+    const { bytes, isPlane } = headIndexBytes(w);
+    try {
+      w.index = this.#take(bytes, `scores of ${w.name}`);
+    } catch (error) {
+      if (!isPlane) throw error;
+      return undefined; // no room for a copy: every row is computed, as before
+    }
+    this.#push(Op.HEAD_INDEX, [w.index], [], [w.index, w.code, w.address, w.rowBytes, w.rows, w.columns]);
+    return w.index;
   }
 
   rope(x: Buf, angles: Buf, nHeads: number, headDim: number, style: RopeStyle, n: number): void {

@@ -3,8 +3,8 @@
  * @module
  */
 
-/** Builds of the kernels: with and without relaxed SIMD. */
-export type VariantName = 'relaxed' | 'simd';
+/** Builds of the kernels: relaxed SIMD with four-way dot products, with two-way ones, and none of it. */
+export type VariantName = 'dot' | 'relaxed' | 'simd';
 
 /** A running worker thread. */
 export interface ThreadHandle {
@@ -29,6 +29,8 @@ export interface WasmHost {
   readonly threads?: ThreadHost;
   /** Number of physical cores, as far as the runtime tells. */
   readonly cores: number;
+  /** Builds that are known to compute something else here; not tried unless asked for by name. */
+  readonly unfit?: readonly VariantName[];
   /** Turns relaxed SIMD on where it hides behind a switch (Node 20); does nothing elsewhere. */
   enableRelaxedSimd?(): Promise<void>;
 }

@@ -20,6 +20,9 @@ export const F16_MASK = 528;
 export const F16_SCALE = 544;
 export const F16_BEYOND = 560;
 export const F32_INFINITY = 576;
+export const CODE_MASK_FOURS = 592;
+export const LOW_NIBBLES = 608;
+export const HIGH_PAIRS = 624;
 export const COMMAND_BYTES = 64;
 export const FLAG_BARRIER = 1;
 
@@ -38,7 +41,11 @@ export const CAPACITY_BYTES = (MAX_PAGES - 1) * PAGE_BYTES;
 
 /** Writes the constants that kernels read at function entry; see `assembly/layout.ts`. */
 export function writeConstants(memory: WebAssembly.Memory): void {
-  new Uint8Array(memory.buffer).fill(3, CODE_MASK, CODE_MASK + 16);
+  const bytes = new Uint8Array(memory.buffer);
+  bytes.fill(3, CODE_MASK, CODE_MASK + 16);
+  bytes.fill(12, CODE_MASK_FOURS, CODE_MASK_FOURS + 16);
+  bytes.fill(0x0f, LOW_NIBBLES, LOW_NIBBLES + 16);
+  bytes.fill(0x30, HIGH_PAIRS, HIGH_PAIRS + 16);
   new Uint32Array(memory.buffer).fill(0x8fffe000, word(F16_MASK), word(F16_MASK) + 4);
   const floats = new Float32Array(memory.buffer);
   floats.fill(2 ** 112, word(F16_SCALE), word(F16_SCALE) + 4);

@@ -72,6 +72,8 @@ export class WasmWeight implements Weight {
   readonly rowBytes: number;
   readonly scale: number;
   readonly code: number;
+  /** Address of what `denseTopK` needs besides the rows (`assembly/head.ts`), once it was asked for. */
+  index: number | undefined;
 
   constructor(source: WeightShape, address: number, scale: number) {
     this.kind = source.kind;
@@ -91,6 +93,14 @@ export function paddedColumns(columns: number): number {
 
 export function bytesOf(type: 'f32' | 'f16'): number {
   return type === 'f32' ? 4 : 2;
+}
+
+/**
+ * Bytes that `denseTopK` needs besides the rows: a norm for each; for floats also an error, a scale and int8 codes, the plane.
+ */
+export function headIndexBytes(w: Pick<WasmWeight, 'code' | 'rows' | 'columns'>): { bytes: number; isPlane: boolean } {
+  const isPlane = w.code !== DENSE_CODE.Q8_0 && w.code !== DENSE_CODE.Q6_K;
+  return { bytes: isPlane ? Math.ceil((w.rows * 12) / 64) * 64 + w.rows * w.columns : w.rows * 4, isPlane };
 }
 
 export function wasmBuf(buf: Buf): WasmBuf {

@@ -14,9 +14,12 @@ import { chooseVariant } from './variants.ts';
 export interface WasmOptions {
   /** Default: the host's physical cores. */
   readonly threads?: number;
-  /** Builds to try, fastest first. Default: relaxed, simd. */
+  /** Builds to try, fastest first. Default: dot, relaxed, simd. */
   readonly variants?: readonly VariantName[];
 }
+
+/** By expected speed. */
+const VARIANTS: readonly VariantName[] = ['dot', 'relaxed', 'simd'];
 
 /** More threads than this are a mistake, not a machine. */
 const MAX_THREADS = 256;
@@ -42,8 +45,8 @@ export async function createWasmBackend(options: WasmOptions, host: WasmHost): P
       notes.push(`${wanted} threads asked for, 1 used: this runtime offers no ${missing}`);
     nThreads = 1;
   }
-  const variants = options.variants ?? ['relaxed', 'simd'];
-  if (variants.includes('relaxed')) await host.enableRelaxedSimd?.();
+  const variants = options.variants ?? VARIANTS.filter((name) => host.unfit?.includes(name) !== true);
+  if (variants.some((name) => name !== 'simd')) await host.enableRelaxedSimd?.();
   try {
     return await openBackend(nThreads, variants, notes, host);
   } catch (error) {

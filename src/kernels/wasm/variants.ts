@@ -25,6 +25,7 @@ export interface Refusal {
 }
 
 const SOURCES: Record<VariantName, { readonly plain: string; readonly threaded: string }> = {
+  dot: { plain: modules.DOT, threaded: modules.DOT_THREADS },
   relaxed: { plain: modules.RELAXED, threaded: modules.RELAXED_THREADS },
   simd: { plain: modules.SIMD, threaded: modules.SIMD_THREADS },
 };
@@ -32,7 +33,7 @@ const SOURCES: Record<VariantName, { readonly plain: string; readonly threaded: 
 /** Tries the builds in order of speed; returns the first that works, and why others were refused. */
 export function chooseVariant(
   threaded: boolean,
-  allowed: readonly VariantName[] = ['relaxed', 'simd'],
+  allowed: readonly VariantName[] = ['dot', 'relaxed', 'simd'],
 ): { readonly variant: Variant | undefined; readonly refusals: readonly Refusal[] } {
   const refusals: Refusal[] = [];
   for (const name of allowed) {

@@ -1,0 +1,465 @@
+/**
+ * `Backend.denseTopK`: the k greatest products of a tall matrix, without computing the others exactly.
+ *
+ *   score   every row's product is estimated with integers. An estimate is wrong by at most E (below), so the k-th greatest
+ *           of (estimate - E) is a value that k rows are known to reach
+ *   exact   a row whose estimate + E lies below that value is not among the k greatest; the others are computed as
+ *           `denseMatmul` computes them
+ *
+ * Q6_K and Q8_0 rows are estimated from their own codes: only x is rounded. Rows of floats have a copy in int8 codes with one
+ * scale a row, the plane, half or a quarter of their bytes.
+ *
+ *   E = |w| * (|x - x'| + c * |x|) + |w - w'| * |x|        Cauchy and Schwarz; |.| is the Euclidean norm
+ *
+ * x' and w' are what the codes stand for. c = (K + 256) * 2^-25 is for the rounding of f32 sums: those of dot16 are wrong by at
+ * most (K/16 + 6) * 2^-24 * |w| * |x|, those of estimates by less, and |x'| is at most 1.01 |x|. All norms are rounded up.
+ * Where a number is infinite or not a number, so is E, and the row is computed.
+ */
+
+import { DENSE_F16, DENSE_Q6_K, DENSE_Q8_0, decodeRow, dotF16, rebias } from './dense';
+import { HIGH_PAIRS, LOW_NIBBLES } from './layout';
+import { absmax } from './quantize';
+import { dot16 } from './sums';
+import { dotPairs, sumLanes } from './ternary-matmul';
+
+/** Enlarges a norm by more than rounding can have taken from it: K/16 * 2^-24 for K up to 2^18. */
+const UP: f32 = 1.002;
+
+/** Distance of two threads' thresholds: no two in a cache line. */
+const THRESHOLD_STRIDE: usize = 64;
+
+export function thresholdOf(thresholds: usize, thread: i32): usize {
+  return thresholds + <usize>thread * THRESHOLD_STRIDE;
+}
+
+/** Largest |code| of x for planes and Q8_0: 2^31 > 127 * X16_MAX * K/4 up to K = 16384, and 13 bits are plenty. */
+const X16_MAX: f32 = 4095;
+
+// What is kept of a matrix: norms (rows) f32; for a plane also errors |w - w'| (rows) f32, scales (rows) f32, and codes
+// (rows, columns) i8.
+// @ts-ignore: decorator
+@inline
+function planeCodes(index: usize, rows: i32): usize {
+  return index + <usize>((rows * 12 + 63) & ~63);
+}
+
+// @ts-ignore: decorator
+@inline
+function isPlane(type: i32): bool {
+  return type != DENSE_Q6_K && type != DENSE_Q8_0;
+}
+
+/** Norms, and for floats the plane, of rows first..last-1. Done once for a matrix. Columns are a multiple of 16 here and below. */
+export function indexRows(
+  index: usize,
+  type: i32,
+  weight: usize,
+  rowBytes: usize,
+  rows: i32,
+  columns: i32,
+  first: i32,
+  last: i32,
+  scratch: usize,
+): void {
+  for (let row = first; row < last; row++) {
+    const at = <usize>row << 2;
+    decodeRow(type, scratch, weight + <usize>row * rowBytes, columns);
+    store<f32>(index + at, norm(scratch, columns));
+    if (isPlane(type)) {
+      const scale = largest(scratch, columns) / 127;
+      roundTo8(planeCodes(index, rows) + <usize>row * <usize>columns, scratch, columns, scale);
+      store<f32>(index + at + (<usize>rows << 2), norm(scratch, columns));
+      store<f32>(index + at + (<usize>rows << 3), scale);
+    }
+  }
+}
+
+/** max |x|. Unlike the quantiser's it has no floor, which would be a coarse step for tiny rows. */
+function largest(x: usize, length: i32): f32 {
+  let m = f32x4.splat(0);
+  for (const end = x + (<usize>length << 2); x < end; x += 16) m = f32x4.pmax(m, f32x4.abs(v128.load(x)));
+  return max<f32>(
+    max<f32>(f32x4.extract_lane(m, 0), f32x4.extract_lane(m, 1)),
+    max<f32>(f32x4.extract_lane(m, 2), f32x4.extract_lane(m, 3)),
+  );
+}
+
+/** Four codes, the integers nearest to x * inverse; leaves x - scale * code at `rest`. */
+// @ts-ignore: decorator
+@inline
+function round4(x: usize, rest: usize, scale: v128, inverse: v128): v128 {
+  const value = v128.load(x);
+  const code = i32x4.trunc_sat_f32x4_s(f32x4.nearest(f32x4.mul(value, inverse)));
+  v128.store(rest, f32x4.sub(value, f32x4.mul(scale, f32x4.convert_i32x4_s(code))));
+  return code;
+}
+
+// @ts-ignore: decorator
+@inline
+function round8(x: usize, rest: usize, scale: v128, inverse: v128): v128 {
+  return i16x8.narrow_i32x4_s(round4(x, rest, scale, inverse), round4(x + 16, rest + 16, scale, inverse));
+}
+
+/** i8 codes of x in units of `scale`; leaves the differences in x (themselves rounded, which c allows for). */
+export function roundTo8(codes: usize, x: usize, length: i32, scale: f32): void {
+  const s = f32x4.splat(scale);
+  const inverse = f32x4.splat(<f32>1 / scale);
+  for (const end = x + (<usize>length << 2); x < end; x += 64, codes += 16) {
+    v128.store(codes, i8x16.narrow_i16x8_s(round8(x, x, s, inverse), round8(x + 32, x + 32, s, inverse)));
+  }
+}
+
+/** An upper bound of the Euclidean norm. */
+export function norm(x: usize, length: i32): f32 {
+  return sqrt<f32>(dot16(x, x, length)) * UP;
+}
+
+// Scratch of the two steps: head of x, then codes, scales and sums of x, then a row decoded or x times 2^112, then the heap.
+//   0 error factor for |w|, 4 for |w - w'|, 8 scale of x (i16 codes only), 16 sums of four rows
+const SUMS: usize = 16;
+const X_AT: usize = 64;
+
+// @ts-ignore: decorator
+@inline
+function rowAt(columns: i32): usize {
+  return X_AT + (<usize>columns << 2) + 256;
+}
+// @ts-ignore: decorator
+@inline
+function heapAt(columns: i32): usize {
+  return rowAt(columns) + (<usize>columns << 2) + 64;
+}
+
+/** Estimates rows first..last-1 into `out` and stores this thread's threshold. */
+export function scoreRows(
+  out: usize,
+  type: i32,
+  weight: usize,
+  rowBytes: usize,
+  rows: i32,
+  x: usize,
+  columns: i32,
+  index: usize,
+  k: i32,
+  threshold: usize,
+  first: i32,
+  last: i32,
+  scratch: usize,
+): void {
+  prepare(type, x, columns, scratch);
+  const heap = scratch + heapAt(columns);
+  for (let i = 0; i < k; i++) store<f32>(heap + (<usize>i << 2), -Infinity);
+  const xs = scratch + X_AT;
+  if (type == DENSE_Q6_K) {
+    for (let row = first; row < last; row++) {
+      store<f32>(out + (<usize>row << 2), scoreQ6_K(weight + <usize>row * rowBytes, xs, columns));
+    }
+  } else if (type == DENSE_Q8_0) {
+    const scale = load<f32>(scratch, 8);
+    for (let row = first; row < last; row++) {
+      store<f32>(out + (<usize>row << 2), scoreQ8_0(weight + <usize>row * rowBytes, xs, columns) * scale);
+    }
+  } else scorePlane(out, index, rows, columns, first, last, scratch);
+  let least: f32 = -Infinity;
+  for (let row = first; row < last; row++) {
+    const lower = load<f32>(out + (<usize>row << 2)) - errorOf(type, index, rows, row, scratch);
+    if (lower > least) least = replaceLeast(heap, k, lower);
+  }
+  store<f32>(threshold, least);
+}
+
+/** E of a row. */
+// @ts-ignore: decorator
+@inline
+function errorOf(type: i32, index: usize, rows: i32, row: i32, scratch: usize): f32 {
+  const at = index + (<usize>row << 2);
+  const bound = load<f32>(at) * load<f32>(scratch);
+  return isPlane(type) ? bound + load<f32>(at + (<usize>rows << 2)) * load<f32>(scratch, 4) : bound;
+}
+
+/** Rows of four quarters at a time, as in `ternaryMatvec`; the few left over alone. */
+function scorePlane(out: usize, index: usize, rows: i32, columns: i32, first: i32, last: i32, scratch: usize): void {
+  const codes = planeCodes(index, rows);
+  const sums = scratch + SUMS;
+  const quarter = (last - first) >> 2;
+  const rowBytes = <usize>columns;
+  for (let row = first; row < first + quarter; row++) {
+    scorePlane4(sums, codes + <usize>row * rowBytes, <usize>quarter * rowBytes, scratch + X_AT, rowBytes);
+    for (let i = 0; i < 4; i++) storeScore(out, index, rows, row + i * quarter, sums + (<usize>i << 2), scratch);
+  }
+  for (let row = first + 4 * quarter; row < last; row++) {
+    scorePlane4(sums, codes + <usize>row * rowBytes, 0, scratch + X_AT, rowBytes);
+    storeScore(out, index, rows, row, sums, scratch);
+  }
+}
+
+function storeScore(out: usize, index: usize, rows: i32, row: i32, sum: usize, scratch: usize): void {
+  const at = <usize>row << 2;
+  const scale = load<f32>(index + (<usize>rows << 3) + at) * load<f32>(scratch, 8);
+  store<f32>(out + at, f32(load<i32>(sum)) * scale);
+}
+
+/** Rows first..last-1 of `out`: the exact product where it can be among the k greatest, else minus infinity. */
+export function exactRows(
+  out: usize,
+  type: i32,
+  weight: usize,
+  rowBytes: usize,
+  rows: i32,
+  x: usize,
+  columns: i32,
+  index: usize,
+  thresholds: usize,
+  nThreads: i32,
+  first: i32,
+  last: i32,
+  scratch: usize,
+): void {
+  // Each thread's own k-th greatest is a bound; the best of them serves all.
+  let least: f32 = -Infinity;
+  for (let thread = 0; thread < nThreads; thread++) least = max<f32>(least, load<f32>(thresholdOf(thresholds, thread)));
+  const decoded = scratch + rowAt(columns);
+  const isF16 = type == DENSE_F16 && (columns & 15) == 0 && rebias(decoded, x, columns);
+  for (let row = first; row < last; row++) {
+    const at = <usize>row << 2;
+    if (load<f32>(out + at) + errorOf(type, index, rows, row, scratch) < least) {
+      store<f32>(out + at, -Infinity);
+      continue;
+    }
+    const w = weight + <usize>row * rowBytes;
+    if (isF16) store<f32>(out + at, dotF16(w, decoded, columns));
+    else {
+      decodeRow(type, decoded, w, columns);
+      store<f32>(out + at, dot16(decoded, x, columns));
+    }
+  }
+}
+
+/** Puts `value` in the place of the least of k values in a heap; returns the new least. */
+export function replaceLeast(heap: usize, k: i32, value: f32): f32 {
+  let at = 0;
+  for (;;) {
+    let child = 2 * at + 1;
+    if (child >= k) break;
+    let least = load<f32>(heap + (<usize>child << 2));
+    if (child + 1 < k && load<f32>(heap + (<usize>child << 2), 4) < least) {
+      child++;
+      least = load<f32>(heap + (<usize>child << 2));
+    }
+    if (least >= value) break;
+    store<f32>(heap + (<usize>at << 2), least);
+    at = child;
+  }
+  store<f32>(heap + (<usize>at << 2), value);
+  return load<f32>(heap);
+}
+
+/** Rounds x to integers and works out the factors of E. */
+function prepare(type: i32, x: usize, columns: i32, scratch: usize): void {
+  const difference = scratch + rowAt(columns);
+  const length = norm(x, columns);
+  if (type == DENSE_Q6_K) roundBlocks(scratch + X_AT, x, columns, difference);
+  else store<f32>(scratch, roundTo16(scratch + X_AT, x, columns, difference), 8);
+  const c = f32(columns + 256) * (<f32>1 / 33554432);
+  store<f32>(scratch, (norm(difference, columns) + c * length) * UP);
+  store<f32>(scratch, length * UP, 4);
+}
+
+/** i16 codes with one scale; returns it. */
+function roundTo16(codes: usize, x: usize, columns: i32, rest: usize): f32 {
+  const m = absmax(x, columns);
+  const scale = m / X16_MAX;
+  const s = f32x4.splat(scale);
+  const inverse = f32x4.splat(X16_MAX / m);
+  for (const end = x + (<usize>columns << 2); x < end; x += 32, rest += 32, codes += 16) {
+    v128.store(codes, round8(x, rest, s, inverse));
+  }
+  return scale;
+}
+
+// For every 256 values of x: i8 codes (256), in each 32 of them the first 16 and the second zipped by pairs; the sums (16) i16 of every 16 of them, and the scale f32.
+const X_SUMS: usize = 256;
+const X_SCALE: usize = 288;
+const X_BLOCK: usize = 304;
+
+function roundBlocks(blocks: usize, x: usize, columns: i32, rest: usize): void {
+  for (const end = x + (<usize>columns << 2); x < end; x += 1024, rest += 1024, blocks += X_BLOCK) {
+    const m = absmax(x, 256);
+    const s = f32x4.splat(m / 127);
+    const inverse = f32x4.splat(<f32>127 / m);
+    v128.store32_lane(blocks, s, 0, X_SCALE);
+    for (let group: usize = 0; group < 8; group++) {
+      const at = group << 7;
+      const first = half(x + at, rest + at, s, inverse, blocks + (group << 2) + X_SUMS);
+      const second = half(x + at + 64, rest + at + 64, s, inverse, blocks + (group << 2) + X_SUMS + 2);
+      v128.store(blocks + (group << 5), zipLow(first, second));
+      v128.store(blocks + (group << 5), zipHigh(first, second), 16);
+    }
+  }
+}
+
+/** Sixteen codes; their sum goes to `sum`. */
+function half(x: usize, rest: usize, scale: v128, inverse: v128, sum: usize): v128 {
+  const low = round8(x, rest, scale, inverse);
+  const high = round8(x + 32, rest + 32, scale, inverse);
+  store<i16>(sum, <i16>sumLanes(i32x4.extadd_pairwise_i16x8_s(i16x8.add(low, high))));
+  return i8x16.narrow_i16x8_s(low, high);
+}
+
+/** Sums of plane codes (i8) times x codes (i16) for four rows `apart` bytes from each other; i32 (4) to `sums`. */
+export function scorePlane4(sums: usize, codes: usize, apart: usize, x: usize, length: usize): void {
+  let a = i32x4.splat(0);
+  let b = i32x4.splat(0);
+  let c = i32x4.splat(0);
+  let d = i32x4.splat(0);
+  const second = codes + apart;
+  const third = second + apart;
+  const fourth = third + apart;
+  for (let i: usize = 0; i < length; i += 16, x += 32) {
+    const low = v128.load(x);
+    const high = v128.load(x, 16);
+    a = i32x4.add(a, i32x4.dot_i16x8_s(v128.load8x8_s(codes + i), low));
+    a = i32x4.add(a, i32x4.dot_i16x8_s(v128.load8x8_s(codes + i, 8), high));
+    b = i32x4.add(b, i32x4.dot_i16x8_s(v128.load8x8_s(second + i), low));
+    b = i32x4.add(b, i32x4.dot_i16x8_s(v128.load8x8_s(second + i, 8), high));
+    c = i32x4.add(c, i32x4.dot_i16x8_s(v128.load8x8_s(third + i), low));
+    c = i32x4.add(c, i32x4.dot_i16x8_s(v128.load8x8_s(third + i, 8), high));
+    d = i32x4.add(d, i32x4.dot_i16x8_s(v128.load8x8_s(fourth + i), low));
+    d = i32x4.add(d, i32x4.dot_i16x8_s(v128.load8x8_s(fourth + i, 8), high));
+  }
+  store<i32>(sums, sumLanes(a));
+  store<i32>(sums, sumLanes(b), 4);
+  store<i32>(sums, sumLanes(c), 8);
+  store<i32>(sums, sumLanes(d), 12);
+}
+
+/** A half that is neither infinite nor NaN. */
+// @ts-ignore: decorator
+@inline
+function scaleOf(half: usize): f32 {
+  const h = <i32>load<i16>(half);
+  return reinterpret<f32>((h << 13) & 0x8fffe000) * reinterpret<f32>(0x77800000);
+}
+
+/** Sum over blocks of 32 of d times (codes times x codes). */
+export function scoreQ8_0(row: usize, x: usize, columns: i32): f32 {
+  let total = f32x4.splat(0);
+  for (const end = x + (<usize>columns << 1); x < end; x += 64, row += 34) {
+    const a = i32x4.add(
+      i32x4.dot_i16x8_s(v128.load8x8_s(row, 2), v128.load(x)),
+      i32x4.dot_i16x8_s(v128.load8x8_s(row, 10), v128.load(x, 16)),
+    );
+    const b = i32x4.add(
+      i32x4.dot_i16x8_s(v128.load8x8_s(row, 18), v128.load(x, 32)),
+      i32x4.dot_i16x8_s(v128.load8x8_s(row, 26), v128.load(x, 48)),
+    );
+    total = f32x4.add(total, f32x4.mul(f32x4.convert_i32x4_s(i32x4.add(a, b)), f32x4.splat(scaleOf(row))));
+  }
+  return sumFloats(total);
+}
+
+// @ts-ignore: decorator
+@inline
+function sumFloats(v: v128): f32 {
+  return f32x4.extract_lane(v, 0) + f32x4.extract_lane(v, 1) + f32x4.extract_lane(v, 2) + f32x4.extract_lane(v, 3);
+}
+
+/** i16 lanes: code 2i times q 2i + code 2i+1 times q 2i+1. Unlike `dotPairs`, it is fixed which products share a lane. */
+// @ts-ignore: decorator
+@inline
+function neighbours(codes: v128, q: v128): v128 {
+  if (ASC_FEATURE_RELAXED_SIMD) return dotPairs(codes, q);
+  const even = i16x8.mul(i16x8.shr_u(i16x8.shl(codes, 8), 8), i16x8.shr_s(i16x8.shl(q, 8), 8));
+  return i16x8.add(even, i16x8.mul(i16x8.shr_u(codes, 8), i16x8.shr_s(q, 8)));
+}
+
+/**
+ * sum + scales of a group times (32 codes of weights times 32 codes of x). Lanes of `low` and `high` belong by turns to the
+ * group's first and second half, and so do those of `scales`: their products are added before they are scaled, 4 * 63 * 128
+ * at most in an i16 lane.
+ */
+// @ts-ignore: decorator
+@inline
+function addGroup(sum: v128, low: v128, high: v128, x: usize, scales: v128): v128 {
+  const products = i16x8.add(neighbours(low, v128.load(x)), neighbours(high, v128.load(x, 16)));
+  return i32x4.add(sum, i32x4.dot_i16x8_s(products, scales));
+}
+
+// @ts-ignore: decorator
+@inline
+function zipLow(a: v128, b: v128): v128 {
+  return i16x8.shuffle(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+}
+
+// @ts-ignore: decorator
+@inline
+function zipHigh(a: v128, b: v128): v128 {
+  return i16x8.shuffle(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+}
+
+/**
+ * One row of Q6_K, drawn in `src/tensors/q6_k.ts`. The two halves of a group, which have a scale each, are zipped by
+ * pairs of codes, x likewise (`roundBlocks`). Codes are used without their offset, as 0..63; what that adds, 32 times scale times
+ * sum of x, is taken off once a block.
+ */
+export function scoreQ6_K(row: usize, x: usize, columns: i32): f32 {
+  const low4 = v128.load(LOW_NIBBLES);
+  const high2 = v128.load(HIGH_PAIRS);
+  let total = f32x4.splat(0);
+  for (let block = 0; block < columns; block += 256, row += 210, x += X_BLOCK) {
+    const scales = v128.load(row, 192);
+    const scales0 = i16x8.extend_low_i8x16_s(scales);
+    const scales1 = i16x8.extend_high_i8x16_s(scales);
+    let sum = i32x4.dot_i16x8_s(scales0, v128.load(x, X_SUMS));
+    sum = i32x4.add(sum, i32x4.dot_i16x8_s(scales1, v128.load(x, X_SUMS + 16)));
+    sum = i32x4.shl(i32x4.neg(sum), 5);
+    for (let h: usize = 0; h < 2; h++) {
+      const codes = row + 64 * h;
+      const h0 = v128.load(row + 32 * h, 128);
+      const h1 = v128.load(row + 32 * h, 144);
+      const hl = zipLow(h0, h1);
+      const hh = zipHigh(h0, h1);
+      const s = h ? scales1 : scales0;
+      const at = x + 128 * h;
+      const a0 = v128.load(codes);
+      const a1 = v128.load(codes, 16);
+      const al = zipLow(a0, a1);
+      const ah = zipHigh(a0, a1);
+      sum = addGroup(
+        sum,
+        v128.or(v128.and(al, low4), v128.and(i16x8.shl(hl, 4), high2)),
+        v128.or(v128.and(ah, low4), v128.and(i16x8.shl(hh, 4), high2)),
+        at,
+        i32x4.shuffle(s, s, 0, 0, 0, 0),
+      );
+      sum = addGroup(
+        sum,
+        v128.or(v128.and(i16x8.shr_u(al, 4), low4), v128.and(hl, high2)),
+        v128.or(v128.and(i16x8.shr_u(ah, 4), low4), v128.and(hh, high2)),
+        at + 64,
+        i32x4.shuffle(s, s, 2, 2, 2, 2),
+      );
+      const b0 = v128.load(codes, 32);
+      const b1 = v128.load(codes, 48);
+      const bl = zipLow(b0, b1);
+      const bh = zipHigh(b0, b1);
+      sum = addGroup(
+        sum,
+        v128.or(v128.and(bl, low4), v128.and(i16x8.shl(hl, 2), high2)),
+        v128.or(v128.and(bh, low4), v128.and(i16x8.shl(hh, 2), high2)),
+        at + 32,
+        i32x4.shuffle(s, s, 1, 1, 1, 1),
+      );
+      sum = addGroup(
+        sum,
+        v128.or(v128.and(i16x8.shr_u(bl, 4), low4), v128.and(i16x8.shr_u(hl, 2), high2)),
+        v128.or(v128.and(i16x8.shr_u(bh, 4), low4), v128.and(i16x8.shr_u(hh, 2), high2)),
+        at + 96,
+        i32x4.shuffle(s, s, 3, 3, 3, 3),
+      );
+    }
+    const scale = scaleOf(row + 208) * load<f32>(x, X_SCALE);
+    total = f32x4.add(total, f32x4.mul(f32x4.convert_i32x4_s(sum), f32x4.splat(scale)));
+  }
+  return sumFloats(total);
+}
