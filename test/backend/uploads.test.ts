@@ -55,8 +55,13 @@ function slow(bytes: Uint8Array, seed = 1): ReadTensor {
   };
 }
 
-function ternary(dtype: TernaryDTypeName, rows: number, columns: number, bytes: Uint8Array): WeightSource {
-  const read = slow(bytes);
+function ternary(
+  dtype: TernaryDTypeName,
+  rows: number,
+  columns: number,
+  bytes: Uint8Array,
+  read: ReadTensor = slow(bytes),
+): WeightSource {
   const matrix = { where: 'here', dtype, rows, columns };
   return {
     kind: 'ternary',
@@ -172,7 +177,8 @@ describe.each([1, 3])('%i threads', (nThreads) => {
       for (let byte = 0; byte < 256; byte++) {
         const bytes = encodeTQ1(tritsOf(256, 3), 0.37);
         bytes[at] = byte;
-        const source = ternary('TQ1_0', 1, 256, bytes);
+        const atOnce: ReadTensor = async (to, from) => to.set(bytes.subarray(from, from + to.length));
+        const source = ternary('TQ1_0', 1, 256, bytes, atOnce);
         const want = await expected(source).catch((error: Error) => error.message);
         const got = await bytesOf(one, source).catch((error: Error) => error.message);
         expect(got, `byte ${byte} at ${at}`).toEqual(want);
