@@ -17,6 +17,7 @@ import { exactRows, indexRows, scoreRows, thresholdOf } from './head';
 import { COMMAND_BYTES, FAILED, FLAG_BARRIER, LIST_ADDRESS, LIST_COUNT, SCRATCH_BASE, SCRATCH_STRIDE } from './layout';
 import { rmsNorm } from './norm';
 import { quantizeRows } from './quantize';
+import { checkWeights, repack, requantize } from './repack';
 import { rope } from './rope';
 import { barrier, beat, share } from './sync';
 import { LOOKUP_TOKENS, ternaryLookup } from './ternary-lookup';
@@ -41,6 +42,7 @@ export { decodeBf16, decodeF16, decodeQ6_K, decodeQ8_0, denseMatmul, dotF16, emb
 export { exactRows, indexRows, replaceLeast, roundTo8, scorePlane4, scoreQ6_K, scoreQ8_0, scoreRows } from './head';
 export { rmsNorm, sumOfSquares } from './norm';
 export { absmax, quantizeRow, quantizeRows } from './quantize';
+export { encodeQ6, encodeQ8, hasCode3, hasExponent16, hasExponent32, recutI2S, repackTQ1, repackTQ2 } from './repack';
 export { rope, rotateHalves, rotateNeighbours } from './rope';
 export { dot16, dot16x2 } from './sums';
 export { addPass8, addPass16, addPass32, buildTable, finishBlock, transpose, widen } from './ternary-lookup';
@@ -61,6 +63,9 @@ const OP_COPY: i32 = 12;
 const OP_HEAD_INDEX: i32 = 13;
 const OP_HEAD_SCORE: i32 = 14;
 const OP_HEAD_EXACT: i32 = 15;
+const OP_CHECK_WEIGHTS: i32 = 40;
+const OP_REPACK: i32 = 41;
+const OP_REQUANTIZE: i32 = 42;
 
 /**
  * Bytes of a thread's scratch before attention's weights: a decoded key (headDim <= 1024), a sum for each head (1024), and
@@ -319,6 +324,15 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
       }
       return;
     }
+    case OP_CHECK_WEIGHTS:
+      // answers, type, from, bytes
+      return checkWeights(address(c, 0), arg(c, 1), address(c, 2), arg(c, 3), thread, nThreads);
+    case OP_REPACK:
+      // answers, type, from, to, rows, columns, detail
+      return repack(address(c, 0), arg(c, 1), address(c, 2), address(c, 3), arg(c, 4), arg(c, 5), arg(c, 6), thread, nThreads);
+    case OP_REQUANTIZE:
+      // answers, type, toType, from, to, values
+      return requantize(address(c, 0), arg(c, 1), arg(c, 2), address(c, 3), address(c, 4), arg(c, 5), thread, nThreads, scratch);
     default:
       // An unknown opcode is a bug of the owner: everybody leaves.
       if (ASC_FEATURE_THREADS) atomic.store<i32>(FAILED, 1);

@@ -38,13 +38,16 @@ export type {
   Buf,
   BufType,
   DenseType,
+  EncodedWeight,
   KvCache,
   KvShape,
   KvType,
   QuantizedBuf,
+  Rehearsal,
   RopeStyle,
   Segment,
   Weight,
+  WeightShape,
   WeightSource,
 } from './kernels/interface.ts';
 export type { SamplingOptions } from './sampling/chain.ts';

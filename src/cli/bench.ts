@@ -226,6 +226,7 @@ async function runSetting(args: Args, setting: Setting, { plan, file, machine, o
       ...args,
       threads: setting.threads,
       'batch-size': setting.batchSize,
+      'embd-type': undefined,
       'ctx-size': undefined,
       'cache-type-k': undefined,
       'cache-type-v': undefined,

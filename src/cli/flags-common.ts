@@ -67,6 +67,12 @@ export const runtimeFlags = {
     group: MODEL,
     describe: 'build of the wasm kernels to use and no other; fastest times them [the first that works]',
   },
+  'embd-type': {
+    type: 'string',
+    choices: ['auto', 'file', 'q8_0', 'q6_k'],
+    group: MODEL,
+    describe: "embedding and head in memory; auto is the file's type if that fits, else q8_0, else q6_k [auto]",
+  },
   'ctx-size': {
     type: 'integer',
     also: ['-c'],

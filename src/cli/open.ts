@@ -8,7 +8,7 @@ import type { LoadOptions, Model } from '../engine/types.ts';
 import { type ByteSource, openModelSource } from '../formats/index.ts';
 import { ioError, openFileSource } from '../platform/source-node.ts';
 import { UsageError, type Values } from './flags.ts';
-import type { modelFlag, quietFlag, runtimeFlags } from './flags-common.ts';
+import { type modelFlag, type quietFlag, type runtimeFlags, sessionOptions } from './flags-common.ts';
 import { bytes } from './format.ts';
 import { findHubFile } from './hub.ts';
 import type { Io } from './io.ts';
@@ -44,6 +44,9 @@ export async function openSource(args: Values<typeof modelFlag>, io: Io): Promis
   return openModelSource(url ?? model ?? EMBEDDED, options);
 }
 
+/** The library's names of what `--embd-type` takes. */
+const TABLE_TYPES = { auto: 'auto', file: 'file', q8_0: 'Q8_0', q6_k: 'Q6_K' } as const;
+
 /** Loads the model that the flags name, with progress on a terminal. */
 export async function openModel(
   args: Values<typeof runtimeFlags> & Partial<Values<typeof quietFlag>>,
@@ -55,6 +58,9 @@ export async function openModel(
     ...(args.threads === undefined ? {} : { threads: args.threads }),
     ...(args.kernels === undefined ? {} : { kernels: args.kernels }),
     ...(args.pre === undefined ? {} : { pre: args.pre }),
+    embeddingType: TABLE_TYPES[args['embd-type'] ?? 'auto'],
+    // 0 is the model's own length, and longer ones count as that.
+    planFor: sessionOptions(args, Number.MAX_SAFE_INTEGER),
     ...(args['batch-size'] === undefined ? {} : { batchSize: args['batch-size'] }),
     ...(args.quiet !== true && io.errIsTerminal
       ? {
@@ -72,7 +78,7 @@ export async function openModel(
     const model = await loadModel(source, options);
     io.status('');
     if (args.quiet !== true) {
-      for (const note of model.backend.notes) io.note(`note: ${note}`);
+      for (const note of model.notes) io.note(`note: ${note}`);
       if (args['gpu-layers'] !== undefined && args['gpu-layers'] > 0)
         io.note('note: -ngl is ignored, there is no GPU backend');
     }

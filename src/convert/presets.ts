@@ -97,6 +97,21 @@ export const presets = {
     rmsEps: 1e-6,
     ownHead: true,
   },
+  /** tiiuae/Falcon3-10B-Instruct-1.58bit. */
+  'falcon3-10b': {
+    architecture: 'llama',
+    hidden: 3072,
+    ffn: 23040,
+    nLayers: 40,
+    nHeads: 12,
+    nKvHeads: 4,
+    headDim: 256,
+    vocabulary: 131072,
+    contextLength: 32768,
+    ropeBase: 1000042,
+    rmsEps: 1e-6,
+    ownHead: true,
+  },
   /** HF1BitLLM/Llama3-8B-1.58-100B-tokens. */
   'llama3-8b': {
     architecture: 'llama',

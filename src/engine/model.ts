@@ -8,14 +8,15 @@ import { openGguf } from '../formats/gguf/reader.ts';
 import type { GgufFile } from '../formats/gguf/types.ts';
 import { isByteSource, openModelSource } from '../formats/open.ts';
 import type { ByteSource } from '../formats/source.ts';
-import type { Backend, BackendInfo } from '../kernels/interface.ts';
+import type { Backend, BackendInfo, KvShape } from '../kernels/interface.ts';
 import type { ModelConfig } from '../model/config.ts';
-import { countParameters, loadWeights } from '../model/load.ts';
+import { countParameters, loadWeights, readModelConfig } from '../model/load.ts';
+import { planMemory, TABLE_TYPES } from '../model/plan.ts';
 import { detectPlatform } from '../platform/detect.ts';
 import { createTokenizer, type Tokenizer } from '../tokenizer/index.ts';
 import { backendFactory } from './backends.ts';
 import { readTokenizerSpec } from './read-tokenizer.ts';
-import { SessionImpl } from './session.ts';
+import { kvShapeOf, SessionImpl } from './session.ts';
 import { Stepper } from './stepper.ts';
 import type { LoadOptions, Model, ModelInfo, ModelInput, Session, SessionOptions } from './types.ts';
 
@@ -67,7 +68,12 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
       got: String(options.batchSize),
     }),
   );
-  const { backend: choice, threads, kernels } = options;
+  const { backend: choice, threads, kernels, embeddingType = 'auto' } = options;
+  want(TABLE_TYPES.includes(embeddingType), 'bad-argument', 'no such type for embedding and head', () => ({
+    where: 'embeddingType',
+    expected: TABLE_TYPES.join(', '),
+    got: String(embeddingType),
+  }));
   const open = backendFactory(choice, { threads, kernels });
   signal?.throwIfAborted();
   const gguf = await openModelFile(input, signal);
@@ -75,9 +81,11 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
   try {
     const tokenizer = createTokenizer(readTokenizerSpec(gguf, options.pre));
     backend = await open();
-    const weights = await loadWeights(gguf, backend, { onProgress: options.onProgress, signal });
+    const plan = planMemory(gguf, backend, { batchSize, kv: plannedKv(gguf, options), tables: options.embeddingType });
+    const weights = await loadWeights(gguf, backend, { plan, onProgress: options.onProgress, signal });
     const stepper = new Stepper(backend, weights, batchSize);
-    const parts = { gguf, config: weights.config, backend, tokenizer, stepper };
+    const notes = [...backend.info.notes, ...plan.notes];
+    const parts = { gguf, config: weights.config, backend, tokenizer, stepper, notes };
     return new LoadedModel(parts, performance.now() - startMs);
   } catch (error) {
     await backend?.dispose();
@@ -88,12 +96,21 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
   }
 }
 
+/** The cache that memory is planned for. */
+function plannedKv(gguf: GgufFile, { planFor = {} }: LoadOptions): KvShape {
+  const config = readModelConfig(gguf);
+  const { contextSize } = planFor;
+  const limited = contextSize === undefined ? {} : { contextSize: Math.min(contextSize, config.contextLength) };
+  return kvShapeOf(config, { ...planFor, ...limited });
+}
+
 interface ModelParts {
   readonly gguf: GgufFile;
   readonly config: ModelConfig;
   readonly backend: Backend;
   readonly tokenizer: Tokenizer;
   readonly stepper: Stepper;
+  readonly notes: readonly string[];
 }
 
 class LoadedModel implements Model {
@@ -124,6 +141,10 @@ class LoadedModel implements Model {
 
   get backend(): BackendInfo {
     return this.#parts.backend.info;
+  }
+
+  get notes(): readonly string[] {
+    return this.#parts.notes;
   }
 
   createSession(options: SessionOptions = {}): Session {

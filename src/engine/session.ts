@@ -5,7 +5,7 @@
  */
 
 import { BitnetError, show, want } from '../errors.ts';
-import type { Backend, KvCache } from '../kernels/interface.ts';
+import type { Backend, KvCache, KvShape } from '../kernels/interface.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { type ChatMessage, encodeChat, type Tokenizer } from '../tokenizer/index.ts';
 import { generatePieces } from './generate.ts';
@@ -28,6 +28,27 @@ export interface SessionParts {
 /** Largest context that a session takes without being asked to: what longer caches cost should be the user's choice. */
 export const DEFAULT_CONTEXT = 2048;
 
+/** The cache of a session with these options, which are checked. */
+export function kvShapeOf(config: ModelConfig, options: SessionOptions): KvShape {
+  const contextSize = options.contextSize ?? Math.min(config.contextLength, DEFAULT_CONTEXT);
+  want(
+    Number.isInteger(contextSize) && contextSize >= 1 && contextSize <= config.contextLength,
+    'bad-argument',
+    'bad context size',
+    () => ({ where: 'contextSize', expected: `1 to ${config.contextLength}`, got: String(options.contextSize) }),
+  );
+  const types = { kType: options.kType ?? 'f16', vType: options.vType ?? 'f16' } as const;
+  for (const [where, type] of Object.entries(types)) {
+    want(type === 'f32' || type === 'f16', 'bad-argument', 'bad KV cache type', () => ({
+      where,
+      expected: 'f32 or f16',
+      got: String(type),
+    }));
+  }
+  const { nLayers, nHeads, nKvHeads, headDim } = config;
+  return { nLayers, nHeads, nKvHeads, headDim, contextSize, ...types };
+}
+
 export class SessionImpl implements Session {
   readonly contextSize: number;
   readonly #parts: SessionParts;
@@ -38,31 +59,10 @@ export class SessionImpl implements Session {
 
   constructor(parts: SessionParts, options: SessionOptions) {
     const { config, backend } = parts;
-    const contextSize = options.contextSize ?? Math.min(config.contextLength, DEFAULT_CONTEXT);
-    want(
-      Number.isInteger(contextSize) && contextSize >= 1 && contextSize <= config.contextLength,
-      'bad-argument',
-      'bad context size',
-      () => ({ where: 'contextSize', expected: `1 to ${config.contextLength}`, got: String(options.contextSize) }),
-    );
-    const types = { kType: options.kType ?? 'f16', vType: options.vType ?? 'f16' } as const;
-    for (const [where, type] of Object.entries(types)) {
-      want(type === 'f32' || type === 'f16', 'bad-argument', 'bad KV cache type', () => ({
-        where,
-        expected: 'f32 or f16',
-        got: String(type),
-      }));
-    }
-    this.contextSize = contextSize;
+    const shape = kvShapeOf(config, options);
+    this.contextSize = shape.contextSize;
     this.#parts = parts;
-    this.#kv = backend.allocKv({
-      nLayers: config.nLayers,
-      nHeads: config.nHeads,
-      nKvHeads: config.nKvHeads,
-      headDim: config.headDim,
-      contextSize,
-      ...types,
-    });
+    this.#kv = backend.allocKv(shape);
   }
 
   get position(): number {

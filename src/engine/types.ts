@@ -5,6 +5,7 @@
 
 import type { Backend, BackendInfo, KvType } from '../kernels/interface.ts';
 import type { KernelsChoice } from '../kernels/wasm/open.ts';
+import type { TableType } from '../model/plan.ts';
 import type { SamplingOptions } from '../sampling/chain.ts';
 import type { ChatMessage } from '../tokenizer/index.ts';
 
@@ -38,6 +39,17 @@ export interface LoadOptions {
   readonly pre?: string | undefined;
   /** Largest number of tokens computed in one pass. Default 128. Never changes a result. */
   readonly batchSize?: number | undefined;
+  /**
+   * In which type the embedding and the head are kept. `file`: as in the file. `Q8_0`, `Q6_K`: tables of F32, F16 or BF16
+   * are requantised while loading, and `model.notes` says so; logits are then those of the requantised tables. `auto`,
+   * the default: as in the file, unless the model would not fit into the 4 GiB of a WebAssembly memory.
+   */
+  readonly embeddingType?: TableType | undefined;
+  /**
+   * The session that memory is planned for: a model that does not fit together with its keys and values is refused
+   * before any weight is read. Default: a session without options. A context longer than the model's own counts as that.
+   */
+  readonly planFor?: SessionOptions | undefined;
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
 }
@@ -170,6 +182,8 @@ export interface ModelInfo {
 export interface Model {
   readonly info: ModelInfo;
   readonly backend: BackendInfo;
+  /** What a user should know about how the model was loaded: the notes of its backend, and tables that were requantised. */
+  readonly notes: readonly string[];
   readonly tokenizer: import('../tokenizer/index.ts').Tokenizer;
   readonly loadMs: number;
   createSession(options?: SessionOptions): Session;

@@ -24,6 +24,8 @@
  * @module
  */
 
+import type { TernaryDTypeName } from '../tensors/dtype.ts';
+
 /** Element type of a plain buffer. */
 export type BufType = 'f32' | 'i32';
 
@@ -65,8 +67,8 @@ export interface KvCache {
 /** Types in which a dense weight may lie in memory: the file's own, decoded exactly to f32 when used. */
 export type DenseType = 'F32' | 'F16' | 'BF16' | 'Q8_0' | 'Q6_K';
 
-/** A matrix on its way into a backend. */
-export type WeightSource = {
+/** What a matrix will be in a backend's memory. */
+export type WeightShape = {
   /** Name for error messages. */
   readonly name: string;
   /** Output features M. */
@@ -75,11 +77,6 @@ export type WeightSource = {
   readonly columns: number;
   /** Bytes the backend must provide. */
   readonly byteLength: number;
-  /**
-   * Writes the bytes into `target` (of `byteLength`), the backend's own memory, once. The file's bytes are
-   * streamed straight into place; resolves to the scale of a ternary matrix (1 for dense ones).
-   */
-  fill(target: Uint8Array): Promise<number>;
 } & (
   | {
       /** Packed rows as drawn in `tensors/packed.ts`: ceil(K / 128) * 32 bytes a row, two bits a weight. */
@@ -91,6 +88,31 @@ export type WeightSource = {
       readonly dtype: DenseType;
     }
 );
+
+/** A matrix on its way into a backend. */
+export type WeightSource = WeightShape & {
+  /**
+   * Writes the bytes into `target` (of `byteLength`), the backend's own memory, once. The file's bytes are
+   * streamed straight into place; resolves to the scale of a ternary matrix (1 for dense ones).
+   */
+  fill(target: Uint8Array): Promise<number>;
+  /** The same matrix as the file has it, for backends that check and repack faster than `fill`; never needed. */
+  readonly encoded?: EncodedWeight;
+};
+
+/**
+ * A matrix as it lies in its file. A backend may read it in pieces, several at a time, and make the form that it wants by
+ * itself. Whatever it meets that is not right (a code 3, a scale that differs, a value that is not finite) it leaves
+ * to `fill`, which says what is wrong: so there is one set of rules and of messages, that of `tensors/`.
+ */
+export interface EncodedWeight {
+  /** I2_S, TQ1_0 or TQ2_0 of a ternary matrix; of a dense one its own type, or the one from which it is to be made. */
+  readonly dtype: TernaryDTypeName | DenseType;
+  /** Fills `target` from byte `offsetBytes` of the tensor on. */
+  read(target: Uint8Array, offsetBytes: number): Promise<void>;
+  /** The scale of a ternary matrix is f32(the file's scale * factor). */
+  readonly factor: number;
+}
 
 /** A matrix in a backend's memory, immutable, shared by all sessions; opaque. */
 export interface Weight {
@@ -127,6 +149,16 @@ export interface BackendInfo {
   readonly notes: readonly string[];
 }
 
+/** A backend's bookkeeping without its memory: the same calls, which take nothing. What they give back is of no use. */
+export interface Rehearsal extends Pick<Backend, 'alloc' | 'allocQuantized' | 'allocKv' | 'free' | 'memory'> {
+  /** As `upload`, of a matrix of this shape. */
+  place(shape: WeightShape): void;
+  /** How long the memory must be for all that so far, holes included. */
+  readonly spanBytes: number;
+  /** How long it can be. */
+  readonly capacityBytes: number;
+}
+
 export interface Backend {
   readonly info: BackendInfo;
 
@@ -136,8 +168,12 @@ export interface Backend {
   allocKv(shape: KvShape): KvCache;
   /** Gives the memory back. The caller promises that no enqueued op still needs it: call after `read`. */
   free(memory: Buf | QuantizedBuf | KvCache): void;
-  /** Takes a matrix in. */
+  /** Takes a matrix in. Several may be under way at a time. */
   upload(source: WeightSource): Promise<Weight>;
+  /** Where memory has a ceiling: reckons what a program of calls would take, before any of them is made. */
+  rehearse?(): Rehearsal;
+  /** Takes that many bytes from the system at once: growing piece by piece costs time. Throws `out-of-memory`. */
+  reserve?(bytes: number): void;
   /** Bytes in use now and at most so far, weights, caches and scratch together. */
   memory(): { readonly usedBytes: number; readonly peakBytes: number };
 

@@ -56,7 +56,11 @@ export interface Scratch {
 /** Rows that pass the output head at once; 16 rows of 128256 logits are 8 MB. */
 const HEAD_ROWS = 16;
 
-export function createScratch(backend: Backend, c: ModelConfig, maxRows: number): Scratch {
+export function createScratch(
+  backend: Pick<Backend, 'alloc' | 'allocQuantized'>,
+  c: ModelConfig,
+  maxRows: number,
+): Scratch {
   const rows = (columns: number) => backend.alloc('f32', [maxRows, columns]);
   const qDim = c.nHeads * c.headDim;
   const kvDim = c.nKvHeads * c.headDim;

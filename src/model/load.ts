@@ -1,22 +1,27 @@
 /**
- * From a file to weights in a backend: names are matched first, all at once; then every tensor is streamed from the
- * file straight into the backend's memory and checked on the way.
+ * From a file to weights in a backend: names are matched first, all at once; then the tensors are streamed from the
+ * file straight into the backend's memory, a few at a time, and checked on the way.
  * @module
  */
 
-import { BitnetError, want } from '../errors.ts';
+import { want } from '../errors.ts';
 import type { GgufFile, GgufTensor } from '../formats/gguf/types.ts';
-import type { Backend, Buf, DenseType, Weight, WeightSource } from '../kernels/interface.ts';
+import type { Backend, Buf, DenseType, EncodedWeight, Weight } from '../kernels/interface.ts';
 import { decodeInto, findNotFinite } from '../tensors/decode.ts';
-import { isTernary } from '../tensors/dtype.ts';
+import { isTernary, type TernaryDTypeName } from '../tensors/dtype.ts';
 import { inPieces, loadPacked } from '../tensors/load.ts';
-import { packedBytes } from '../tensors/packed.ts';
+import { loadRequantized } from '../tensors/requantize.ts';
+import { allSettled, createTurns, type TakeTurn } from '../tensors/turns.ts';
 import { architectureOf } from './architectures.ts';
-import { type ModelConfig, readConfig } from './config.ts';
+import type { ModelConfig } from './config.ts';
 import type { LayerWeights, ModelWeights } from './graph.ts';
-import { matchTensors } from './tensors.ts';
+import { DENSE_TYPES, type MemoryPlan, modelTensors, weightShape } from './plan.ts';
+
+export { readModelConfig } from './plan.ts';
 
 export interface LoadWeightsOptions {
+  /** What `planMemory` said; without it tables stay as they are in the file. */
+  readonly plan?: MemoryPlan | undefined;
   readonly onProgress?: ((progress: { loadedBytes: number; totalBytes: number; tensor: string }) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
 }
@@ -24,12 +29,11 @@ export interface LoadWeightsOptions {
 /** Bytes of a dense tensor read between two looks at the abort signal. */
 const PIECE_BYTES = 16 << 20;
 
-const DENSE_TYPES: readonly string[] = ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K'] satisfies DenseType[];
-
-/** Reads hyper-parameters and architecture without loading anything. */
-export function readModelConfig(gguf: GgufFile): ModelConfig {
-  return readConfig(gguf, architectureOf(gguf.getString('general.architecture')));
-}
+/**
+ * Tensors on their way at a time: enough for small ones to keep a disk busy. One where no memory was reserved: taking room
+ * for a second one may then move the memory under the first.
+ */
+const AT_ONCE = 6;
 
 /** Weights that the architecture uses; a copy of the embedding that some files carry does not count. */
 export function countParameters(gguf: GgufFile, config: ModelConfig): number {
@@ -39,58 +43,81 @@ export function countParameters(gguf: GgufFile, config: ModelConfig): number {
     .reduce((sum, rule) => sum + (gguf.findTensor(rule.name)?.elements ?? 0), 0);
 }
 
-/** Loads all weights of `gguf` into `backend`. */
+/**
+ * Loads all weights of `gguf` into `backend`. When it throws, the error is that of the first bad tensor in the order of the
+ * graph, whichever was read first, and nothing is being read any more.
+ */
 export async function loadWeights(
   gguf: GgufFile,
   backend: Backend,
   options: LoadWeightsOptions = {},
 ): Promise<ModelWeights> {
-  const config = readModelConfig(gguf);
-  const architecture = architectureOf(config.architecture);
-  const rules = architecture.tensors(config);
-  const tensors = matchTensors(gguf, rules);
-  for (const rule of rules) if (rule.kind === 'ignored') tensors.delete(rule.name);
+  const { config, tensors } = modelTensors(gguf);
+  for (const name of ['token_embd.weight', 'output.weight']) {
+    const dtype = tensors.get(name)?.dtype;
+    want(dtype === undefined || !isTernary(dtype), 'unsupported-type', 'a ternary table is not supported', () => ({
+      where: name,
+      expected: DENSE_TYPES.join(', '),
+      got: dtype?.name,
+    }));
+  }
+  const { plan } = options;
+  if (plan?.spanBytes !== undefined) backend.reserve?.(plan.spanBytes);
   const loader = new Loader(gguf, tensors, backend, options);
   const scaled = await loader.separateScales();
 
-  const embedding = await loader.matrix('token_embd.weight');
-  if (embedding.kind === 'ternary') throw unsupported('token_embd.weight', tensors);
-  const layers: LayerWeights[] = [];
-  for (let layer = 0; layer < config.nLayers; layer++) {
-    const at = (name: string) => `blk.${layer}.${name}.weight`;
-    const matrix = (name: string) => loader.matrix(at(name), scaled.get(`blk.${layer}.${name}.scale`));
-    layers.push({
-      attnNorm: await loader.vector(at('attn_norm')),
-      q: await matrix('attn_q'),
-      k: await matrix('attn_k'),
-      v: await matrix('attn_v'),
-      attnSubNorm: await loader.optionalVector(at('attn_sub_norm')),
-      o: await matrix('attn_output'),
-      ffnNorm: await loader.vector(at('ffn_norm')),
-      gate: await matrix('ffn_gate'),
-      up: await matrix('ffn_up'),
-      ffnSubNorm: await loader.optionalVector(at('ffn_sub_norm')),
-      down: await matrix('ffn_down'),
-    });
-  }
-  const head = tensors.has('output.weight') ? await loader.matrix('output.weight') : embedding;
-  if (head.kind === 'ternary') throw unsupported('output.weight', tensors);
+  // All is asked for at once, in the order of the graph, and taken up in that order.
+  const embedding = loader.matrix('token_embd.weight');
+  const layers: Promise<LayerWeights>[] = [];
+  for (let layer = 0; layer < config.nLayers; layer++) layers.push(loadLayer(loader, layer, scaled));
+  const head = tensors.has('output.weight') ? loader.matrix('output.weight') : embedding;
+  const outputNorm = loader.vector('output_norm.weight');
+  const ropeFactors = tensors.has('rope_freqs.weight') ? loader.values('rope_freqs.weight') : undefined;
+  await allSettled<unknown>([
+    embedding,
+    ...layers,
+    head,
+    outputNorm,
+    ...(ropeFactors === undefined ? [] : [ropeFactors]),
+  ]);
   return {
     config,
-    embedding,
-    layers,
-    outputNorm: await loader.vector('output_norm.weight'),
-    head,
-    ropeFactors: tensors.has('rope_freqs.weight') ? await loader.values('rope_freqs.weight') : undefined,
+    embedding: await embedding,
+    layers: await Promise.all(layers),
+    outputNorm: await outputNorm,
+    head: await head,
+    ropeFactors: await ropeFactors,
   };
 }
 
-function unsupported(name: string, tensors: ReadonlyMap<string, GgufTensor>): BitnetError {
-  return new BitnetError('unsupported-type', 'a ternary embedding or head is not supported', {
-    where: name,
-    expected: DENSE_TYPES.join(', '),
-    got: tensors.get(name)?.dtype.name,
-  });
+async function loadLayer(loader: Loader, layer: number, scaled: ReadonlyMap<string, number>): Promise<LayerWeights> {
+  const at = (name: string) => `blk.${layer}.${name}.weight`;
+  const matrix = (name: string) => loader.matrix(at(name), scaled.get(`blk.${layer}.${name}.scale`));
+  const attnNorm = loader.vector(at('attn_norm'));
+  const q = matrix('attn_q');
+  const k = matrix('attn_k');
+  const v = matrix('attn_v');
+  const attnSubNorm = loader.optionalVector(at('attn_sub_norm'));
+  const o = matrix('attn_output');
+  const ffnNorm = loader.vector(at('ffn_norm'));
+  const gate = matrix('ffn_gate');
+  const up = matrix('ffn_up');
+  const ffnSubNorm = loader.optionalVector(at('ffn_sub_norm'));
+  const down = matrix('ffn_down');
+  await allSettled<unknown>([attnNorm, q, k, v, attnSubNorm, o, ffnNorm, gate, up, ffnSubNorm, down]);
+  return {
+    attnNorm: await attnNorm,
+    q: await q,
+    k: await k,
+    v: await v,
+    attnSubNorm: await attnSubNorm,
+    o: await o,
+    ffnNorm: await ffnNorm,
+    gate: await gate,
+    up: await up,
+    ffnSubNorm: await ffnSubNorm,
+    down: await down,
+  };
 }
 
 class Loader {
@@ -99,13 +126,18 @@ class Loader {
   readonly #backend: Backend;
   readonly #options: LoadWeightsOptions;
   readonly #totalBytes: number;
+  readonly #turn: TakeTurn;
+  /** Bytes of each tensor that count as loaded. */
+  readonly #loaded = new Map<GgufTensor, number>();
   #loadedBytes = 0;
+  #failed = false;
 
   constructor(gguf: GgufFile, tensors: ReadonlyMap<string, GgufTensor>, backend: Backend, options: LoadWeightsOptions) {
     this.#gguf = gguf;
     this.#tensors = tensors;
     this.#backend = backend;
     this.#options = options;
+    this.#turn = createTurns(options.plan?.spanBytes === undefined ? 1 : AT_ONCE);
     this.#totalBytes = [...tensors.values()].reduce((sum, tensor) => sum + tensor.byteLength, 0);
   }
 
@@ -119,66 +151,62 @@ class Loader {
   }
 
   /** A projection or table; a separate `factor` becomes part of the weight's own scale. */
-  async matrix(name: string, factor = 1): Promise<Weight> {
+  matrix(name: string, factor = 1): Promise<Weight> {
     const tensor = this.#tensor(name);
-    const [columns, rows] = [tensor.shape[0] ?? 1, tensor.shape[1] ?? 1];
-    const weight = await this.#backend.upload({
-      name,
-      rows,
-      columns,
-      ...(isTernary(tensor.dtype) ? this.#ternary(tensor, rows, columns, factor) : this.#dense(tensor, factor)),
-    });
-    this.#progress(tensor);
-    return weight;
-  }
-
-  #ternary(tensor: GgufTensor, rows: number, columns: number, factor: number) {
-    const where = this.#where(tensor);
-    const { dtype, source, offsetBytes } = tensor;
-    if (!isTernary(dtype)) throw new Error(`${tensor.name} is not ternary`);
-    const matrix = { where, dtype: dtype.name, rows, columns };
-    const read = (target: Uint8Array, at: number) => source.readInto(target, offsetBytes + at);
-    const signal = this.#options.signal;
-    return {
-      kind: 'ternary',
-      byteLength: packedBytes(rows, columns),
-      fill: async (target: Uint8Array) => {
-        const scale = await loadPacked(matrix, read, target, signal === undefined ? {} : { signal });
-        return Math.fround(scale * factor);
-      },
-    } satisfies Partial<WeightSource>;
-  }
-
-  #dense(tensor: GgufTensor, factor: number) {
-    const where = this.#where(tensor);
-    const { dtype } = tensor;
-    want(
-      DENSE_TYPES.includes(dtype.name),
-      'unsupported-type',
-      `type ${dtype.name} ${dtype.why ?? 'is not a weight'}`,
-      () => ({
-        where,
-        expected: `I2_S, TQ1_0, TQ2_0, ${DENSE_TYPES.join(', ')}`,
-      }),
-    );
-    want(factor === 1, 'unsupported-type', 'a separate scale with a dense weight is not supported', () => ({ where }));
-    return {
-      kind: 'dense',
-      dtype: dtype.name as DenseType,
-      byteLength: tensor.byteLength,
-      fill: async (target: Uint8Array) => {
-        await this.#stream(tensor, target);
+    return this.#take(tensor, async () => {
+      const where = this.#where(tensor);
+      const requantized = this.#options.plan?.requantized.get(name);
+      const shape = weightShape(tensor, where, requantized);
+      want(
+        factor === 1 || shape.kind === 'ternary',
+        'unsupported-type',
+        'a separate scale with a dense weight',
+        () => ({
+          where,
+          expected: 'a ternary weight',
+        }),
+      );
+      const encoded: EncodedWeight = {
+        dtype: tensor.dtype.name as TernaryDTypeName | DenseType,
+        factor,
+        read: (target, at) => this.#read(tensor, target, at),
+      };
+      const fill = async (target: Uint8Array) => {
+        if (shape.kind === 'ternary') return Math.fround((await this.#packed(tensor, target)) * factor);
+        if (requantized === undefined) await this.#stream(tensor, target);
+        else await this.#requantize(tensor, requantized, target);
         return 1;
-      },
-    } satisfies Partial<WeightSource>;
+      };
+      return this.#backend.upload({ ...shape, fill, encoded });
+    });
+  }
+
+  /** Packed rows of a ternary tensor; gives its scale. */
+  #packed(tensor: GgufTensor, target: Uint8Array): Promise<number> {
+    const { dtype } = tensor;
+    if (!isTernary(dtype)) throw new Error(`${tensor.name} is not ternary`);
+    const [columns, rows] = [tensor.shape[0] ?? 1, tensor.shape[1] ?? 1];
+    const matrix = { where: this.#where(tensor), dtype: dtype.name, rows, columns };
+    const { signal } = this.#options;
+    const read = (piece: Uint8Array, at: number) => this.#read(tensor, piece, at);
+    return loadPacked(matrix, read, target, signal === undefined ? {} : { signal });
+  }
+
+  #requantize(tensor: GgufTensor, to: 'Q8_0' | 'Q6_K', target: Uint8Array): Promise<void> {
+    const { dtype, elements } = tensor;
+    const read = (piece: Uint8Array, at: number) => this.#read(tensor, piece, at);
+    return loadRequantized({ where: this.#where(tensor), dtype, elements, to }, read, target, this.#options.signal);
   }
 
   /** A gain, as f32. */
-  async vector(name: string): Promise<Buf> {
-    const values = await this.values(name);
-    const buf = this.#backend.alloc('f32', [values.length]);
-    this.#backend.write(buf, values);
-    return buf;
+  vector(name: string): Promise<Buf> {
+    const tensor = this.#tensor(name);
+    return this.#take(tensor, async () => {
+      // Taken before anything is waited for: so memory is given out in the order of the graph.
+      const buf = this.#backend.alloc('f32', [tensor.elements]);
+      this.#backend.write(buf, await this.#decoded(tensor));
+      return buf;
+    });
   }
 
   async optionalVector(name: string): Promise<Buf | undefined> {
@@ -186,8 +214,12 @@ class Loader {
   }
 
   /** A small tensor decoded to f32. */
-  async values(name: string): Promise<Float32Array> {
+  values(name: string): Promise<Float32Array> {
     const tensor = this.#tensor(name);
+    return this.#take(tensor, () => this.#decoded(tensor));
+  }
+
+  async #decoded(tensor: GgufTensor): Promise<Float32Array> {
     want(DENSE_TYPES.includes(tensor.dtype.name), 'unsupported-type', 'not a type for this tensor', () => ({
       where: this.#where(tensor),
       expected: DENSE_TYPES.join(', '),
@@ -197,8 +229,22 @@ class Loader {
     await this.#stream(tensor, bytes);
     const out = new Float32Array(tensor.elements);
     decodeInto(tensor.dtype, bytes, 0, tensor.elements, out);
-    this.#progress(tensor);
     return out;
+  }
+
+  /** Loads a tensor when its turn has come, unless one before it has failed. */
+  #take<T>(tensor: GgufTensor, load: () => Promise<T>): Promise<T> {
+    return this.#turn(async () => {
+      if (this.#failed) throw new Error(`${tensor.name} was not loaded: another tensor failed`);
+      try {
+        const loaded = await load();
+        this.#progress(tensor, tensor.byteLength);
+        return loaded;
+      } catch (error) {
+        this.#failed = true;
+        throw error;
+      }
+    });
   }
 
   /** Reads a tensor into `target` piece by piece; every value must be finite. */
@@ -206,7 +252,7 @@ class Loader {
     const { blockBytes, blockElements } = tensor.dtype;
     const pieceBytes = Math.floor(PIECE_BYTES / blockBytes) * blockBytes;
     await inPieces(target.length, pieceBytes, this.#options.signal, {
-      read: (at, n) => tensor.source.readInto(target.subarray(at, at + n), tensor.offsetBytes + at),
+      read: (at, n) => this.#read(tensor, target.subarray(at, at + n), at),
       use: (at, n) => {
         const bad = findNotFinite(tensor.dtype, target.subarray(at, at + n));
         want(bad < 0, 'bad-tensor', 'a weight is not a finite number', () => ({
@@ -216,8 +262,19 @@ class Loader {
     });
   }
 
-  #progress(tensor: GgufTensor): void {
-    this.#loadedBytes += tensor.byteLength;
+  async #read(tensor: GgufTensor, target: Uint8Array, at: number): Promise<void> {
+    this.#options.signal?.throwIfAborted();
+    await tensor.source.readInto(target, tensor.offsetBytes + at);
+    this.#progress(tensor, (this.#loaded.get(tensor) ?? 0) + target.length);
+  }
+
+  /** `bytes` of the tensor are loaded. What is read twice counts once, so the sum never goes back nor beyond the total. */
+  #progress(tensor: GgufTensor, bytes: number): void {
+    const before = this.#loaded.get(tensor) ?? 0;
+    const now = Math.min(bytes, tensor.byteLength);
+    if (now <= before) return;
+    this.#loaded.set(tensor, now);
+    this.#loadedBytes += now - before;
     this.#options.onProgress?.({
       loadedBytes: this.#loadedBytes,
       totalBytes: this.#totalBytes,

@@ -1,13 +1,16 @@
 import {
   chmodSync,
+  closeSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   rmSync,
   symlinkSync,
   truncateSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -46,6 +49,24 @@ describe('file source', () => {
     await source.close();
     await source.close();
     await refuses(source.readInto(new Uint8Array(1), 0), 'disposed', /read after close/);
+  });
+
+  it('reads beyond 4 GiB, also several pieces at a time', async () => {
+    const path = join(folder, 'sparse');
+    writeFileSync(path, '');
+    const length = 5 * 2 ** 30 + data.length;
+    truncateSync(path, length); // holes take no room on the disk
+    const file = openSync(path, 'r+');
+    writeSync(file, data, 0, data.length, length - data.length);
+    closeSync(file);
+    const source = await openFileSource(path);
+    expect(source.byteLength).toBe(length);
+    const got = new Uint8Array(new SharedArrayBuffer(data.length));
+    const pieces = Array.from({ length: 10 }, (_, i) => i * 10_000);
+    await Promise.all(pieces.map((at) => source.readInto(got.subarray(at, at + 10_000), length - data.length + at)));
+    expect(Buffer.compare(got, data)).toBe(0);
+    await refuses(source.readInto(new Uint8Array(2), length - 1), 'truncated', /read beyond the end/);
+    await source.close();
   });
 
   it('opens file URLs and siblings', async () => {

@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { TernaryDTypeName } from '../../tensors/dtype.ts';
+import type { SmallType } from '../../tensors/requantize.ts';
 import type { DenseType, KvType, RopeStyle } from '../interface.ts';
 import type { TritKind, ValueKind } from './values.ts';
 
@@ -40,6 +42,22 @@ export type ConformanceCase = Common &
         readonly k: number;
       }
     | { readonly op: 'embed'; readonly rows: number; readonly columns: number; readonly dtype: DenseType }
+    | {
+        /** A ternary matrix given as the file has it, which a backend may repack by itself. */
+        readonly op: 'repack';
+        readonly rows: number;
+        readonly columns: number;
+        readonly dtype: TernaryDTypeName;
+      }
+    | {
+        /** A table of floats, kept as another type. */
+        readonly op: 'requantize';
+        readonly rows: number;
+        readonly columns: number;
+        readonly from: 'F32' | 'F16' | 'BF16';
+        readonly dtype: SmallType;
+        readonly kind: ValueKind;
+      }
     | { readonly op: 'rope'; readonly nHeads: number; readonly headDim: number; readonly style: RopeStyle }
     | {
         readonly op: 'attention';
@@ -117,6 +135,31 @@ function* allCases(): Generator<WithoutSeed<ConformanceCase>> {
     for (const kind of kinds) yield { op: 'denseMatmul', n: 1, rows: 6, columns: 256, dtype, kind };
   }
 
+  // Whole rows of blocks, rows that begin inside blocks (8640 = 67.5 * 128, and 160), and more than one read.
+  for (const [rows, columns] of [
+    [1, 128],
+    [5, 640],
+    [4, 160],
+    [6, 8640],
+    [128, 3],
+  ]) {
+    yield { op: 'repack', n: 2, rows, columns, dtype: 'I2_S' };
+  }
+  for (const dtype of ['TQ1_0', 'TQ2_0'] as const) {
+    for (const [rows, columns] of [
+      [1, 256],
+      [7, 768],
+      [2100, 2560],
+    ]) {
+      yield { op: 'repack', n: 2, rows, columns, dtype };
+    }
+  }
+  for (const from of ['F32', 'F16', 'BF16'] as const) {
+    for (const kind of ['normal', 'ties', 'zeros'] as const) {
+      yield { op: 'requantize', n: 9, rows: 9, columns: 160, from, dtype: 'Q8_0', kind };
+      yield { op: 'requantize', n: 9, rows: 9, columns: 512, from, dtype: 'Q6_K', kind };
+    }
+  }
   for (const dtype of ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K'] as const) {
     for (const k of [1, 40, 700]) yield { op: 'denseTopK', n: 2, rows: 1027, columns: 256, dtype, kind: 'normal', k };
     for (const kind of kinds) yield { op: 'denseTopK', n: 1, rows: 1031, columns: 256, dtype, kind, k: 7 };

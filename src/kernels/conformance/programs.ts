@@ -3,10 +3,16 @@
  * @module
  */
 
+import { dtypeByName, type TernaryDTypeName } from '../../tensors/dtype.ts';
 import { encodeBF16, encodeF16, encodeF32 } from '../../tensors/floats.ts';
+import { encodeI2S } from '../../tensors/i2s.ts';
+import { loadPacked, type ReadTensor } from '../../tensors/load.ts';
 import { packedBytes, packRows } from '../../tensors/packed.ts';
 import { encodeQ6_K } from '../../tensors/q6_k.ts';
 import { encodeQ8_0 } from '../../tensors/q8_0.ts';
+import { loadRequantized } from '../../tensors/requantize.ts';
+import { encodeTQ1 } from '../../tensors/tq1.ts';
+import { encodeTQ2 } from '../../tensors/tq2.ts';
 import type { Backend, Buf, DenseType, Weight } from '../interface.ts';
 import type { ConformanceCase } from './cases.ts';
 import { type TritKind, trits, values } from './values.ts';
@@ -46,6 +52,17 @@ const ENCODERS: Record<DenseType, (data: Float32Array) => Uint8Array> = {
   Q8_0: encodeQ8_0,
   Q6_K: encodeQ6_K,
 };
+
+const TERNARY_ENCODERS: Record<TernaryDTypeName, (trits: Int8Array, scale: number) => Uint8Array> = {
+  I2_S: encodeI2S,
+  TQ1_0: encodeTQ1,
+  TQ2_0: encodeTQ2,
+};
+
+/** Reads a file that consists of these bytes. */
+function readerOf(bytes: Uint8Array): ReadTensor {
+  return async (to, offsetBytes) => to.set(bytes.subarray(offsetBytes, offsetBytes + to.length));
+}
 
 function denseWeight(backend: Backend, dtype: DenseType, rows: number, columns: number, seed: number): Promise<Weight> {
   const bytes = ENCODERS[dtype](values('normal', rows * columns, seed));
@@ -147,6 +164,55 @@ export const programs: Programs = {
     );
     const out = target(backend, c.n, c.columns);
     backend.embed(out, table, ids, c.n);
+    return { out: await fetch(backend, out) };
+  },
+
+  async repack(backend, c) {
+    const { dtype, rows, columns } = c;
+    const bytes = TERNARY_ENCODERS[dtype](trits('random', rows * columns, c.seed + 5000), 0.0371);
+    const read = readerOf(bytes);
+    const weight = await backend.upload({
+      kind: 'ternary',
+      name: `ternary ${dtype}`,
+      rows,
+      columns,
+      byteLength: packedBytes(rows, columns),
+      fill: async (to) => Math.fround((await loadPacked({ where: dtype, dtype, rows, columns }, read, to)) * 0.75),
+      encoded: { dtype, read, factor: 0.75 },
+    });
+    const x = upload(backend, values('normal', c.n * columns, c.seed), columns);
+    const q = backend.allocQuantized(c.n, columns);
+    const out = target(backend, c.n, rows);
+    backend.quantizeRows(q, x, c.n);
+    backend.ternaryMatmul(out, weight, q, c.n);
+    return { out: await fetch(backend, out) };
+  },
+
+  async requantize(backend, c) {
+    const { from, dtype, rows, columns } = c;
+    const bytes = ENCODERS[from](values(c.kind, rows * columns, c.seed));
+    const read = readerOf(bytes);
+    const [source, made] = [dtypeByName(from), dtypeByName(dtype)];
+    const table = await backend.upload({
+      kind: 'dense',
+      dtype,
+      name: `${from} as ${dtype}`,
+      rows,
+      columns,
+      byteLength: (rows * columns * made.blockBytes) / made.blockElements,
+      fill: async (to) => {
+        await loadRequantized({ where: from, dtype: source, elements: rows * columns, to: dtype }, read, to);
+        return 1;
+      },
+      encoded: { dtype: from, read, factor: 1 },
+    });
+    const ids = backend.alloc('i32', [rows]);
+    backend.write(
+      ids,
+      Int32Array.from({ length: rows }, (_, i) => i),
+    );
+    const out = target(backend, rows, columns);
+    backend.embed(out, table, ids, rows);
     return { out: await fetch(backend, out) };
   },
 

@@ -17,8 +17,10 @@ export function toleranceOf(c: ConformanceCase): (expected: number) => number {
   switch (c.op) {
     case 'quantizeRows':
     case 'embed':
+    case 'requantize':
     case 'copyRows':
       return () => 0;
+    case 'repack':
     case 'ternaryMatmul': // integers exactly, then one conversion, one division, one product
     case 'add':
     case 'gatedRelu2':

@@ -22,14 +22,20 @@ export class Arena {
   /** Holes below `#top`, ascending, never adjacent. */
   readonly #holes: Hole[] = [];
   readonly #sizes = new Map<number, number>();
+  readonly #imaginary: boolean;
   #top = ARENA_START;
+  /** The highest `#top` so far: bytes from here on were never given out, so they are zero. */
+  #highest = ARENA_START;
   #usedBytes = 0;
   #peakBytes = 0;
 
-  /** The memory never grows beyond `maxBytes`. */
-  constructor(memory: WebAssembly.Memory, maxBytes: number) {
+  /**
+   * The memory never grows beyond `maxBytes`. An `imaginary` arena keeps books only: it neither grows nor clears the memory.
+   */
+  constructor(memory: WebAssembly.Memory, maxBytes: number, imaginary = false) {
     this.memory = memory;
     this.maxBytes = maxBytes;
+    this.#imaginary = imaginary;
   }
 
   /** What lies above everything that was taken, whether the runtime gives it or not. */
@@ -45,13 +51,38 @@ export class Arena {
     return this.#peakBytes;
   }
 
+  /** How long the memory must be for everything so far. */
+  get spanBytes(): number {
+    return this.#highest;
+  }
+
+  /** Whether a block of `bytes` fits without growing the memory. */
+  fits(bytes: number): boolean {
+    const rounded = roundUp(bytes);
+    return this.#top + rounded <= this.memory.buffer.byteLength || this.#holes.some((hole) => hole.bytes >= rounded);
+  }
+
+  /** Grows the memory to at least `bytes`. */
+  reserve(bytes: number): void {
+    this.#grow(bytes, bytes, 'the whole model');
+  }
+
   /** Returns the address of a block whose bytes are zero. */
   alloc(bytes: number, what: string): number {
+    const highest = this.#highest;
+    const address = this.take(bytes, what);
+    const end = Math.min(address + roundUp(bytes), highest);
+    if (!this.#imaginary && address < end) new Uint8Array(this.memory.buffer, address, end - address).fill(0);
+    return address;
+  }
+
+  /** Returns the address of a block whose bytes may be anything, for whoever writes all of them. */
+  take(bytes: number, what: string): number {
     want(Number.isSafeInteger(bytes) && bytes >= 0, 'bad-argument', 'not a number of bytes', () => ({
       where: what,
       got: `${bytes}`,
     }));
-    const rounded = Math.max(ALIGN, Math.ceil(bytes / ALIGN) * ALIGN);
+    const rounded = roundUp(bytes);
     const address = this.#fromHole(rounded) ?? this.#fromTop(rounded, what);
     this.#sizes.set(address, rounded);
     this.#usedBytes += rounded;
@@ -93,32 +124,36 @@ export class Arena {
     hole.start += bytes;
     hole.bytes -= bytes;
     if (hole.bytes === 0) this.#holes.splice(at, 1);
-    new Uint8Array(this.memory.buffer, address, bytes).fill(0);
     return address;
   }
 
   #fromTop(bytes: number, what: string): number {
     const address = this.#top;
-    const end = address + bytes;
-    const have = this.memory.buffer.byteLength;
-    if (end > have) {
-      const pages = Math.ceil((end - have) / PAGE_BYTES);
-      try {
-        if (end > this.maxBytes) throw new RangeError('beyond the limit');
-        this.memory.grow(pages);
-      } catch (cause) {
-        const facts = {
-          where: what,
-          expected: `${bytes} bytes`,
-          got: `${address} bytes in use, of at most ${this.maxBytes}${end > this.maxBytes ? '' : ', and no more from the runtime'}`,
-          hint: 'a smaller context or batch, or a smaller model',
-        };
-        throw new BitnetError('out-of-memory', 'WebAssembly memory cannot grow', facts, cause);
-      }
-    }
-    // Pages that grew just now are zero; what lay below may have been used and given back.
-    if (address < have) new Uint8Array(this.memory.buffer, address, Math.min(end, have) - address).fill(0);
-    this.#top = end;
+    if (!this.#imaginary) this.#grow(address + bytes, bytes, what);
+    this.#top = address + bytes;
+    this.#highest = Math.max(this.#highest, this.#top);
     return address;
   }
+
+  /** Makes the memory `end` bytes long, for `bytes` more of `what`. */
+  #grow(end: number, bytes: number, what: string): void {
+    const have = this.memory.buffer.byteLength;
+    if (end <= have) return;
+    try {
+      if (end > this.maxBytes) throw new RangeError('beyond the limit');
+      this.memory.grow(Math.ceil((end - have) / PAGE_BYTES));
+    } catch (cause) {
+      const facts = {
+        where: what,
+        expected: `${bytes} bytes`,
+        got: `${this.#usedBytes} bytes in use, of at most ${this.maxBytes}${end > this.maxBytes ? '' : ', and no more from the runtime'}`,
+        hint: 'a smaller context or batch, or a smaller model',
+      };
+      throw new BitnetError('out-of-memory', 'WebAssembly memory cannot grow', facts, cause);
+    }
+  }
+}
+
+function roundUp(bytes: number): number {
+  return Math.max(ALIGN, Math.ceil(bytes / ALIGN) * ALIGN);
 }

@@ -13,16 +13,19 @@ import type {
   KvCache,
   KvShape,
   QuantizedBuf,
+  Rehearsal,
   RopeStyle,
   Segment,
   Weight,
+  WeightShape,
   WeightSource,
 } from '../interface.ts';
 import { Arena } from './arena.ts';
 import { CommandList, MAX_COMMANDS, Op, type Rows } from './commands.ts';
-import { COMMAND_BYTES, MAX_PAGES, PAGE_BYTES, SCRATCH_BASE, SCRATCH_STRIDE, word } from './layout.ts';
+import { CAPACITY_BYTES, COMMAND_BYTES, PAGE_BYTES, SCRATCH_BASE, SCRATCH_STRIDE, word } from './layout.ts';
 import {
   bytesOf,
+  DENSE_CODE,
   headIndexBytes,
   kvBytes,
   paddedColumns,
@@ -36,6 +39,7 @@ import {
   wasmWeight,
 } from './memory.ts';
 import type { Pool } from './pool.ts';
+import { Uploads } from './uploads.ts';
 
 /** What `assembly/ternary-lookup.ts` needs: 8 tables, 4 channels, i16 and i32 sums of a block of 2048 rows. */
 const LOOKUP_SCRATCH = 8 * 172 * 64 + 4 * 64 + 2048 * (64 + 128);
@@ -61,25 +65,40 @@ function cacheBytes(shape: KvShape, positions: number) {
   };
 }
 
-export class WasmBackend implements Backend {
+/** Scratch of `denseTopK` for each thread. */
+function topScratchBytes(columns: number, k: number): number {
+  return columns * 8 + 1024 + k * 4;
+}
+
+export class WasmBackend implements Backend, Rehearsal {
   readonly info: BackendInfo;
   readonly #memory: WebAssembly.Memory;
   readonly #arena: Arena;
   readonly #pool: Pool;
   readonly #list: CommandList;
+  readonly #uploads: Uploads;
   readonly #thresholds: number;
   #scratchBytes = 0;
-  #uploads: Promise<unknown> = Promise.resolve();
   #disposed = false;
 
-  constructor(info: BackendInfo, memory: WebAssembly.Memory, pool: Pool, maxPages = MAX_PAGES) {
+  constructor(
+    info: BackendInfo,
+    memory: WebAssembly.Memory,
+    pool: Pool,
+    { maxBytes = CAPACITY_BYTES, imaginary = false } = {},
+  ) {
     this.info = info;
     this.#memory = memory;
-    this.#arena = new Arena(memory, maxPages * PAGE_BYTES);
+    this.#arena = new Arena(memory, maxBytes, imaginary);
     this.#pool = pool;
     this.#list = new CommandList(memory, this.#arena.alloc(MAX_COMMANDS * COMMAND_BYTES, 'command list'));
     this.#thresholds = this.#arena.alloc(THRESHOLD_STRIDE * info.nThreads, 'thresholds');
     this.#needScratch(4096);
+    const run = (op: Op, args: readonly number[]) => {
+      this.#push(op, [], [], [...args]);
+      this.#flush();
+    };
+    this.#uploads = new Uploads({ memory, arena: this.#arena, nThreads: info.nThreads, run });
   }
 
   alloc(type: BufType, shape: readonly number[]): Buf {
@@ -149,23 +168,41 @@ export class WasmBackend implements Backend {
     }
   }
 
-  upload(source: WeightSource): Promise<Weight> {
-    // One at a time: taking room for the next may grow the memory, which detaches what an unshared one is filled through.
-    const turn = this.#uploads.then(() => this.#upload(source));
-    this.#uploads = turn.catch(() => undefined);
-    return turn;
+  async upload(source: WeightSource): Promise<Weight> {
+    this.#flush(); // the memory may grow
+    if (source.kind === 'dense') this.#needScratch(source.columns * 4);
+    const { address, scale } = await this.#uploads.upload(source);
+    return new WasmWeight(source, address, scale);
   }
 
-  async #upload(source: WeightSource): Promise<Weight> {
-    if (source.kind === 'dense') this.#needScratch(source.columns * 4);
-    const address = this.#take(source.byteLength, source.name);
-    try {
-      const scale = await source.fill(new Uint8Array(this.#memory.buffer, address, source.byteLength));
-      return new WasmWeight(source, address, scale);
-    } catch (error) {
-      this.#arena.free(address);
-      throw error;
-    }
+  rehearse(): Rehearsal {
+    // The same bookkeeping over an imaginary arena; a page stands for the memory in which it notes where scratch is.
+    const page = { buffer: new ArrayBuffer(PAGE_BYTES) } as WebAssembly.Memory;
+    return new WasmBackend(this.info, page, this.#pool, { maxBytes: this.#arena.maxBytes, imaginary: true });
+  }
+
+  place(shape: WeightShape): void {
+    const { rows, columns } = shape;
+    if (shape.kind === 'dense') this.#needScratch(columns * 4);
+    this.#uploads.place(shape);
+    if (shape.kind !== 'dense' || rows < TOP_MIN_ROWS) return;
+    // It may be the head: what `denseTopK` cannot do without, which is little. A plane of codes it can.
+    this.#needScratch(topScratchBytes(columns, TOP_MAX_K));
+    const { bytes, isPlane } = headIndexBytes({ code: DENSE_CODE[shape.dtype], rows, columns });
+    if (!isPlane) this.#take(bytes, `scores of ${shape.name}`);
+  }
+
+  get spanBytes(): number {
+    return this.#arena.spanBytes;
+  }
+
+  get capacityBytes(): number {
+    return this.#arena.maxBytes;
+  }
+
+  reserve(bytes: number): void {
+    this.#flush();
+    this.#arena.reserve(bytes);
   }
 
   memory(): { usedBytes: number; peakBytes: number } {
@@ -291,7 +328,7 @@ export class WasmBackend implements Backend {
   /** Where what `denseTopK` needs of a matrix is; made at the first call. Undefined where computing all rows is as good. */
   #headIndex(w: WasmWeight, k: number): number | undefined {
     if (w.rows < TOP_MIN_ROWS || w.columns % 16 !== 0 || w.columns > TOP_MAX_COLUMNS || k > TOP_MAX_K) return undefined;
-    this.#needScratch(w.columns * 8 + 1024 + k * 4);
+    this.#needScratch(topScratchBytes(w.columns, k));
     if (w.index !== undefined) return w.index;
     const { bytes, isPlane } = headIndexBytes(w);
     try {

@@ -26,6 +26,9 @@ export const Op = {
   HEAD_INDEX: 13,
   HEAD_SCORE: 14,
   HEAD_EXACT: 15,
+  CHECK_WEIGHTS: 40,
+  REPACK: 41,
+  REQUANTIZE: 42,
 } as const;
 export type Op = (typeof Op)[keyof typeof Op];
 

@@ -35,8 +35,10 @@ export const GONE = 904;
 /** First address of the arena. */
 export const ARENA_START = 4096;
 export const PAGE_BYTES = 65536;
-/** What a 32-bit WebAssembly memory can hold: 65536 pages. */
+/** What a 32-bit WebAssembly memory can hold: 65536 pages, 4 GiB. */
 export const MAX_PAGES = 65536;
+/** What we put there: one page less, so that the end of the last block is an address too and not 2^32 = 0. */
+export const CAPACITY_BYTES = (MAX_PAGES - 1) * PAGE_BYTES;
 
 /** Writes the constants that kernels read at function entry; see `assembly/layout.ts`. */
 export function writeConstants(memory: WebAssembly.Memory): void {

@@ -13,11 +13,11 @@ import type {
   KvType,
   QuantizedBuf,
   Weight,
-  WeightSource,
+  WeightShape,
 } from '../interface.ts';
 
 /** Order as in `assembly/dense.ts`. */
-const DENSE_CODE: Record<DenseType, number> = { F32: 0, F16: 1, BF16: 2, Q8_0: 3, Q6_K: 4 };
+export const DENSE_CODE: Record<DenseType, number> = { F32: 0, F16: 1, BF16: 2, Q8_0: 3, Q6_K: 4 };
 
 export class WasmBuf implements Buf {
   readonly type: BufType;
@@ -98,7 +98,7 @@ export class WasmWeight implements Weight {
   /** Address of what `denseTopK` needs besides the rows (`assembly/head.ts`), once it was asked for. */
   index: number | undefined;
 
-  constructor(source: WeightSource, address: number, scale: number) {
+  constructor(source: WeightShape, address: number, scale: number) {
     this.kind = source.kind;
     this.name = source.name;
     this.rows = source.rows;
@@ -121,7 +121,7 @@ export function bytesOf(type: 'f32' | 'f16'): number {
 /**
  * Bytes that `denseTopK` needs besides the rows: a norm for each; for floats also an error, a scale and int8 codes, the plane.
  */
-export function headIndexBytes(w: WasmWeight): { bytes: number; isPlane: boolean } {
+export function headIndexBytes(w: Pick<WasmWeight, 'code' | 'rows' | 'columns'>): { bytes: number; isPlane: boolean } {
   const isPlane = w.code !== DENSE_CODE.Q8_0 && w.code !== DENSE_CODE.Q6_K;
   return { bytes: isPlane ? Math.ceil((w.rows * 12) / 64) * 64 + w.rows * w.columns : w.rows * 4, isPlane };
 }

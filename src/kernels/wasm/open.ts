@@ -7,7 +7,7 @@ import { BitnetError, want } from '../../errors.ts';
 import type { Backend, BackendInfo } from '../interface.ts';
 import { WasmBackend } from './backend.ts';
 import type { VariantName, WasmHost } from './host.ts';
-import { MAX_PAGES, writeConstants } from './layout.ts';
+import { CAPACITY_BYTES, MAX_PAGES, PAGE_BYTES, writeConstants } from './layout.ts';
 import { Pool } from './pool.ts';
 import { type Choice, chooseVariant, fastestVariant, VARIANT_NAMES } from './variants.ts';
 
@@ -125,5 +125,5 @@ async function openBackend(
     exact: true,
     notes,
   };
-  return new WasmBackend(info, memory, pool, maxPages);
+  return new WasmBackend(info, memory, pool, { maxBytes: Math.min(maxPages * PAGE_BYTES, CAPACITY_BYTES) });
 }

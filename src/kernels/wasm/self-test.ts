@@ -13,7 +13,10 @@
  * @module
  */
 
-import type { Backend, Buf, DenseType, QuantizedBuf, RopeStyle, Weight } from '../interface.ts';
+import { dtypeByName, type TernaryDTypeName } from '../../tensors/dtype.ts';
+import { loadPacked, type ReadTensor } from '../../tensors/load.ts';
+import { loadRequantized } from '../../tensors/requantize.ts';
+import type { Backend, Buf, DenseType, QuantizedBuf, RopeStyle, Weight, WeightShape } from '../interface.ts';
 
 /** One kernel's part of the test. */
 interface Check {
@@ -171,6 +174,62 @@ async function elementwise(kit: Kit, op: 'gatedRelu2' | 'gatedSilu' | 'add'): Pr
   await kit.take(out);
 }
 
+/**
+ * A matrix offered as it lies in a file, and the same by `fill`: a backend that makes its own form of the first must come to the
+ * second. Then its products with one token.
+ */
+async function offer(
+  kit: Kit,
+  shape: WeightShape,
+  encoded: DenseType | TernaryDTypeName,
+  bytes: Uint8Array,
+  fill: Fill,
+) {
+  const { backend } = kit;
+  const read = async (target: Uint8Array, offsetBytes: number) =>
+    target.set(bytes.subarray(offsetBytes, offsetBytes + target.length));
+  const weight = await backend.upload({
+    ...shape,
+    fill: (target) => fill(read, target),
+    encoded: { dtype: encoded, read, factor: 1 },
+  });
+  const { rows, columns } = shape;
+  const [x, out] = [kit.floats(1, columns), backend.alloc('f32', [1, rows])];
+  const q = backend.allocQuantized(1, columns);
+  backend.quantizeRows(q, x, 1);
+  if (shape.kind === 'ternary') backend.ternaryMatmul(out, weight, q, 1);
+  else backend.denseMatmul(out, weight, x, 1);
+  await kit.take(out);
+}
+
+type Fill = (read: ReadTensor, target: Uint8Array) => Promise<number>;
+
+async function offerAll(kit: Kit): Promise<void> {
+  const [rows, columns] = [3, 256];
+  const ternary = { kind: 'ternary', name: 'self-test', rows, columns, byteLength: (rows * columns) / 4 } as const;
+  // Repacked: blocks of 66 bytes, the last two a scale of 0.25.
+  const blocks = kit.bytes(rows * 66);
+  for (let i = 0; i < blocks.length; i++) blocks[i] &= ~((blocks[i] << 1) & 0xaa);
+  for (let at = 64; at < blocks.length; at += 66) blocks.set([0x00, 0x34], at);
+  await offer(kit, ternary, 'TQ2_0', blocks, (read, target) =>
+    loadPacked({ where: 'self-test', dtype: 'TQ2_0', rows, columns }, read, target),
+  );
+  // Made smaller.
+  const halves = denseBytes(kit, 'F16', rows, columns);
+  const dense = { kind: 'dense', dtype: 'Q8_0', name: 'self-test', rows, columns, byteLength: rows * 272 } as const;
+  await offer(kit, dense, 'F16', halves, async (read, target) => {
+    const matrix = { where: 'self-test', dtype: dtypeByName('F16'), elements: rows * columns, to: 'Q8_0' } as const;
+    await loadRequantized(matrix, read, target);
+    return 1;
+  });
+  // Checked in place: codes of 3 leave the matrix to `fill`. Last, so that no op before finds its answer already given.
+  const codes = kit.bytes((rows * columns) / 4 + 32).fill(0xff, 5, 6);
+  await offer(kit, ternary, 'I2_S', codes, async (_, target) => {
+    target.fill(0x92);
+    return 0.5;
+  });
+}
+
 /** Order is that of the command list's opcodes. */
 export const CHECKS: readonly Check[] = [
   {
@@ -303,6 +362,7 @@ export const CHECKS: readonly Check[] = [
       await kit.take(out);
     },
   },
+  { op: 'upload', digest: 418939494, program: offerAll },
 ];
 
 /** The digest of one check on a backend. */

@@ -8,7 +8,7 @@
 import type { BackendInfo } from '../interface.ts';
 import { WasmBackend } from './backend.ts';
 import type { VariantName } from './host.ts';
-import { writeConstants } from './layout.ts';
+import { PAGE_BYTES, writeConstants } from './layout.ts';
 import * as modules from './module.generated.ts';
 import { Pool } from './pool.ts';
 import { selfTest } from './self-test.ts';
@@ -61,7 +61,7 @@ export async function openUntested(variant: Variant): Promise<WasmBackend> {
   writeConstants(memory);
   const pool = await Pool.start(memory, variant, 1, undefined);
   const info: BackendInfo = { name: 'wasm', variant: variant.name, nThreads: 1, exact: true, notes: [] };
-  return new WasmBackend(info, memory, pool, MAX_TEST_PAGES);
+  return new WasmBackend(info, memory, pool, { maxBytes: MAX_TEST_PAGES * PAGE_BYTES });
 }
 
 /** What a choice led to. */

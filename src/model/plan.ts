@@ -1,0 +1,247 @@
+/**
+ * What a model will take in a backend's memory, reckoned from its table of tensors before any weight is read; and what is
+ * done where that is too much: tables of floats are requantised while they are loaded, or loading is refused.
+ * @module
+ */
+
+import { BitnetError, want } from '../errors.ts';
+import type { GgufFile, GgufTensor } from '../formats/gguf/types.ts';
+import type { Backend, DenseType, KvShape, Rehearsal, WeightShape } from '../kernels/interface.ts';
+import { dtypeByName, isTernary } from '../tensors/dtype.ts';
+import { packedBytes } from '../tensors/packed.ts';
+import { canRequantize, type SmallType } from '../tensors/requantize.ts';
+import { architectureOf } from './architectures.ts';
+import { type ModelConfig, readConfig } from './config.ts';
+import { createScratch } from './graph.ts';
+import { matchTensors } from './tensors.ts';
+
+/** Types in which a dense weight may be loaded. */
+export const DENSE_TYPES: readonly string[] = ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K'] satisfies DenseType[];
+
+/**
+ * In which type embedding and head are kept. `file`: as they are. `Q8_0`, `Q6_K`: tables of floats are requantised while
+ * loading; those that are quantised already stay. `auto`: the first of these three with which the model fits.
+ */
+export type TableType = (typeof TABLE_TYPES)[number];
+export const TABLE_TYPES = ['auto', 'file', 'Q8_0', 'Q6_K'] as const;
+
+export interface PlanOptions {
+  /** Tokens of one step. */
+  readonly batchSize: number;
+  /** The cache of one session. */
+  readonly kv: KvShape;
+  readonly tables?: TableType | undefined;
+}
+
+export interface MemoryPlan {
+  /** Tensors that are kept in another type than the file's. */
+  readonly requantized: ReadonlyMap<string, SmallType>;
+  /** How long the backend's memory must be for all of it; undefined where it has no ceiling. */
+  readonly spanBytes: number | undefined;
+  /** What the user should know: which tables are not as in the file, and why. */
+  readonly notes: readonly string[];
+}
+
+/** The tensors that a model consists of, by name, and its hyper-parameters; refuses files that do not fit together. */
+export function modelTensors(gguf: GgufFile): ModelTensors {
+  const config = readModelConfig(gguf);
+  const rules = architectureOf(config.architecture).tensors(config);
+  const tensors = matchTensors(gguf, rules);
+  for (const rule of rules) if (rule.kind === 'ignored') tensors.delete(rule.name);
+  const matrices = new Set(rules.filter((rule) => rule.kind === 'matrix').map((rule) => rule.name));
+  return { config, tensors, matrices };
+}
+
+export interface ModelTensors {
+  readonly config: ModelConfig;
+  /** All that are loaded. */
+  readonly tensors: ReadonlyMap<string, GgufTensor>;
+  /** Names of those that multiply; the others are gains and factors. */
+  readonly matrices: ReadonlySet<string>;
+}
+
+/** Reads hyper-parameters and architecture without loading anything. */
+export function readModelConfig(gguf: GgufFile): ModelConfig {
+  return readConfig(gguf, architectureOf(gguf.getString('general.architecture')));
+}
+
+/** What a matrix is in memory: ternary ones packed, dense ones as in the file or as `type`. `where` is for messages. */
+export function weightShape(tensor: GgufTensor, where: string, type?: SmallType): WeightShape {
+  const { name, dtype } = tensor;
+  const [columns, rows] = [tensor.shape[0] ?? 1, tensor.shape[1] ?? 1];
+  if (isTernary(dtype)) return { name, rows, columns, kind: 'ternary', byteLength: packedBytes(rows, columns) };
+  const isDense = DENSE_TYPES.includes(dtype.name);
+  want(isDense, 'unsupported-type', `type ${dtype.name} ${dtype.why ?? 'is not a weight'}`, () => ({
+    where,
+    expected: `I2_S, TQ1_0, TQ2_0, ${DENSE_TYPES.join(', ')}`,
+  }));
+  if (type === undefined) {
+    return { name, rows, columns, kind: 'dense', dtype: dtype.name as DenseType, byteLength: tensor.byteLength };
+  }
+  const { blockBytes, blockElements } = dtypeByName(type);
+  return { name, rows, columns, kind: 'dense', dtype: type, byteLength: (rows * columns * blockBytes) / blockElements };
+}
+
+/** Reckons the memory of `gguf` in `backend` and decides how its tables are kept. Throws `out-of-memory` with the numbers. */
+export function planMemory(gguf: GgufFile, backend: Backend, options: PlanOptions): MemoryPlan {
+  const { tables = 'auto' } = options;
+  const model = { label: gguf.label, ...modelTensors(gguf) };
+  const only = tables === 'auto' ? 'file' : tables;
+  if (backend.rehearse === undefined) {
+    const requantized = requantizedAs(model, only);
+    return { requantized, spanBytes: undefined, notes: notesOf(model, requantized, 'as asked') };
+  }
+  const candidates = tables === 'auto' ? (['file', 'Q8_0', 'Q6_K'] as const) : [only];
+  const reckonings = candidates.map((candidate) => {
+    const requantized = requantizedAs(model, candidate);
+    return { requantized, ...reckon(model, rehearsalOf(backend), requantized, options) };
+  });
+  const found = reckonings.find((one) => one.spanBytes <= one.capacityBytes);
+  if (found !== undefined) {
+    const { requantized, spanBytes } = found;
+    const first = reckonings[0];
+    const why =
+      tables === 'auto'
+        ? `since it would need ${gib(first.spanBytes)} and there are ${gib(first.capacityBytes)}`
+        : 'as asked';
+    return { requantized, spanBytes, notes: notesOf(model, requantized, why) };
+  }
+  throw tooLarge(model, backend, reckonings[reckonings.length - 1], options);
+}
+
+interface PlannedModel extends ModelTensors {
+  readonly label: string;
+}
+
+/** Bytes of the parts, and of the whole with what lies between them. */
+interface Reckoning {
+  readonly projections: number;
+  readonly tables: number;
+  readonly scratch: number;
+  readonly kv: number;
+  readonly spanBytes: number;
+  readonly capacityBytes: number;
+}
+
+/** Read when loading, or used by TypeScript, so never in a backend's memory. */
+function isFactor(name: string): boolean {
+  return name.endsWith('.scale') || name === 'rope_freqs.weight';
+}
+
+function isTable(name: string): boolean {
+  return name === 'token_embd.weight' || name === 'output.weight';
+}
+
+function requantizedAs({ label, tensors }: PlannedModel, type: 'file' | SmallType): Map<string, SmallType> {
+  const found = new Map<string, SmallType>();
+  if (type === 'file') return found;
+  for (const tensor of tensors.values()) {
+    if (!isTable(tensor.name)) continue;
+    // Q6_K has longer blocks: rows that do not fill them may still fill those of Q8_0.
+    const fitting = ([type, 'Q8_0'] as const).find((one) => canRequantize(tensor.dtype, tensor.shape[0] ?? 1, one));
+    if (fitting !== undefined) found.set(tensor.name, fitting);
+    weightShape(tensor, `${label}: ${tensor.name}`, fitting);
+  }
+  return found;
+}
+
+/** Makes the calls of loading, of the first step and of one session. */
+function reckon(
+  { label, config, tensors, matrices }: PlannedModel,
+  memory: Rehearsal,
+  requantized: ReadonlyMap<string, SmallType>,
+  { batchSize, kv }: PlanOptions,
+): Reckoning {
+  const used = () => memory.memory().usedBytes;
+  let tables = 0;
+  let projections = 0;
+  for (const [name, tensor] of tensors) {
+    if (matrices.has(name)) {
+      const shape = weightShape(tensor, `${label}: ${name}`, requantized.get(name));
+      memory.place(shape);
+      if (isTable(name)) tables += shape.byteLength;
+      else projections += shape.byteLength;
+    } else if (!isFactor(name)) {
+      memory.alloc('f32', [tensor.elements]);
+      projections += tensor.elements * 4;
+    }
+  }
+  createScratch(memory, config, batchSize);
+  const scratch = used() - tables - projections;
+  const before = used();
+  memory.allocKv(kv);
+  const { spanBytes, capacityBytes } = memory;
+  return { projections, tables, scratch, kv: used() - before, spanBytes, capacityBytes };
+}
+
+function rehearsalOf(backend: Backend): Rehearsal {
+  const rehearsal = backend.rehearse?.();
+  if (rehearsal === undefined) throw new Error('not a backend with a ceiling');
+  return rehearsal;
+}
+
+/** One note for the tables of one type that become another. */
+function notesOf({ tensors }: PlannedModel, requantized: ReadonlyMap<string, SmallType>, why: string): string[] {
+  const groups = new Map<string, { names: string[]; bytes: number; fileBytes: number }>();
+  for (const [name, type] of requantized) {
+    const tensor = tensors.get(name);
+    if (tensor === undefined) throw new Error(`${name} was not matched`);
+    const kept = `kept as ${type} instead of the file's ${tensor.dtype.name}`;
+    const { names, bytes, fileBytes } = groups.get(kept) ?? { names: [], bytes: 0, fileBytes: 0 };
+    const { byteLength } = weightShape(tensor, name, type);
+    groups.set(kept, {
+      names: [...names, name],
+      bytes: bytes + byteLength,
+      fileBytes: fileBytes + tensor.byteLength,
+    });
+  }
+  return [...groups].map(([kept, { names, bytes, fileBytes }]) => {
+    const sizes = `${gib(bytes)} instead of ${gib(fileBytes)}`;
+    return `${names.join(' and ')} ${kept} (${sizes}), ${why}: logits are those of the requantised values`;
+  });
+}
+
+function tooLarge(
+  model: PlannedModel,
+  backend: Backend,
+  last: Reckoning & { readonly requantized: ReadonlyMap<string, SmallType> },
+  options: PlanOptions,
+): BitnetError {
+  const fits = (contextSize: number) => {
+    const kv = { ...options.kv, contextSize };
+    const { spanBytes, capacityBytes } = reckon(model, rehearsalOf(backend), last.requantized, { ...options, kv });
+    return spanBytes <= capacityBytes;
+  };
+  let [largest, beyond] = [0, options.kv.contextSize];
+  while (beyond - largest > 1) {
+    const middle = Math.floor((largest + beyond) / 2);
+    if (fits(middle)) largest = middle;
+    else beyond = middle;
+  }
+  const types = new Set(last.requantized.values());
+  const kept = types.size === 0 ? '' : ` (as ${[...types].join(' and ')})`;
+  const parts = [
+    `projections and norms ${gib(last.projections)}`,
+    `embedding and head ${gib(last.tables)}${kept}`,
+    `KV cache of ${options.kv.contextSize} positions ${gib(last.kv)}`,
+    `scratch ${gib(last.scratch)}`,
+  ];
+  return new BitnetError('out-of-memory', `does not fit into the memory of backend ${backend.info.name}`, {
+    where: model.label,
+    expected: `at most ${gib(last.capacityBytes)} (${last.capacityBytes} bytes)`,
+    got: `${gib(last.spanBytes)} (${last.spanBytes} bytes): ${parts.join(', ')}`,
+    hint: adviceOf(largest, options),
+  });
+}
+
+function adviceOf(largestContext: number, { tables = 'auto' }: PlanOptions): string {
+  const context =
+    largestContext === 0
+      ? 'not even one position would fit: it takes a smaller model'
+      : `a context of ${largestContext} positions would fit: -c, or planFor.contextSize`;
+  return tables === 'file' ? `${context}; --embd-type auto, or embeddingType, makes the tables smaller` : context;
+}
+
+function gib(bytes: number): string {
+  return `${(bytes / 2 ** 30).toFixed(2)} GiB`;
+}
