@@ -18,6 +18,7 @@
 
 import { DENSE_F16, DENSE_Q6_K, DENSE_Q8_0, decodeRow, dotF16, rebias } from './dense';
 import { HIGH_PAIRS, LOW_NIBBLES } from './layout';
+import { f16ToF32 } from './math';
 import { absmax } from './quantize';
 import { dot16 } from './sums';
 import { dotPairs, sumLanes } from './ternary-matmul';
@@ -333,14 +334,6 @@ export function scorePlane4(sums: usize, codes: usize, apart: usize, x: usize, l
   store<i32>(sums, sumLanes(d), 12);
 }
 
-/** A half that is neither infinite nor NaN. */
-// @ts-ignore: decorator
-@inline
-function scaleOf(half: usize): f32 {
-  const h = <i32>load<i16>(half);
-  return reinterpret<f32>((h << 13) & 0x8fffe000) * reinterpret<f32>(0x77800000);
-}
-
 /** Sum over blocks of 32 of d times (codes times x codes). */
 export function scoreQ8_0(row: usize, x: usize, columns: i32): f32 {
   let total = f32x4.splat(0);
@@ -353,7 +346,7 @@ export function scoreQ8_0(row: usize, x: usize, columns: i32): f32 {
       i32x4.dot_i16x8_s(v128.load8x8_s(row, 18), v128.load(x, 32)),
       i32x4.dot_i16x8_s(v128.load8x8_s(row, 26), v128.load(x, 48)),
     );
-    total = f32x4.add(total, f32x4.mul(f32x4.convert_i32x4_s(i32x4.add(a, b)), f32x4.splat(scaleOf(row))));
+    total = f32x4.add(total, f32x4.mul(f32x4.convert_i32x4_s(i32x4.add(a, b)), f32x4.splat(f16ToF32(load<i16>(row)))));
   }
   return sumFloats(total);
 }
@@ -458,7 +451,7 @@ export function scoreQ6_K(row: usize, x: usize, columns: i32): f32 {
         i32x4.shuffle(s, s, 3, 3, 3, 3),
       );
     }
-    const scale = scaleOf(row + 208) * load<f32>(x, X_SCALE);
+    const scale = f16ToF32(load<i16>(row, 208)) * load<f32>(x, X_SCALE);
     total = f32x4.add(total, f32x4.mul(f32x4.convert_i32x4_s(sum), f32x4.splat(scale)));
   }
   return sumFloats(total);

@@ -57,10 +57,18 @@ export function f16ToF32x4(h: v128, mask: v128, rebias: v128): v128 {
   return v128.or(y, v128.and(special, v128.load(F32_INFINITY)));
 }
 
+/**
+ * The bits of one f16 to f32. Not by the product above: the small scales of blocks are subnormal halves, and a product of a
+ * subnormal f32 takes processors twenty times as long (measured: the scores of a Q6_K head, 41 instead of 15 ms).
+ */
 // @ts-ignore: decorator
 @inline
 export function f16ToF32(h: i32): f32 {
-  return f32x4.extract_lane(f16ToF32x4(i32x4.splat(h), v128.load(F16_MASK), v128.load(F16_SCALE)), 0);
+  const sign = (h & 0x8000) << 16;
+  const exponent = h & 0x7c00;
+  if (exponent == 0) return reinterpret<f32>(sign | reinterpret<i32>(f32(h & 0x3ff) * <f32>5.9604644775390625e-8)); // 2^-24
+  const rebias = exponent == 0x7c00 ? 0x70000000 : 0x38000000;
+  return reinterpret<f32>(sign | (((h & 0x7fff) << 13) + rebias));
 }
 
 /**
