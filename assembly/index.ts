@@ -45,7 +45,7 @@ export { absmax, quantizeRow, quantizeRows } from './quantize';
 export { encodeQ6, encodeQ8, hasCode3, hasExponent16, hasExponent32, recutI2S, repackTQ1, repackTQ2 } from './repack';
 export { rope, rotateHalves, rotateNeighbours } from './rope';
 export { dot16, dot16x2 } from './sums';
-export { addPass8, addPass16, addPass32, buildTable, finishBlock, transpose, widen } from './ternary-lookup';
+export { addPass8, addPass16, addPass32, buildTable, buildTable8, finishBlock, transpose8, widen } from './ternary-lookup';
 export { dot4, matvec1, matvec2, matvec4, unpackRow } from './ternary-matmul';
 
 const OP_EMBED: i32 = 1;

@@ -22,13 +22,13 @@ export const LOOKUP_TOKENS: i32 = 8;
 const PASS_BYTES: usize = 8;
 /** Bytes of a row between two widenings: 7 passes, 224 channels. */
 const FLUSH_BYTES: usize = 56;
-const BLOCK_ROWS: i32 = 2048;
+const BLOCK_ROWS: i32 = 4096;
 /** Room of a table: 171 entries for 32 tokens, and one so that tables do not begin at multiples of a power of two. */
 const TABLE_BYTES: usize = 172 * 64;
 
-// Scratch: tables, 4 transposed channels, i16 sums, i32 sums. LOOKUP_SCRATCH of src/kernels/wasm/backend.ts is the total.
+// Scratch: tables, 32 transposed channels, i16 sums, i32 sums. LOOKUP_SCRATCH of src/kernels/wasm/backend.ts is the total.
 const CHANNELS_AT: usize = 8 * TABLE_BYTES;
-const SUMS16_AT: usize = CHANNELS_AT + 4 * 64;
+const SUMS16_AT: usize = CHANNELS_AT + 32 * 64;
 const SUMS32_AT: usize = SUMS16_AT + <usize>BLOCK_ROWS * 64;
 
 export function ternaryLookup(
@@ -96,9 +96,11 @@ function sumBlock(
     const end = min(flush + FLUSH_BYTES, rowBytes);
     memory.fill(sums, 0, sumBytes);
     for (let at = flush; at < end; at += PASS_BYTES) {
+      transpose(scratch + CHANNELS_AT, entryBytes, q + (at >> 5) * 128 + (at & 31), stride, nTokens);
       for (let byte: usize = 0; byte < PASS_BYTES; byte++) {
-        transpose(scratch + CHANNELS_AT, entryBytes, q, stride, nTokens, at + byte);
-        buildTable(scratch + byte * TABLE_BYTES, scratch + CHANNELS_AT, entryBytes);
+        const channels = scratch + CHANNELS_AT + byte * 4 * entryBytes;
+        if (entryBytes == 16) buildTable8(scratch + byte * TABLE_BYTES, channels);
+        else buildTable(scratch + byte * TABLE_BYTES, channels, entryBytes);
       }
       if (entryBytes == 64) addPass32(scratch, sums, packed + at, rowBytes, nRows);
       else if (entryBytes == 32) addPass16(scratch, sums, packed + at, rowBytes, nRows);
@@ -109,49 +111,127 @@ function sumBlock(
 }
 
 /**
- * The four channels of one byte as i16 (4, tile). Byte p of block b holds channels 128 b + p, + 32, + 64, + 96. Tokens
- * beyond the last are zero.
+ * The channels of a pass as i16 (8 bytes, 4, tile): byte p of block b holds channels 128 b + p, + 32, + 64, + 96. `q` is the
+ * first token's first one. Tokens beyond the last are zero.
  */
-export function transpose(target: usize, entryBytes: usize, q: usize, stride: usize, nTokens: i32, byte: usize): void {
-  let from = q + (byte >> 5) * 128 + (byte & 31);
-  memory.fill(target, 0, 4 * entryBytes);
-  for (const end = target + (<usize>nTokens << 1); target < end; target += 2, from += stride) {
-    store<i16>(target, load<i8>(from));
-    store<i16>(target + entryBytes, load<i8>(from, 32));
-    store<i16>(target + 2 * entryBytes, load<i8>(from, 64));
-    store<i16>(target + 3 * entryBytes, load<i8>(from, 96));
-  }
-}
-
-/** Entry c0 << 6 | c1 << 4 | c2 << 2 | c3 = sum of (c - 1) * x, for eight tokens at a time. */
-export function buildTable(table: usize, channels: usize, entryBytes: usize): void {
-  for (let column: usize = 0; column < entryBytes; column += 16) {
-    const x0 = v128.load(channels + column);
-    const x1 = v128.load(channels + column + entryBytes);
-    const x2 = v128.load(channels + column + 2 * entryBytes);
-    const x3 = v128.load(channels + column + 3 * entryBytes);
-    let a = i16x8.neg(x0);
-    for (let c0: usize = 0; c0 < 3; c0++) {
-      let b = i16x8.sub(a, x1);
-      for (let c1: usize = 0; c1 < 3; c1++) {
-        let at = table + column + ((c0 << 6) | (c1 << 4)) * entryBytes;
-        storeThree(at, entryBytes, i16x8.sub(b, x2), x3);
-        at += 4 * entryBytes;
-        storeThree(at, entryBytes, b, x3);
-        storeThree(at + 4 * entryBytes, entryBytes, i16x8.add(b, x2), x3);
-        b = i16x8.add(b, x1);
-      }
-      a = i16x8.add(a, x0);
+export function transpose(target: usize, entryBytes: usize, q: usize, stride: usize, nTokens: i32): void {
+  for (let quarter: usize = 0; quarter < 4; quarter++) {
+    for (let token = 0; (<usize>token << 1) < entryBytes; token += 8) {
+      const to = target + quarter * entryBytes + (<usize>token << 1);
+      transpose8(to, 4 * entryBytes, q + 32 * quarter + <usize>token * stride, stride, nTokens - token);
     }
   }
 }
 
 // @ts-ignore: decorator
 @inline
-function storeThree(at: usize, entryBytes: usize, sum: v128, x: v128): void {
-  v128.store(at, i16x8.sub(sum, x));
-  v128.store(at + entryBytes, sum);
-  v128.store(at + 2 * entryBytes, i16x8.add(sum, x));
+function channelsOf(q: usize, present: bool): v128 {
+  return present ? v128.load8x8_s(q) : i16x8.splat(0);
+}
+
+/** Eight channels of eight tokens, of which `left` are there; a channel's row goes to every `apart` bytes of `target`. */
+export function transpose8(target: usize, apart: usize, q: usize, stride: usize, left: i32): void {
+  const r0 = channelsOf(q, left > 0);
+  const r1 = channelsOf(q + stride, left > 1);
+  const r2 = channelsOf(q + 2 * stride, left > 2);
+  const r3 = channelsOf(q + 3 * stride, left > 3);
+  const r4 = channelsOf(q + 4 * stride, left > 4);
+  const r5 = channelsOf(q + 5 * stride, left > 5);
+  const r6 = channelsOf(q + 6 * stride, left > 6);
+  const r7 = channelsOf(q + 7 * stride, left > 7);
+  // Neighbouring tokens, then pairs, then fours come together: 16, 32, 64 bits.
+  const a0 = i16x8.shuffle(r0, r1, 0, 8, 1, 9, 2, 10, 3, 11);
+  const a1 = i16x8.shuffle(r0, r1, 4, 12, 5, 13, 6, 14, 7, 15);
+  const a2 = i16x8.shuffle(r2, r3, 0, 8, 1, 9, 2, 10, 3, 11);
+  const a3 = i16x8.shuffle(r2, r3, 4, 12, 5, 13, 6, 14, 7, 15);
+  const a4 = i16x8.shuffle(r4, r5, 0, 8, 1, 9, 2, 10, 3, 11);
+  const a5 = i16x8.shuffle(r4, r5, 4, 12, 5, 13, 6, 14, 7, 15);
+  const a6 = i16x8.shuffle(r6, r7, 0, 8, 1, 9, 2, 10, 3, 11);
+  const a7 = i16x8.shuffle(r6, r7, 4, 12, 5, 13, 6, 14, 7, 15);
+  const b0 = i32x4.shuffle(a0, a2, 0, 4, 1, 5);
+  const b1 = i32x4.shuffle(a0, a2, 2, 6, 3, 7);
+  const b2 = i32x4.shuffle(a1, a3, 0, 4, 1, 5);
+  const b3 = i32x4.shuffle(a1, a3, 2, 6, 3, 7);
+  const b4 = i32x4.shuffle(a4, a6, 0, 4, 1, 5);
+  const b5 = i32x4.shuffle(a4, a6, 2, 6, 3, 7);
+  const b6 = i32x4.shuffle(a5, a7, 0, 4, 1, 5);
+  const b7 = i32x4.shuffle(a5, a7, 2, 6, 3, 7);
+  v128.store(target, i64x2.shuffle(b0, b4, 0, 2));
+  v128.store(target + apart, i64x2.shuffle(b0, b4, 1, 3));
+  v128.store(target + 2 * apart, i64x2.shuffle(b1, b5, 0, 2));
+  v128.store(target + 3 * apart, i64x2.shuffle(b1, b5, 1, 3));
+  v128.store(target + 4 * apart, i64x2.shuffle(b2, b6, 0, 2));
+  v128.store(target + 5 * apart, i64x2.shuffle(b2, b6, 1, 3));
+  v128.store(target + 6 * apart, i64x2.shuffle(b3, b7, 0, 2));
+  v128.store(target + 7 * apart, i64x2.shuffle(b3, b7, 1, 3));
+}
+
+/**
+ * Entry c0 << 6 | c1 << 4 | c2 << 2 | c3 = sum of (c - 1) * x, for sixteen tokens at a time: two vectors side by side, which a
+ * runtime may join into one of 256 bits.
+ */
+export function buildTable(table: usize, channels: usize, entryBytes: usize): void {
+  for (let column: usize = 0; column < entryBytes; column += 32) {
+    const x = channels + column;
+    const y = x + entryBytes;
+    const z2 = x + 2 * entryBytes;
+    const z3 = x + 3 * entryBytes;
+    let a0 = i16x8.neg(v128.load(x));
+    let a1 = i16x8.neg(v128.load(x, 16));
+    for (let c0: usize = 0; c0 < 3; c0++) {
+      let b0 = i16x8.sub(a0, v128.load(y));
+      let b1 = i16x8.sub(a1, v128.load(y, 16));
+      for (let c1: usize = 0; c1 < 3; c1++) {
+        const x2 = v128.load(z2);
+        const y2 = v128.load(z2, 16);
+        const x3 = v128.load(z3);
+        const y3 = v128.load(z3, 16);
+        const at = table + column + ((c0 << 6) | (c1 << 4)) * entryBytes;
+        storeThree(at, entryBytes, i16x8.sub(b0, x2), i16x8.sub(b1, y2), x3, y3);
+        storeThree(at + 4 * entryBytes, entryBytes, b0, b1, x3, y3);
+        storeThree(at + 8 * entryBytes, entryBytes, i16x8.add(b0, x2), i16x8.add(b1, y2), x3, y3);
+        b0 = i16x8.add(b0, v128.load(y));
+        b1 = i16x8.add(b1, v128.load(y, 16));
+      }
+      a0 = i16x8.add(a0, v128.load(x));
+      a1 = i16x8.add(a1, v128.load(x, 16));
+    }
+  }
+}
+
+// @ts-ignore: decorator
+@inline
+function storeThree(at: usize, entryBytes: usize, sum0: v128, sum1: v128, x: v128, y: v128): void {
+  v128.store(at, i16x8.sub(sum0, x));
+  v128.store(at, i16x8.sub(sum1, y), 16);
+  v128.store(at + entryBytes, sum0);
+  v128.store(at + entryBytes, sum1, 16);
+  v128.store(at + 2 * entryBytes, i16x8.add(sum0, x));
+  v128.store(at + 2 * entryBytes, i16x8.add(sum1, y), 16);
+}
+
+/** The same for a tile of eight tokens. */
+export function buildTable8(table: usize, channels: usize): void {
+  const x0 = v128.load(channels);
+  const x1 = v128.load(channels, 16);
+  const x2 = v128.load(channels, 32);
+  const x3 = v128.load(channels, 48);
+  let a = i16x8.neg(x0);
+  for (let c0: usize = 0; c0 < 3; c0++) {
+    let b = i16x8.sub(a, x1);
+    for (let c1: usize = 0; c1 < 3; c1++) {
+      let sum = i16x8.sub(b, x2);
+      for (let c2: usize = 0; c2 < 3; c2++) {
+        const at = table + (((c0 << 6) | (c1 << 4) | (c2 << 2)) << 4);
+        v128.store(at, i16x8.sub(sum, x3));
+        v128.store(at, sum, 16);
+        v128.store(at, i16x8.add(sum, x3), 32);
+        sum = i16x8.add(sum, x2);
+      }
+      b = i16x8.add(b, x1);
+    }
+    a = i16x8.add(a, x0);
+  }
 }
 
 // The three widths of a pass: each adds the eight entries that a row's eight bytes name to the row's i16 sums. A byte times
