@@ -239,47 +239,48 @@ export function buildTable8(table: usize, channels: usize): void {
 
 export function addPass32(tables: usize, sums: usize, weights: usize, rowBytes: usize, nRows: i32): void {
   for (const end = sums + (<usize>nRows << 6); sums < end; sums += 64, weights += rowBytes) {
-    const w = load<u64>(weights);
+    let w = load<u32>(weights);
     let a = v128.load(sums);
     let b = v128.load(sums, 16);
     let c = v128.load(sums, 32);
     let d = v128.load(sums, 48);
-    let t = tables + (<usize>(w << 6) & 0x3fc0);
+    let t = tables + ((w << 6) & 0x3fc0);
     a = i16x8.add(a, v128.load(t));
     b = i16x8.add(b, v128.load(t, 16));
     c = i16x8.add(c, v128.load(t, 32));
     d = i16x8.add(d, v128.load(t, 48));
-    t = tables + (<usize>(w >> 2) & 0x3fc0);
+    t = tables + ((w >> 2) & 0x3fc0);
     a = i16x8.add(a, v128.load(t, TABLE_BYTES));
     b = i16x8.add(b, v128.load(t, TABLE_BYTES + 16));
     c = i16x8.add(c, v128.load(t, TABLE_BYTES + 32));
     d = i16x8.add(d, v128.load(t, TABLE_BYTES + 48));
-    t = tables + (<usize>(w >> 10) & 0x3fc0);
+    t = tables + ((w >> 10) & 0x3fc0);
     a = i16x8.add(a, v128.load(t, 2 * TABLE_BYTES));
     b = i16x8.add(b, v128.load(t, 2 * TABLE_BYTES + 16));
     c = i16x8.add(c, v128.load(t, 2 * TABLE_BYTES + 32));
     d = i16x8.add(d, v128.load(t, 2 * TABLE_BYTES + 48));
-    t = tables + (<usize>(w >> 18) & 0x3fc0);
+    t = tables + ((w >> 18) & 0x3fc0);
     a = i16x8.add(a, v128.load(t, 3 * TABLE_BYTES));
     b = i16x8.add(b, v128.load(t, 3 * TABLE_BYTES + 16));
     c = i16x8.add(c, v128.load(t, 3 * TABLE_BYTES + 32));
     d = i16x8.add(d, v128.load(t, 3 * TABLE_BYTES + 48));
-    t = tables + (<usize>(w >> 26) & 0x3fc0);
+    w = load<u32>(weights, 4);
+    t = tables + ((w << 6) & 0x3fc0);
     a = i16x8.add(a, v128.load(t, 4 * TABLE_BYTES));
     b = i16x8.add(b, v128.load(t, 4 * TABLE_BYTES + 16));
     c = i16x8.add(c, v128.load(t, 4 * TABLE_BYTES + 32));
     d = i16x8.add(d, v128.load(t, 4 * TABLE_BYTES + 48));
-    t = tables + (<usize>(w >> 34) & 0x3fc0);
+    t = tables + ((w >> 2) & 0x3fc0);
     a = i16x8.add(a, v128.load(t, 5 * TABLE_BYTES));
     b = i16x8.add(b, v128.load(t, 5 * TABLE_BYTES + 16));
     c = i16x8.add(c, v128.load(t, 5 * TABLE_BYTES + 32));
     d = i16x8.add(d, v128.load(t, 5 * TABLE_BYTES + 48));
-    t = tables + (<usize>(w >> 42) & 0x3fc0);
+    t = tables + ((w >> 10) & 0x3fc0);
     a = i16x8.add(a, v128.load(t, 6 * TABLE_BYTES));
     b = i16x8.add(b, v128.load(t, 6 * TABLE_BYTES + 16));
     c = i16x8.add(c, v128.load(t, 6 * TABLE_BYTES + 32));
     d = i16x8.add(d, v128.load(t, 6 * TABLE_BYTES + 48));
-    t = tables + (<usize>(w >> 50) & 0x3fc0);
+    t = tables + ((w >> 18) & 0x3fc0);
     a = i16x8.add(a, v128.load(t, 7 * TABLE_BYTES));
     b = i16x8.add(b, v128.load(t, 7 * TABLE_BYTES + 16));
     c = i16x8.add(c, v128.load(t, 7 * TABLE_BYTES + 32));
@@ -293,31 +294,32 @@ export function addPass32(tables: usize, sums: usize, weights: usize, rowBytes: 
 
 export function addPass16(tables: usize, sums: usize, weights: usize, rowBytes: usize, nRows: i32): void {
   for (const end = sums + (<usize>nRows << 5); sums < end; sums += 32, weights += rowBytes) {
-    const w = load<u64>(weights);
+    let w = load<u32>(weights);
     let a = v128.load(sums);
     let b = v128.load(sums, 16);
-    let t = tables + (<usize>(w << 5) & 0x1fe0);
+    let t = tables + ((w << 5) & 0x1fe0);
     a = i16x8.add(a, v128.load(t));
     b = i16x8.add(b, v128.load(t, 16));
-    t = tables + (<usize>(w >> 3) & 0x1fe0);
+    t = tables + ((w >> 3) & 0x1fe0);
     a = i16x8.add(a, v128.load(t, TABLE_BYTES));
     b = i16x8.add(b, v128.load(t, TABLE_BYTES + 16));
-    t = tables + (<usize>(w >> 11) & 0x1fe0);
+    t = tables + ((w >> 11) & 0x1fe0);
     a = i16x8.add(a, v128.load(t, 2 * TABLE_BYTES));
     b = i16x8.add(b, v128.load(t, 2 * TABLE_BYTES + 16));
-    t = tables + (<usize>(w >> 19) & 0x1fe0);
+    t = tables + ((w >> 19) & 0x1fe0);
     a = i16x8.add(a, v128.load(t, 3 * TABLE_BYTES));
     b = i16x8.add(b, v128.load(t, 3 * TABLE_BYTES + 16));
-    t = tables + (<usize>(w >> 27) & 0x1fe0);
+    w = load<u32>(weights, 4);
+    t = tables + ((w << 5) & 0x1fe0);
     a = i16x8.add(a, v128.load(t, 4 * TABLE_BYTES));
     b = i16x8.add(b, v128.load(t, 4 * TABLE_BYTES + 16));
-    t = tables + (<usize>(w >> 35) & 0x1fe0);
+    t = tables + ((w >> 3) & 0x1fe0);
     a = i16x8.add(a, v128.load(t, 5 * TABLE_BYTES));
     b = i16x8.add(b, v128.load(t, 5 * TABLE_BYTES + 16));
-    t = tables + (<usize>(w >> 43) & 0x1fe0);
+    t = tables + ((w >> 11) & 0x1fe0);
     a = i16x8.add(a, v128.load(t, 6 * TABLE_BYTES));
     b = i16x8.add(b, v128.load(t, 6 * TABLE_BYTES + 16));
-    t = tables + (<usize>(w >> 51) & 0x1fe0);
+    t = tables + ((w >> 19) & 0x1fe0);
     a = i16x8.add(a, v128.load(t, 7 * TABLE_BYTES));
     b = i16x8.add(b, v128.load(t, 7 * TABLE_BYTES + 16));
     v128.store(sums, a);
@@ -327,16 +329,17 @@ export function addPass16(tables: usize, sums: usize, weights: usize, rowBytes: 
 
 export function addPass8(tables: usize, sums: usize, weights: usize, rowBytes: usize, nRows: i32): void {
   for (const end = sums + (<usize>nRows << 4); sums < end; sums += 16, weights += rowBytes) {
-    const w = load<u64>(weights);
+    let w = load<u32>(weights);
     let a = v128.load(sums);
-    let b = v128.load(tables + (<usize>(w << 4) & 0xff0));
-    a = i16x8.add(a, v128.load(tables + (<usize>(w >> 4) & 0xff0), TABLE_BYTES));
-    b = i16x8.add(b, v128.load(tables + (<usize>(w >> 12) & 0xff0), 2 * TABLE_BYTES));
-    a = i16x8.add(a, v128.load(tables + (<usize>(w >> 20) & 0xff0), 3 * TABLE_BYTES));
-    b = i16x8.add(b, v128.load(tables + (<usize>(w >> 28) & 0xff0), 4 * TABLE_BYTES));
-    a = i16x8.add(a, v128.load(tables + (<usize>(w >> 36) & 0xff0), 5 * TABLE_BYTES));
-    b = i16x8.add(b, v128.load(tables + (<usize>(w >> 44) & 0xff0), 6 * TABLE_BYTES));
-    a = i16x8.add(a, v128.load(tables + (<usize>(w >> 52) & 0xff0), 7 * TABLE_BYTES));
+    let b = v128.load(tables + ((w << 4) & 0xff0));
+    a = i16x8.add(a, v128.load(tables + ((w >> 4) & 0xff0), TABLE_BYTES));
+    b = i16x8.add(b, v128.load(tables + ((w >> 12) & 0xff0), 2 * TABLE_BYTES));
+    a = i16x8.add(a, v128.load(tables + ((w >> 20) & 0xff0), 3 * TABLE_BYTES));
+    w = load<u32>(weights, 4);
+    b = i16x8.add(b, v128.load(tables + ((w << 4) & 0xff0), 4 * TABLE_BYTES));
+    a = i16x8.add(a, v128.load(tables + ((w >> 4) & 0xff0), 5 * TABLE_BYTES));
+    b = i16x8.add(b, v128.load(tables + ((w >> 12) & 0xff0), 6 * TABLE_BYTES));
+    a = i16x8.add(a, v128.load(tables + ((w >> 20) & 0xff0), 7 * TABLE_BYTES));
     v128.store(sums, i16x8.add(a, b));
   }
 }
