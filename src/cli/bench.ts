@@ -45,6 +45,7 @@ const flags = {
   ...preFlag,
   backend: runtimeFlags.backend,
   kernels: runtimeFlags.kernels,
+  'no-wide-vectors': runtimeFlags['no-wide-vectors'],
   threads: {
     type: 'string',
     also: ['-t'],

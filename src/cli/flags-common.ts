@@ -67,6 +67,11 @@ export const runtimeFlags = {
     group: MODEL,
     describe: 'build of the wasm kernels to use and no other; fastest times them [the first that works]',
   },
+  'no-wide-vectors': {
+    type: 'boolean',
+    group: MODEL,
+    describe: 'leave alone the switch of V8 that joins vectors to 256 bits (Node 22 and later)',
+  },
   'embd-type': {
     type: 'string',
     choices: ['auto', 'file', 'q8_0', 'q6_k'],

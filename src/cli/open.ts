@@ -57,6 +57,8 @@ export async function openModel(
     ...(args.backend === undefined ? {} : { backend: args.backend }),
     ...(args.threads === undefined ? {} : { threads: args.threads }),
     ...(args.kernels === undefined ? {} : { kernels: args.kernels }),
+    // The process is ours: its switches are, too.
+    wideVectors: !args['no-wide-vectors'],
     ...(args.pre === undefined ? {} : { pre: args.pre }),
     embeddingType: TABLE_TYPES[args['embd-type'] ?? 'auto'],
     // 0 is the model's own length, and longer ones count as that.

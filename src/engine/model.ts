@@ -68,13 +68,13 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
       got: String(options.batchSize),
     }),
   );
-  const { backend: choice, threads, kernels, embeddingType = 'auto' } = options;
+  const { backend: choice, threads, kernels, wideVectors, embeddingType = 'auto' } = options;
   want(TABLE_TYPES.includes(embeddingType), 'bad-argument', 'no such type for embedding and head', () => ({
     where: 'embeddingType',
     expected: TABLE_TYPES.join(', '),
     got: String(embeddingType),
   }));
-  const open = backendFactory(choice, { threads, kernels });
+  const open = backendFactory(choice, { threads, kernels, wideVectors });
   signal?.throwIfAborted();
   const gguf = await openModelFile(input, signal);
   let backend: Backend | undefined;

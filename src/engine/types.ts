@@ -35,6 +35,8 @@ export interface LoadOptions {
    * Default: the first of them, in this order, that this runtime takes and that passes the self-test.
    */
   readonly kernels?: KernelsChoice | undefined;
+  /** See `WasmOptions.wideVectors`. Default false. */
+  readonly wideVectors?: boolean | undefined;
   /** Forces the pre-tokenizer (`llama-bpe`, `qwen2`, ... or `default`, what bitnet.cpp falls back to). */
   readonly pre?: string | undefined;
   /** Largest number of tokens computed in one pass. Default 128. Never changes a result. */

@@ -17,6 +17,7 @@ export async function createNodeHost(): Promise<WasmHost> {
       const { setFlagsFromString } = await import('node:v8');
       setFlagsFromString('--experimental-wasm-relaxed-simd');
     },
+    ...(isNodeFrom(process.versions, 22) ? { widenVectors } : {}),
     threads: {
       ownerMaySleep: true,
       async spawn(script: string, data: unknown): Promise<ThreadHandle> {
@@ -36,6 +37,16 @@ export async function createNodeHost(): Promise<WasmHost> {
       },
     },
   };
+}
+
+async function widenVectors(): Promise<void> {
+  const { setFlagsFromString } = await import('node:v8');
+  setFlagsFromString('--experimental-wasm-revectorize');
+}
+
+/** Node itself, not Deno or Bun in its clothes, of at least this version. */
+function isNodeFrom(versions: Readonly<Record<string, string | undefined>>, major: number): boolean {
+  return versions.deno === undefined && versions.bun === undefined && Number.parseInt(versions.node ?? '', 10) >= major;
 }
 
 function isNode20(versions: Readonly<Record<string, string | undefined>>): boolean {

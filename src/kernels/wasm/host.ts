@@ -38,4 +38,9 @@ export interface WasmHost {
   readonly maxPages?: number;
   /** Turns relaxed SIMD on where it hides behind a switch (Node 20); does nothing elsewhere. */
   enableRelaxedSimd?(): Promise<void>;
+  /**
+   * Makes the runtime join neighbouring operations on 128 bits into ones on 256 bits, where a switch does that (V8's
+   * revectorisation of WebAssembly). The switch is marked experimental and holds for the whole process.
+   */
+  widenVectors?(): Promise<void>;
 }
