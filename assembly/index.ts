@@ -12,6 +12,7 @@
 
 import { add, gatedRelu2, gatedSilu } from './activation';
 import { attendGroup, BLOCK_HEADER, kvStore } from './attention';
+import { attendRows, canAttendRows, ROWS } from './attention-rows';
 import { denseMatmul, embed } from './dense';
 import { exactRows, indexRows, scoreRows, thresholdOf } from './head';
 import { COMMAND_BYTES, FAILED, FLAG_BARRIER, LIST_ADDRESS, LIST_COUNT, SCRATCH_BASE, SCRATCH_STRIDE } from './layout';
@@ -27,24 +28,15 @@ import { ternaryMatmul, ternaryMatvec } from './ternary-matmul';
 // into it, and all of them together into one giant, in which V8 allocates registers badly and which it compiles late.
 // Measured on Node 26: matrix x vector 46 -> 51 GMAC/s, the f16 head 3.8 -> 4.4.
 export { add, gatedRelu2, gatedSilu } from './activation';
-export {
-  addValues4,
-  attendGroup,
-  exponentials,
-  kvStore,
-  placeF16,
-  weightedSum,
-  weightedSum4,
-  weightedSumPlaced,
-  weightedSumPlaced4,
-} from './attention';
+export { attendGroup, exponentials, kvStore, weightedSum } from './attention';
+export { addValues, addValues4, attendRows, dotPair, placeF16, scoreKeys } from './attention-rows';
 export { decodeBf16, decodeF16, decodeQ6_K, decodeQ8_0, denseMatmul, dotF16, embed, rebias } from './dense';
 export { exactRows, indexRows, replaceLeast, roundTo8, scorePlane4, scoreQ6_K, scoreQ8_0, scoreRows } from './head';
 export { rmsNorm, sumOfSquares } from './norm';
 export { absmax, quantizeRow, quantizeRows } from './quantize';
 export { encodeQ6, encodeQ8, hasCode3, hasExponent16, hasExponent32, recutI2S, repackTQ1, repackTQ2 } from './repack';
 export { rope, rotateHalves, rotateNeighbours } from './rope';
-export { dot16, dot16x2 } from './sums';
+export { dot16 } from './sums';
 export { addPass8, addPass16, addPass32, buildTable, buildTable8, finishBlock, transpose8, widen } from './ternary-lookup';
 export { dot4, matvec1, matvec2, matvec4, unpackRow } from './ternary-matmul';
 
@@ -67,11 +59,8 @@ const OP_CHECK_WEIGHTS: i32 = 40;
 const OP_REPACK: i32 = 41;
 const OP_REQUANTIZE: i32 = 42;
 
-/**
- * Bytes of a thread's scratch before attention's weights: a decoded key (headDim <= 1024), a sum for each head (1024), and
- * the queries of a group (group * headDim, which is at most the model's width: 16384).
- */
-const ATTENTION_HEAD_ROOM: usize = 73728;
+/** Bytes of a thread's scratch before attention's weights: what attention-rows.ts keeps there. */
+const ATTENTION_HEAD_ROOM: usize = 106496;
 
 // Argument k of the command at `c`: an address or count, or an f32.
 // @ts-ignore: decorator
@@ -214,38 +203,53 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
     }
     case OP_ATTENTION: {
       // out, q, keyBlock, kF16, valueBlock, vF16, nHeads, nKvHeads, headDim, contextSize, row, count, position, scale
-      // A unit of work is one row and the query heads of one key/value head.
+      // A unit of work is a few rows and the query heads of one key/value head.
       const nHeads = arg(c, 6);
       const nKvHeads = arg(c, 7);
       const headDim = arg(c, 8);
       const group = nHeads / nKvHeads;
-      const units = arg(c, 11) * nKvHeads;
+      const rowBytes = <usize>(nHeads * headDim) << 2;
+      const headBytes = <usize>headDim << 2;
+      const weights = scratch + ATTENTION_HEAD_ROOM;
+      const stride = <usize>arg(c, 9) << 2;
       const keysFit = arg(c, 3) != 0 && load<i32>(address(c, 2) - BLOCK_HEADER) == 0;
       const valuesFit = arg(c, 5) != 0 && load<i32>(address(c, 4) - BLOCK_HEADER) == 0;
+      const fits = keysFit && valuesFit && canAttendRows(ROWS, group, headDim);
+      const count = arg(c, 11);
+      const units = ((count + ROWS - 1) / ROWS) * nKvHeads;
       const last = share(units, 1, thread + 1, nThreads);
       for (let unit = share(units, 1, thread, nThreads); unit < last; unit++) {
         beat(thread);
-        const i = unit / nKvHeads;
-        const kvHead = unit - i * nKvHeads;
+        const first = (unit / nKvHeads) * ROWS;
+        const rows = min(ROWS, count - first);
+        const kvHead = unit % nKvHeads;
         const block = <usize>kvHead * <usize>arg(c, 9) * <usize>headDim;
-        const at = (<usize>((arg(c, 10) + i) * nHeads + kvHead * group) * <usize>headDim) << 2;
-        attendGroup(
-          address(c, 0) + at,
-          address(c, 1) + at,
-          group,
-          address(c, 2) + (block << (arg(c, 3) ? 1 : 2)),
-          arg(c, 3),
-          keysFit,
-          address(c, 4) + (block << (arg(c, 5) ? 1 : 2)),
-          arg(c, 5),
-          valuesFit,
-          headDim,
-          arg(c, 12) + i + 1,
-          real(c, 13),
-          scratch,
-          scratch + ATTENTION_HEAD_ROOM,
-          <usize>arg(c, 9) << 2,
-        );
+        const keys = address(c, 2) + (block << (arg(c, 3) ? 1 : 2));
+        const values = address(c, 4) + (block << (arg(c, 5) ? 1 : 2));
+        const at = <usize>(arg(c, 10) + first) * rowBytes + <usize>(kvHead * group) * headBytes;
+        const out = address(c, 0) + at;
+        const q = address(c, 1) + at;
+        const seen = arg(c, 12) + first + 1;
+        const scale = real(c, 13);
+        if (fits && attendRows(out, q, rowBytes, rows, group, keys, values, headDim, seen, scale, scratch, weights, stride)) continue;
+        for (let i = 0; i < rows; i++) {
+          const skip = <usize>i * rowBytes;
+          attendGroup(
+            out + skip,
+            q + skip,
+            group,
+            keys,
+            arg(c, 3),
+            values,
+            arg(c, 5),
+            headDim,
+            seen + i,
+            scale,
+            scratch,
+            weights,
+            stride,
+          );
+        }
       }
       return;
     }

@@ -53,37 +53,6 @@ export function dot16(a: usize, b: usize, length: i32): f32 {
   return fold16(s0, s1, s2, s3);
 }
 
-/**
- * dot16 of one array with two, `a` and the one `stride` bytes behind it; length is a multiple of 16. Stores the results at
- * `out` and `outStride` bytes behind it. Each load of `b` serves both.
- */
-export function dot16x2(out: usize, outStride: usize, a: usize, stride: usize, b: usize, length: i32): void {
-  let s0 = f32x4.splat(0);
-  let s1 = f32x4.splat(0);
-  let s2 = f32x4.splat(0);
-  let s3 = f32x4.splat(0);
-  let t0 = f32x4.splat(0);
-  let t1 = f32x4.splat(0);
-  let t2 = f32x4.splat(0);
-  let t3 = f32x4.splat(0);
-  for (const end = b + (<usize>length << 2); b < end; a += 64, b += 64) {
-    const b0 = v128.load(b);
-    const b1 = v128.load(b, 16);
-    const b2 = v128.load(b, 32);
-    const b3 = v128.load(b, 48);
-    s0 = f32x4.add(s0, f32x4.mul(v128.load(a), b0));
-    s1 = f32x4.add(s1, f32x4.mul(v128.load(a, 16), b1));
-    s2 = f32x4.add(s2, f32x4.mul(v128.load(a, 32), b2));
-    s3 = f32x4.add(s3, f32x4.mul(v128.load(a, 48), b3));
-    t0 = f32x4.add(t0, f32x4.mul(v128.load(a + stride), b0));
-    t1 = f32x4.add(t1, f32x4.mul(v128.load(a + stride, 16), b1));
-    t2 = f32x4.add(t2, f32x4.mul(v128.load(a + stride, 32), b2));
-    t3 = f32x4.add(t3, f32x4.mul(v128.load(a + stride, 48), b3));
-  }
-  store<f32>(out, fold16(s0, s1, s2, s3));
-  store<f32>(out + outStride, fold16(t0, t1, t2, t3));
-}
-
 /** Adds the last one to three products to sum vector `which` and folds. */
 function foldTail(
   s0: v128,

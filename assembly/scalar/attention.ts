@@ -25,7 +25,7 @@ export function kvStore(
 }
 
 /** Where the weights stand in scratch: behind a decoded key or the sums, as ATTENTION_HEAD_ROOM of `assembly/index.ts`. */
-const WEIGHTS: usize = 73728;
+const WEIGHTS: usize = 106496;
 
 export function attend(
   out: usize,

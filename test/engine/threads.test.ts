@@ -179,19 +179,19 @@ describe('threads that cannot be had', () => {
   });
 });
 
-describe.each([1, 2])('memory of 8 MiB, %i threads', (threads) => {
-  const open = () => createWasmBackend({ threads }, { ...hostWith(), maxPages: 128 });
+describe.each([1, 2])('memory of 12 MiB, %i threads', (threads) => {
+  const open = () => createWasmBackend({ threads }, { ...hostWith(), maxPages: 192 });
   const shape = { nLayers: 4, nHeads: 8, nKvHeads: 2, headDim: 64, kType: 'f16', vType: 'f16' } as const;
   /** Bytes of keys and values a position. */
   const perPosition = 4 * 2 * 64 * 2 * 2;
 
   it('is not exceeded: an error with the numbers', async () => {
     const backend = await open();
-    backend.alloc('f32', [1_000_000]);
+    backend.alloc('f32', [2_000_000]);
     const failing = () => backend.alloc('f32', [2, 1_000_000]);
     expect(failing).toThrow(expect.objectContaining({ code: 'out-of-memory' }));
     expect(failing).toThrow(
-      /^buffer \(2, 1000000\): WebAssembly memory cannot grow, expected 8000000 bytes, got 4\d{6} bytes in use, of at most 8388608 \(a smaller/,
+      /^buffer \(2, 1000000\): WebAssembly memory cannot grow, expected 8000000 bytes, got 8\d{6} bytes in use, of at most 12582912 \(a smaller/,
     );
     expect(await work(backend)).toBe(2); // what fits goes on working
     await backend.dispose();
@@ -207,12 +207,12 @@ describe.each([1, 2])('memory of 8 MiB, %i threads', (threads) => {
       message = String(error);
     }
     const [, needed, free, fits] =
-      /context: no room for the keys and values of 100000 positions, expected (\d+) bytes, got (\d+) bytes free of 8388608 \(a context of (\d+) fits\)/.exec(
+      /context: no room for the keys and values of 100000 positions, expected (\d+) bytes, got (\d+) bytes free of 12582912 \(a context of (\d+) fits\)/.exec(
         message,
       ) ?? [];
     expect(Number(needed)).toBeGreaterThan(100_000 * perPosition);
-    expect(Number(free)).toBeLessThan(8388608);
-    expect(Number(fits)).toBeGreaterThan(0.9 * (Number(free) / (perPosition + 16 * threads)) - 200);
+    expect(Number(free)).toBeLessThan(12582912);
+    expect(Number(fits)).toBeGreaterThan(0.9 * (Number(free) / (perPosition + 64 * threads)) - 200);
     // Twice as much does not fit; the answer does, and is no timid guess.
     expect(() => backend.allocKv({ ...shape, contextSize: Math.floor(Number(fits) * 1.1) + 100 })).toThrow(/no room/);
     const kv = backend.allocKv({ ...shape, contextSize: Number(fits) });

@@ -196,6 +196,13 @@ function* allCases(): Generator<WithoutSeed<ConformanceCase>> {
     yield { op: 'attention', n: 2, nHeads: 2, nKvHeads: 1, headDim: 32, before: 9, kType, vType, kind: 'extreme' };
     yield { op: 'attention', n: 2, nHeads: 2, nKvHeads: 1, headDim: 32, before: 9, kType, vType, kind: 'special' };
   }
+  // Rows on both sides of a block of positions, however long blocks are.
+  for (const before of [14, 30, 61]) {
+    for (const headDim of [32, 64, 128]) {
+      const shape = { nHeads: 6, nKvHeads: 1, headDim, kType: 'f16', vType: 'f16' } as const;
+      yield { op: 'attention', n: 7, ...shape, before, kind: 'normal' };
+    }
+  }
   yield {
     op: 'attention',
     n: 1,

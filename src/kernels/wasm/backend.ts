@@ -45,7 +45,9 @@ import { Uploads } from './uploads.ts';
 const LOOKUP_SCRATCH = 8 * 172 * 64 + 32 * 64 + 4096 * (64 + 128);
 
 /** As ATTENTION_HEAD_ROOM in `assembly/index.ts`. */
-const ATTENTION_HEAD_ROOM = 73728;
+const ATTENTION_HEAD_ROOM = 106496;
+/** As ROWS in `assembly/attention-rows.ts`. */
+const ATTENTION_ROWS = 4;
 
 /** Below this many rows computing all of them costs less than finding out which matter. */
 const TOP_MIN_ROWS = 1024;
@@ -61,7 +63,7 @@ function cacheBytes(shape: KvShape, positions: number) {
   return {
     keys: kvBytes(cut, shape.kType),
     values: kvBytes(cut, shape.vType),
-    scratch: ATTENTION_HEAD_ROOM + (shape.nHeads / shape.nKvHeads) * positions * 4,
+    scratch: ATTENTION_HEAD_ROOM + ATTENTION_ROWS * (shape.nHeads / shape.nKvHeads) * positions * 4,
   };
 }
 
@@ -116,10 +118,15 @@ export class WasmBackend implements Backend, Rehearsal {
     const { contextSize } = shape;
     const { keys, values, scratch } = cacheBytes(shape, contextSize);
     try {
-      this.#needScratch(scratch);
-      const what = `KV cache of ${contextSize} positions`;
-      const [keysAt, valuesAt] = this.#takeBoth(keys, values, what);
-      return new WasmKv(shape, keysAt, valuesAt);
+      const [keysAt, valuesAt] = this.#takeBoth(keys, values, `KV cache of ${contextSize} positions`);
+      const kv = new WasmKv(shape, keysAt, valuesAt);
+      try {
+        this.#needScratch(scratch);
+      } catch (error) {
+        this.free(kv);
+        throw error;
+      }
+      return kv;
     } catch (error) {
       if (!(error instanceof BitnetError) || error.code !== 'out-of-memory') throw error;
       throw this.#noRoomFor(shape, error);
