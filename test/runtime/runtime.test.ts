@@ -72,6 +72,34 @@ describe.each(runtimes)('$name', (runtime) => {
   }, 60_000);
 });
 
+describe('the conformance suite', () => {
+  const [node20, node26, deno, bun] = runtimes;
+  const all = ['dot', 'relaxed', 'simd', 'scalar'];
+  it.each([
+    { name: 'this node', runtime: node20, args: all.slice(/^v2[01]\./.test(process.version) ? 1 : 0) },
+    { name: 'node 26', runtime: node26, args: all },
+    // Optimised at once: the switch changes nothing in code from the quick compiler.
+    {
+      name: 'node 26 with wide vectors',
+      runtime: { ...node26, args: ['--no-liftoff'] },
+      args: ['wide', 'dot', 'relaxed', 'simd'],
+    },
+    { name: 'deno', runtime: deno, args: all },
+    { name: 'bun', runtime: bun, args: all },
+  ])(
+    'is passed by every build on $name',
+    async ({ runtime, args }) => {
+      wantRuntime(runtime);
+      const { stdout } = await runIn(runtime, 'test/runtime/conform.mjs', args);
+      const failures = JSON.parse(stdout.trim().split('\n').at(-1) ?? '') as Record<string, unknown[]>;
+      const wide = args[0] === 'wide';
+      const variants = args.slice(wide ? 1 : 0).map((name) => `${name}${wide ? '+wide' : ''}+threads`);
+      expect(failures).toEqual(Object.fromEntries(variants.map((name) => [name, []])));
+    },
+    300_000,
+  );
+});
+
 describe('all runtimes', () => {
   it('agree on the digest', () => {
     expect(reports.map((report) => report.runtime).length).toBe(runtimes.length);
