@@ -22,7 +22,8 @@ import { checkWeights, repack, requantize } from './repack';
 import { rope } from './rope';
 import { barrier, beat, share } from './sync';
 import { LOOKUP_TOKENS, ternaryLookup } from './ternary-lookup';
-import { ternaryMatmul, ternaryMatvec } from './ternary-matmul';
+import { ternaryFew } from './ternary-few';
+import { HAS_DOT_ADD, ternaryMatmul, ternaryMatvec } from './ternary-matmul';
 
 // The inner loops are exported, though nobody calls them from outside: the optimiser melts a function with one caller
 // into it, and all of them together into one giant, in which V8 allocates registers badly and which it compiles late.
@@ -38,6 +39,7 @@ export { encodeQ6, encodeQ8, hasCode3, hasExponent16, hasExponent32, recutI2S, r
 export { rope, rotateHalves, rotateNeighbours } from './rope';
 export { dot16 } from './sums';
 export { addPass8, addPass16, addPass32, buildTable, buildTable8, finishBlock, transpose8, widen } from './ternary-lookup';
+export { dots2x4 } from './ternary-few';
 export { dot4, matvec1, matvec2, matvec4, unpackRow } from './ternary-matmul';
 
 const OP_EMBED: i32 = 1;
@@ -127,38 +129,16 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
       const n = arg(c, 8);
       const first = share(rows, 4, thread, nThreads);
       const last = share(rows, 4, thread + 1, nThreads);
-      if (n == 1) {
-        ternaryMatvec(address(c, 0), address(c, 1), address(c, 2), real(c, 3), address(c, 5), address(c, 7), first, last);
-      } else if (n >= LOOKUP_TOKENS) {
-        ternaryLookup(
-          address(c, 0),
-          rows,
-          address(c, 1),
-          address(c, 2),
-          real(c, 3),
-          address(c, 5),
-          arg(c, 6),
-          address(c, 7),
-          n,
-          first,
-          last,
-          scratch,
-        );
+      const rowBytes = address(c, 2);
+      const codes = address(c, 5);
+      const meta = address(c, 7);
+      if (n == 1) ternaryMatvec(address(c, 0), address(c, 1), rowBytes, real(c, 3), codes, meta, first, last);
+      else if (n >= LOOKUP_TOKENS) {
+        ternaryLookup(address(c, 0), rows, address(c, 1), rowBytes, real(c, 3), codes, arg(c, 6), meta, n, first, last, scratch);
+      } else if (HAS_DOT_ADD) {
+        ternaryFew(address(c, 0), rows, address(c, 1), rowBytes, real(c, 3), codes, arg(c, 6), meta, n, first, last, scratch);
       } else {
-        ternaryMatmul(
-          address(c, 0),
-          rows,
-          address(c, 1),
-          address(c, 2),
-          real(c, 3),
-          address(c, 5),
-          arg(c, 6),
-          address(c, 7),
-          n,
-          first,
-          last,
-          scratch,
-        );
+        ternaryMatmul(address(c, 0), rows, address(c, 1), rowBytes, real(c, 3), codes, arg(c, 6), meta, n, first, last, scratch);
       }
       return;
     }

@@ -14,10 +14,11 @@
  * Sums are integers, so the result is that of `ternary-matmul.ts` exactly.
  */
 
-import { ternaryMatmul } from './ternary-matmul';
+import { ternaryFew } from './ternary-few';
+import { HAS_DOT_ADD, ternaryMatmul } from './ternary-matmul';
 
-/** From this many tokens on, tables are faster than unpacking and multiplying. Measured: bench/kernels. */
-export const LOOKUP_TOKENS: i32 = 8;
+/** From this many tokens on, tables are faster than multiplying. Measured: bench/kernels. */
+export const LOOKUP_TOKENS: i32 = HAS_DOT_ADD ? 12 : 8;
 
 const PASS_BYTES: usize = 8;
 /** Bytes of a row between two widenings: 7 passes, 224 channels. */
@@ -55,7 +56,8 @@ export function ternaryLookup(
       const left = n - token;
       if (left < LOOKUP_TOKENS) {
         const end = row + nRows;
-        ternaryMatmul(target, outStride, packed, rowBytes, weightScale, q, stride, scales, left, row, end, scratch);
+        if (HAS_DOT_ADD) ternaryFew(target, outStride, packed, rowBytes, weightScale, q, stride, scales, left, row, end, scratch);
+        else ternaryMatmul(target, outStride, packed, rowBytes, weightScale, q, stride, scales, left, row, end, scratch);
         break;
       }
       // A tile costs the same however full it is: 25 tokens are worth one of 32, 12 one of 16.

@@ -18,7 +18,7 @@ const FLUSH_BLOCKS_FOURS: i32 = 4;
 // VNNI or SDOT have it, others emulate it in three, and then the builds with i16 sums are faster.
 // @ts-ignore: decorator; DOT_ADD is an alias that the option "use" makes
 @inline
-const HAS_DOT_ADD: bool = DOT_ADD;
+export const HAS_DOT_ADD: bool = DOT_ADD;
 
 /** Products of 16 unsigned 7-bit codes with 16 signed bytes, added in pairs: i16 lanes. */
 // @ts-ignore: decorator
@@ -86,7 +86,7 @@ export function ternaryMatvec(
  * Sums to results, in place: f32(sum - codeSum) / scale * weightScale. Apart from the loops above, in which the factors would
  * take registers that the sums need.
  */
-function finishRows(out: usize, count: i32, codeSum: i32, scale: f32, weightScale: f32): void {
+export function finishRows(out: usize, count: i32, codeSum: i32, scale: f32, weightScale: f32): void {
   const c = i32x4.splat(codeSum);
   const s = f32x4.splat(scale);
   const w = f32x4.splat(weightScale);
@@ -180,7 +180,7 @@ export function matvec4(
 /** acc (i32 lanes) += products of 16 codes with 16 activations, added in fours. */
 // @ts-ignore: decorator
 @inline
-function dotAdd(acc: v128, codes: v128, q: v128): v128 {
+export function dotAdd(acc: v128, codes: v128, q: v128): v128 {
   if (HAS_DOT_ADD) return i32x4.relaxed_dot_i8x16_i7x16_add_s(q, codes, acc);
   return i32x4.add(acc, i32x4.extadd_pairwise_i16x8_s(dotPairs(codes, q)));
 }
