@@ -157,6 +157,73 @@ describe.each(everyType)('%s', (dtype) => {
   });
 });
 
+describe('errors as large as the bound allows', () => {
+  // The estimates have the order wrong, by so much that 0.9 of E would not see it.
+  it.each(everyType)('%s: x rounded all in one direction, along the row', async (dtype) => {
+    // The product of rows of +1 is -2.5 and estimated at 123, that of rows of -1 is 2.5 and estimated at -123; E is 126.
+    // x[0] sets the step of the codes.
+    const x = vectors(1, 256, (_, column) => {
+      return column === 0 ? (dtype === 'Q6_K' ? 127 : 4095) : column % 2 === 1 && column > 3 ? 1.508 : -1.492;
+    });
+    const fill: Fill = (row, column) => (column === 0 ? 0 : row % 2 === 0 ? 1 : -1);
+    await check(denseOf(dtype, ROWS, 256, fill), x, [1, 40]);
+  });
+
+  it.each(floats)('%s: rows rounded up beside rows rounded down', async (dtype) => {
+    // The greatest products are those of even rows, estimated at 256 + 132, beside odd ones, estimated at 512 + 127.
+    const fill: Fill = (row, column) => {
+      if (column === 0) return 127;
+      return row % 2 === 1 ? 1.5078125 : column === 1 ? 6 : 1.4921875;
+    };
+    const [share] = await check(
+      denseOf(dtype, ROWS, 256, fill),
+      vectors(1, 256, () => 1),
+      [1, 40],
+    );
+    expect(share).toBe(0);
+  });
+
+  it.each(['Q8_0', 'Q6_K'] as const)('%s: nothing but the rounding of sums', async (dtype) => {
+    // All rows hold the same blocks in another order: one product, but for its last bits, and x is what its codes stand for.
+    const { bell, below } = new Noise(15);
+    const size = dtype === 'Q8_0' ? 34 : 210;
+    const { bytes, ...rest } = denseOf(dtype, ROWS, 2560, (row) => (row === 0 ? bell() : 0));
+    const rowBytes = bytes.length / ROWS;
+    for (let at = rowBytes; at < bytes.length; at += rowBytes) {
+      bytes.copyWithin(at, at - rowBytes, at);
+      for (let block = rowBytes / size - 1; block > 0; block--) {
+        const [one, other] = [at + block * size, at + below(block + 1) * size];
+        const kept = bytes.slice(one, one + size);
+        bytes.copyWithin(one, other, other + size);
+        bytes.set(kept, other);
+      }
+    }
+    await check(
+      { ...rest, bytes },
+      vectors(1, 2560, () => 1),
+      [1, 40],
+    );
+  });
+
+  it('F32: nothing but the rounding of products', async () => {
+    // Rows of integers between -127 and 127 times what makes all products the same.
+    const { below } = new Noise(16);
+    const data = vectors(ROWS, 256, (_, column) => (column === 0 ? 127 : below(247) - 119));
+    for (let row = 0; row < ROWS; row++) {
+      const part = data.subarray(row * 256, (row + 1) * 256);
+      const scale = Math.fround(1 / part.reduce((a, b) => a + b, 0));
+      part.forEach((value, i) => {
+        part[i] = value * scale;
+      });
+    }
+    await check(
+      denseOf('F32', ROWS, 256, (row, column) => data[row * 256 + column]),
+      vectors(1, 256, () => 4095),
+      [1, 40],
+    );
+  });
+});
+
 describe('what once was missed', () => {
   it.each(floats)('%s: sums of a wide row beyond 2^31', async (dtype) => {
     // All alike, so that every code is the largest; half of the rows are smaller, and their sums have room.
