@@ -9,11 +9,16 @@
  * Q6_K and Q8_0 rows are estimated from their own codes: only x is rounded. Rows of floats have a copy in int8 codes with one
  * scale a row, the plane, half or a quarter of their bytes.
  *
- *   E = |w| * (|x - x'| + c * |x|) + |w - w'| * |x|        Cauchy and Schwarz; |.| is the Euclidean norm
+ *   E = |w| * (|x - x'| + c * |x|) + |w - w'| * |x'|        Cauchy and Schwarz; |.| is the Euclidean norm
  *
  * x' and w' are what the codes stand for. c = (K + 256) * 2^-25 is for the rounding of f32 sums: those of dot16 are wrong by at
- * most (K/16 + 6) * 2^-24 * |w| * |x|, those of estimates by less, and |x'| is at most 1.01 |x|. All norms are rounded up.
- * Where a number is infinite or not a number, so is E, and the row is computed.
+ * most (K/16 + 6) * 2^-24 * |w| * |x|, those of estimates, of which every term is a product of w' and x' (no sum that is taken off
+ * again), by at most (K/32 + 10) * 2^-24 * |w'| * |x'|, and |w'| and |x'| are at most 1.5 |w| and 2 |x|; the rest is for
+ * estimate - E and estimate + E. All norms are rounded up.
+ *
+ * Very small and very large: a norm is at least 2^-60, because squares may vanish, so E is at least 2^-120, more than
+ * all that vanishes in products. A norm above 2^63 counts as infinite: of smaller ones no product, estimate or sum on the way
+ * overflows. Where a number is infinite or not a number, so is E, and the row is computed.
  */
 
 import { DENSE_F16, DENSE_Q6_K, DENSE_Q8_0, decodeRow, dotF16, rebias } from './dense';
@@ -25,6 +30,9 @@ import { dotPairs, sumLanes } from './ternary-matmul';
 
 /** Enlarges a norm by more than rounding can have taken from it: K/16 * 2^-24 for K up to 2^18. */
 const UP: f32 = 1.002;
+
+/** 2^-120, more than the squares of 16384 numbers can lose by falling below the least f32, 2^-149. */
+const LOST_SQUARES: f32 = 7.52316384526264e-37;
 
 /** Distance of two threads' thresholds: no two in a cache line. */
 const THRESHOLD_STRIDE: usize = 64;
@@ -110,9 +118,9 @@ export function roundTo8(codes: usize, x: usize, length: i32, scale: f32): void 
   }
 }
 
-/** An upper bound of the Euclidean norm. */
+/** An upper bound of the Euclidean norm; infinity above 2^63: times 4 the square then overflows. */
 export function norm(x: usize, length: i32): f32 {
-  return sqrt<f32>(dot16(x, x, length)) * UP;
+  return sqrt<f32>((dot16(x, x, length) + LOST_SQUARES) * 4) * (UP / 2);
 }
 
 // Scratch of the two steps: head of x, then codes, scales and sums of x, then a row decoded or x times 2^112, then the heap.
@@ -196,8 +204,8 @@ function scorePlane(out: usize, index: usize, rows: i32, columns: i32, first: i3
 
 function storeScore(out: usize, index: usize, rows: i32, row: i32, sum: usize, scratch: usize): void {
   const at = <usize>row << 2;
-  const scale = load<f32>(index + (<usize>rows << 3) + at) * load<f32>(scratch, 8);
-  store<f32>(out + at, f32(load<i32>(sum)) * scale);
+  // In this order: the product of two small scales would lose more bits than E allows for.
+  store<f32>(out + at, load<f32>(sum) * load<f32>(index + (<usize>rows << 3) + at) * load<f32>(scratch, 8));
 }
 
 /** Rows first..last-1 of `out`: the exact product where it can be among the k greatest, else minus infinity. */
@@ -261,9 +269,10 @@ function prepare(type: i32, x: usize, columns: i32, scratch: usize): void {
   const length = norm(x, columns);
   if (type == DENSE_Q6_K) roundBlocks(scratch + X_AT, x, columns, difference);
   else store<f32>(scratch, roundTo16(scratch + X_AT, x, columns, difference), 8);
+  const rest = norm(difference, columns);
   const c = f32(columns + 256) * (<f32>1 / 33554432);
-  store<f32>(scratch, (norm(difference, columns) + c * length) * UP);
-  store<f32>(scratch, length * UP, 4);
+  store<f32>(scratch, (rest + c * length) * UP);
+  store<f32>(scratch, (length + rest) * UP, 4); // at least |x'|
 }
 
 /** i16 codes with one scale; returns it. */
@@ -307,7 +316,7 @@ function half(x: usize, rest: usize, scale: v128, inverse: v128, sum: usize): v1
   return i8x16.narrow_i16x8_s(low, high);
 }
 
-/** Sums of plane codes (i8) times x codes (i16) for four rows `apart` bytes from each other; i32 (4) to `sums`. */
+/** Sums of plane codes (i8) times x codes (i16) for four rows `apart` bytes from each other; f32 (4) to `sums`. */
 export function scorePlane4(sums: usize, codes: usize, apart: usize, x: usize, length: usize): void {
   let a = i32x4.splat(0);
   let b = i32x4.splat(0);
@@ -328,10 +337,18 @@ export function scorePlane4(sums: usize, codes: usize, apart: usize, x: usize, l
     d = i32x4.add(d, i32x4.dot_i16x8_s(v128.load8x8_s(fourth + i), low));
     d = i32x4.add(d, i32x4.dot_i16x8_s(v128.load8x8_s(fourth + i, 8), high));
   }
-  store<i32>(sums, sumLanes(a));
-  store<i32>(sums, sumLanes(b), 4);
-  store<i32>(sums, sumLanes(c), 8);
-  store<i32>(sums, sumLanes(d), 12);
+  store<f32>(sums, sumWide(a));
+  store<f32>(sums, sumWide(b), 4);
+  store<f32>(sums, sumWide(c), 8);
+  store<f32>(sums, sumWide(d), 12);
+}
+
+/** An i32 lane has room for a quarter of a row (X16_MAX), not for all of it. */
+// @ts-ignore: decorator
+@inline
+function sumWide(v: v128): f32 {
+  const pairs = i64x2.add(i64x2.extend_low_i32x4_s(v), i64x2.extend_high_i32x4_s(v));
+  return f32(i64x2.extract_lane(pairs, 0) + i64x2.extract_lane(pairs, 1));
 }
 
 /** Sum over blocks of 32 of d times (codes times x codes). */
@@ -393,12 +410,13 @@ function zipHigh(a: v128, b: v128): v128 {
 /**
  * One row of Q6_K, drawn in `src/tensors/q6_k.ts`. The two halves of a group, which have a scale each, are zipped by
  * pairs of codes, x likewise (`roundBlocks`). Codes are used without their offset, as 0..63; what that adds, 32 times scale times
- * sum of x, is taken off once a block.
+ * sum of x, is taken off once a block. Lanes hold parts of both, so they are added before anything is rounded: a row of
+ * zeros under large scales must come out as 0.
  */
 export function scoreQ6_K(row: usize, x: usize, columns: i32): f32 {
   const low4 = v128.load(LOW_NIBBLES);
   const high2 = v128.load(HIGH_PAIRS);
-  let total = f32x4.splat(0);
+  let total: f32 = 0;
   for (let block = 0; block < columns; block += 256, row += 210, x += X_BLOCK) {
     const scales = v128.load(row, 192);
     const scales0 = i16x8.extend_low_i8x16_s(scales);
@@ -452,7 +470,7 @@ export function scoreQ6_K(row: usize, x: usize, columns: i32): f32 {
       );
     }
     const scale = f16ToF32(load<i16>(row, 208)) * load<f32>(x, X_SCALE);
-    total = f32x4.add(total, f32x4.mul(f32x4.convert_i32x4_s(sum), f32x4.splat(scale)));
+    total += f32(sumLanes(sum)) * scale;
   }
-  return sumFloats(total);
+  return total;
 }

@@ -336,3 +336,75 @@ describe('streams', () => {
     ]);
   });
 });
+
+describe('reach', () => {
+  const bias = { logitBias: { 3: -1, 5: Number.NEGATIVE_INFINITY } };
+  const cases: readonly [what: string, options: SamplingOptions, before: number, after: number][] = [
+    // After eight tokens, five of them different.
+    ['greedy', { temperature: 0 }, 1, 1],
+    ['greedy, whatever k', { temperature: -1, topK: 7, topP: 0.5 }, 1, 1],
+    ['top-k', { topK: 7 }, 7, 7],
+    ['the defaults', {}, 40, 40],
+    ['top-p and min-p within top-k', { topK: 9, topP: 0.3, minP: 0.2 }, 9, 9],
+    ['all tokens', { topK: 0 }, Infinity, Infinity],
+    ['all tokens, by a negative k', { topK: -3, topP: 0.1 }, Infinity, Infinity],
+    ['bias that lowers', { temperature: 0, ...bias }, 3, 3],
+    ['bias of zero', { topK: 4, logitBias: { 3: 0 } }, 5, 5],
+    ['bias that raises', { temperature: 0, logitBias: { 3: -1, 5: 0.001 } }, Infinity, Infinity],
+    ['repeat penalty', { temperature: 0, repeatPenalty: 1.3 }, 1, 6],
+    ['presence penalty', { topK: 2, presencePenalty: 0.1 }, 2, 7],
+    ['frequency penalty', { topK: 2, frequencyPenalty: 0.1 }, 2, 7],
+    ['a short window', { topK: 2, frequencyPenalty: 0.1, repeatLastN: 3 }, 2, 4],
+    ['a window of nothing', { topK: 2, frequencyPenalty: 0.1, repeatLastN: 0 }, 2, 2],
+    ['no window, rewards or not', { topK: 2, frequencyPenalty: -0.1, repeatLastN: 0 }, 2, 2],
+    ['an endless window and a bias', { topK: 2, presencePenalty: 1, repeatLastN: -1, ...bias }, 4, 9],
+    ['repeat penalty below 1', { temperature: 0, repeatPenalty: 0.999 }, Infinity, Infinity],
+    ['presence reward', { topK: 2, presencePenalty: -0.1 }, Infinity, Infinity],
+    ['frequency reward', { topK: 2, frequencyPenalty: -0.1, presencePenalty: 5 }, Infinity, Infinity],
+  ];
+  it.each(cases)('%s', (_, options, before, after) => {
+    const chain = sampler(options, 50);
+    expect(chain.reach()).toBe(before);
+    for (const id of [1, 2, 3, 1, 1, 4, 9, 4]) chain.accept(id);
+    expect(chain.reach()).toBe(after);
+  });
+
+  // With other logits than that many of the greatest gone, every draw is as it was. Rows of few different values have ties.
+  it.each([4, 0.4])('is enough for the same tokens, spread %d', (spread) => {
+    const rng = Rng.fromSeed(99);
+    const size = 120;
+    const pick = <T>(...choices: T[]): T => choices[rng.nextUint32() % choices.length];
+    let finite = 0;
+    for (let round = 0; round < 400; round++) {
+      const options: SamplingOptions = {
+        seed: round,
+        temperature: pick(0, 0, 0.7, 3),
+        topK: pick(1, 2, 5, 30),
+        topP: pick(1, 0.9, 0.4),
+        minP: pick(0, 0.05, 0.5),
+        repeatPenalty: pick(1, 1.3, 4, 0.7),
+        presencePenalty: pick(0, 0, 2, 9),
+        frequencyPenalty: pick(0, 0, 1, -1),
+        repeatLastN: pick(0, 3, 64, -1),
+      };
+      const raw = randomRow(round, size, spread).map((x) => (spread < 1 ? Math.round(x * 4) / 4 : x));
+      const order = Array.from(raw.keys()).sort((a, b) => raw[b] - raw[a] || a - b);
+      // What is lowered is what would have been drawn.
+      const logitBias = new Map(
+        order.slice(0, pick(0, 0, 3)).map((id) => [id, pick(-1, -20, Number.NEGATIVE_INFINITY)]),
+      );
+      const [all, part] = [0, 1].map(() => sampler({ ...options, logitBias }, size));
+      for (let step = 0; step < 12; step++) {
+        const reach = part.reach();
+        if (reach < size) finite++;
+        const screened = raw.slice();
+        const least = reach < size ? raw[order[reach - 1]] : Number.NEGATIVE_INFINITY;
+        for (let id = 0; id < size; id++) if (raw[id] < least) screened[id] = Number.NEGATIVE_INFINITY;
+        const token = all.sample(raw);
+        expect(part.sample(screened), `round ${round}, step ${step}: ${JSON.stringify(options)}`).toBe(token);
+        for (const chain of [all, part]) chain.accept(step % 3 === 0 ? order[step] : token);
+      }
+    }
+    expect(finite).toBeGreaterThan(1000);
+  });
+});
