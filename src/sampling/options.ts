@@ -92,7 +92,10 @@ function number(option: string, value: unknown, min = -Infinity, max = Infinity)
 }
 
 function positive(option: string, value: unknown): number {
-  if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0) refuse(option, 'a number above 0', value);
+  // In f32, in which it is used: beyond its range 0 times it would be NaN.
+  if (typeof value !== 'number' || !Number.isFinite(Math.fround(value)) || !(Math.fround(value) > 0)) {
+    refuse(option, 'a number above 0, in the range of f32', value);
+  }
   return value;
 }
 
