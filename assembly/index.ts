@@ -15,7 +15,7 @@ import { attendGroup, BLOCK_HEADER, kvStore } from './attention';
 import { denseMatmul, embed } from './dense';
 import { exactRows, indexRows, scoreRows, thresholdOf } from './head';
 import { COMMAND_BYTES, FAILED, FLAG_BARRIER, LIST_ADDRESS, LIST_COUNT, SCRATCH_BASE, SCRATCH_STRIDE } from './layout';
-import { rmsNorm } from './norm';
+import { rmsNorm, rmsNormQuantize } from './norm';
 import { quantizeRows } from './quantize';
 import { checkWeights, repack, requantize } from './repack';
 import { rope } from './rope';
@@ -40,7 +40,7 @@ export {
 } from './attention';
 export { decodeBf16, decodeF16, decodeQ6_K, decodeQ8_0, denseMatmul, dotF16, embed, rebias } from './dense';
 export { exactRows, indexRows, replaceLeast, roundTo8, scorePlane4, scoreQ6_K, scoreQ8_0, scoreRows } from './head';
-export { rmsNorm, sumOfSquares } from './norm';
+export { normalizeRow, rmsNorm, rmsNormQuantize, sumOfSquares } from './norm';
 export { absmax, quantizeRow, quantizeRows } from './quantize';
 export { encodeQ6, encodeQ8, hasCode3, hasExponent16, hasExponent32, recutI2S, repackTQ1, repackTQ2 } from './repack';
 export { rope, rotateHalves, rotateNeighbours } from './rope';
@@ -63,6 +63,7 @@ const OP_COPY: i32 = 12;
 const OP_HEAD_INDEX: i32 = 13;
 const OP_HEAD_SCORE: i32 = 14;
 const OP_HEAD_EXACT: i32 = 15;
+const OP_RMS_NORM_QUANTIZE: i32 = 16;
 const OP_CHECK_WEIGHTS: i32 = 40;
 const OP_REPACK: i32 = 41;
 const OP_REQUANTIZE: i32 = 42;
@@ -130,6 +131,23 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
       const first = share(n, 1, thread, nThreads);
       const last = share(n, 1, thread + 1, nThreads);
       quantizeRows(address(c, 0), address(c, 1), address(c, 2), arg(c, 3), arg(c, 4), first, last);
+      return;
+    }
+    case OP_RMS_NORM_QUANTIZE: {
+      // codes, meta, x, gain, eps, columns, stride, n
+      const n = arg(c, 7);
+      rmsNormQuantize(
+        address(c, 0),
+        address(c, 1),
+        address(c, 2),
+        address(c, 3),
+        real(c, 4),
+        arg(c, 5),
+        arg(c, 6),
+        share(n, 1, thread, nThreads),
+        share(n, 1, thread + 1, nThreads),
+        scratch,
+      );
       return;
     }
     case OP_TERNARY_MATMUL: {

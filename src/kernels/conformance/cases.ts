@@ -19,6 +19,7 @@ export type ConformanceCase = Common &
   (
     | { readonly op: 'rmsNorm'; readonly columns: number; readonly kind: ValueKind }
     | { readonly op: 'quantizeRows'; readonly columns: number; readonly kind: ValueKind }
+    | { readonly op: 'rmsNormQuantize'; readonly columns: number; readonly kind: ValueKind }
     | {
         readonly op: 'ternaryMatmul';
         readonly rows: number;
@@ -96,6 +97,14 @@ function* allCases(): Generator<WithoutSeed<ConformanceCase>> {
     for (const n of [1, 4]) yield { op: 'quantizeRows', n, columns, kind: 'normal' };
   }
   for (const kind of [...kinds, 'equal', 'negative'] as const) yield { op: 'quantizeRows', n: 3, columns: 203, kind };
+
+  for (const columns of [1, 3, 7, 8, 15, 16, 17, 100, 127, 128, 130, 640]) {
+    for (const n of [1, 4]) yield { op: 'rmsNormQuantize', n, columns, kind: 'normal' };
+  }
+  for (const kind of [...kinds, 'equal', 'negative'] as const) {
+    yield { op: 'rmsNormQuantize', n: 3, columns: 203, kind };
+  }
+  yield { op: 'rmsNormQuantize', n: 2, columns: 6912, kind: 'normal' };
 
   for (const columns of [1, 16, 127, 128, 129, 256, 1024, 1152]) {
     for (const rows of [1, 3, 4, 9]) {

@@ -121,6 +121,16 @@ export const programs: Programs = {
     return { codes: Float32Array.from(codes), scales };
   },
 
+  async rmsNormQuantize(backend, c) {
+    const x = upload(backend, values(c.kind, c.n * c.columns, c.seed), c.columns);
+    const gain = backend.alloc('f32', [c.columns]);
+    backend.write(gain, values('normal', c.columns, c.seed + 5000));
+    const q = backend.allocQuantized(c.n + GUARD_ROWS, c.columns);
+    backend.rmsNormQuantize(q, x, gain, 1e-5, c.n);
+    const { codes, scales } = await backend.readQuantized(q, c.n + GUARD_ROWS);
+    return { codes: Float32Array.from(codes), scales };
+  },
+
   async ternaryMatmul(backend, c) {
     const x = upload(backend, values(c.kind, c.n * c.columns, c.seed), c.columns);
     const q = backend.allocQuantized(c.n, c.columns);

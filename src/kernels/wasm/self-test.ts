@@ -362,6 +362,17 @@ export const CHECKS: readonly Check[] = [
       await kit.take(out);
     },
   },
+  {
+    op: 'rmsNormQuantize',
+    digest: 3567766717,
+    async program(kit) {
+      for (const kind of ['plain', 'small', 'awkward'] as const) {
+        const q = kit.backend.allocQuantized(2, 37);
+        kit.backend.rmsNormQuantize(q, kit.floats(2, 37, kind), kit.floats(1, 37), 1e-5, 2);
+        await kit.takeQuantized(q);
+      }
+    },
+  },
   { op: 'upload', digest: 418939494, program: offerAll },
 ];
 
