@@ -20,7 +20,7 @@ import { quantizeRows } from './quantize';
 import { checkWeights, repack, requantize } from './repack';
 import { rope } from './rope';
 import { barrier, beat, share } from './sync';
-import { LOOKUP_TOKENS, ternaryLookup } from './ternary-lookup';
+import { LOOKUP_TOKENS, MAX_SHARERS, shareTables, ternaryLookup } from './ternary-lookup';
 import { ternaryMatmul, ternaryMatvec } from './ternary-matmul';
 
 // The inner loops are exported, though nobody calls them from outside: the optimiser melts a function with one caller
@@ -96,18 +96,38 @@ export function execute(thread: i32, nThreads: i32): i32 {
   const list = load<usize>(LIST_ADDRESS);
   const count = load<i32>(LIST_COUNT);
   const scratch = load<usize>(SCRATCH_BASE) + <usize>thread * load<usize>(SCRATCH_STRIDE);
-  for (let i = 0; i < count; i++) {
+  let i = 0;
+  while (i < count) {
     const c = list + <usize>i * COMMAND_BYTES;
     if (load<i32>(c, 4) & FLAG_BARRIER) {
       if (!barrier(thread, nThreads)) return 1;
     }
     beat(thread);
-    run(c, thread, nThreads, scratch);
+    const together = sharers(c, count - i);
+    run(c, together, thread, nThreads, scratch);
+    i += together;
   }
   return barrier(thread, nThreads) ? 0 : 1;
 }
 
-function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
+/**
+ * How many of the `left` commands from `c` on are run as one: products of ternary matrices with the same rows of codes, with
+ * nothing to wait for in between, share the tables that they look up.
+ */
+function sharers(c: usize, left: i32): i32 {
+  if (load<i32>(c) != OP_TERNARY_MATMUL || arg(c, 8) < LOOKUP_TOKENS) return 1;
+  const most = min(left, MAX_SHARERS);
+  let n = 1;
+  for (; n < most; n++) {
+    const other = c + <usize>n * COMMAND_BYTES;
+    if (load<i32>(other) != OP_TERNARY_MATMUL || (load<i32>(other, 4) & FLAG_BARRIER) != 0) break;
+    if (arg(other, 5) != arg(c, 5) || arg(other, 8) != arg(c, 8)) break;
+  }
+  return n;
+}
+
+/** Runs the command at `c`, which stands for `together` of them. */
+function run(c: usize, together: i32, thread: i32, nThreads: i32, scratch: usize): void {
   switch (load<i32>(c)) {
     case OP_EMBED: {
       // out, type, table, rowBytes, columns, ids, n
@@ -151,43 +171,44 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
       return;
     }
     case OP_TERNARY_MATMUL: {
-      // out, packed, rowBytes, weightScale, rows, codes, stride, meta, n
-      const rows = arg(c, 4);
+      // out, packed, rowBytes, weightScale, rows, codes, stride, meta, n: `together` such commands, the same from codes on
       const n = arg(c, 8);
-      const first = share(rows, 4, thread, nThreads);
-      const last = share(rows, 4, thread + 1, nThreads);
-      if (n == 1) {
-        ternaryMatvec(address(c, 0), address(c, 1), address(c, 2), real(c, 3), address(c, 5), address(c, 7), first, last);
-      } else if (n >= LOOKUP_TOKENS) {
-        ternaryLookup(
-          address(c, 0),
-          rows,
-          address(c, 1),
-          address(c, 2),
-          real(c, 3),
-          address(c, 5),
-          arg(c, 6),
-          address(c, 7),
-          n,
-          first,
-          last,
-          scratch,
-        );
-      } else {
-        ternaryMatmul(
-          address(c, 0),
-          rows,
-          address(c, 1),
-          address(c, 2),
-          real(c, 3),
-          address(c, 5),
-          arg(c, 6),
-          address(c, 7),
-          n,
-          first,
-          last,
-          scratch,
-        );
+      let done = 0;
+      if (n >= LOOKUP_TOKENS) {
+        for (let i = 0; i < together; i++) {
+          const one = c + <usize>i * COMMAND_BYTES;
+          const first = share(arg(one, 4), 4, thread, nThreads);
+          const count = share(arg(one, 4), 4, thread + 1, nThreads) - first;
+          const packed = address(one, 1) + <usize>first * address(one, 2);
+          shareTables(scratch, i, packed, count, address(one, 0) + (<usize>first << 2), arg(one, 4), real(one, 3));
+        }
+        done = ternaryLookup(together, address(c, 2), address(c, 5), arg(c, 6), address(c, 7), n, thread, scratch);
+      }
+      for (let i = 0; i < together && done < n; i++) {
+        const one = c + <usize>i * COMMAND_BYTES;
+        const rows = arg(one, 4);
+        const first = share(rows, 4, thread, nThreads);
+        const last = share(rows, 4, thread + 1, nThreads);
+        const out = address(one, 0) + ((<usize>done * <usize>rows) << 2);
+        const codes = address(one, 5) + <usize>done * address(one, 6);
+        const meta = address(one, 7) + (<usize>done << 3);
+        if (n == 1) ternaryMatvec(out, address(one, 1), address(one, 2), real(one, 3), codes, meta, first, last);
+        else {
+          ternaryMatmul(
+            out,
+            rows,
+            address(one, 1),
+            address(one, 2),
+            real(one, 3),
+            codes,
+            arg(one, 6),
+            meta,
+            n - done,
+            first,
+            last,
+            scratch,
+          );
+        }
       }
       return;
     }

@@ -22,6 +22,7 @@ export function toleranceOf(c: ConformanceCase): (expected: number) => number {
     case 'copyRows':
       return () => 0;
     case 'repack':
+    case 'ternaryGroup':
     case 'ternaryMatmul': // integers exactly, then one conversion, one division, one product
     case 'add':
     case 'gatedRelu2':

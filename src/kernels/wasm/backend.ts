@@ -41,8 +41,8 @@ import {
 import type { Pool } from './pool.ts';
 import { Uploads } from './uploads.ts';
 
-/** What `assembly/ternary-lookup.ts` needs: 8 tables, 4 channels, i16 and i32 sums of a block of 2048 rows. */
-const LOOKUP_SCRATCH = 8 * 172 * 64 + 4 * 64 + 2048 * (64 + 128);
+/** What `assembly/ternary-lookup.ts` needs: 8 tables, 4 channels, 4 matrices, i16 and i32 sums of a block of 2048 rows. */
+const LOOKUP_SCRATCH = 8 * 172 * 64 + 4 * 64 + 4 * 32 + 2048 * (64 + 128);
 
 /** As ATTENTION_HEAD_ROOM in `assembly/index.ts`. */
 const ATTENTION_HEAD_ROOM = 73728;

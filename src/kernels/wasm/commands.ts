@@ -3,7 +3,9 @@
  * have to meet.
  *
  * A barrier stands before a command only where it needs one: it reads or overwrites what another command wrote since
- * the last barrier, or overwrites what one read. So the three projections of q, k and v run without meeting in between.
+ * the last barrier, or overwrites what one read. So the three projections of q, k and v run without meeting in between;
+ * and since they have the same input and stand next to each other, the threads take them as one (`sharers` in
+ * `assembly/index.ts`).
  * @module
  */
 
