@@ -16,13 +16,13 @@ import { attendRows, canAttendRows, ROWS } from './attention-rows';
 import { denseMatmul, embed } from './dense';
 import { exactRows, indexRows, scoreRows, thresholdOf } from './head';
 import { COMMAND_BYTES, FAILED, FLAG_BARRIER, LIST_ADDRESS, LIST_COUNT, SCRATCH_BASE, SCRATCH_STRIDE } from './layout';
-import { rmsNorm } from './norm';
+import { rmsNorm, rmsNormQuantize } from './norm';
 import { quantizeRows } from './quantize';
 import { checkWeights, repack, requantize } from './repack';
 import { rope } from './rope';
 import { barrier, beat, share } from './sync';
-import { LOOKUP_TOKENS, ternaryLookup } from './ternary-lookup';
 import { ternaryFew } from './ternary-few';
+import { LOOKUP_TOKENS, MAX_SHARERS, shareTables, ternaryLookup } from './ternary-lookup';
 import { HAS_DOT_ADD, ternaryMatmul, ternaryMatvec } from './ternary-matmul';
 
 // The inner loops are exported, though nobody calls them from outside: the optimiser melts a function with one caller
@@ -33,7 +33,7 @@ export { attendGroup, exponentials, kvStore, weightedSum } from './attention';
 export { addValues, addValues4, attendRows, dotPair, placeF16, scoreKeys } from './attention-rows';
 export { decodeBf16, decodeF16, decodeQ6_K, decodeQ8_0, denseMatmul, dotF16, embed, rebias } from './dense';
 export { exactRows, indexRows, replaceLeast, roundTo8, scorePlane4, scoreQ6_K, scoreQ8_0, scoreRows } from './head';
-export { rmsNorm, sumOfSquares } from './norm';
+export { normalizeRow, rmsNorm, rmsNormQuantize, sumOfSquares } from './norm';
 export { absmax, quantizeRow, quantizeRows } from './quantize';
 export { encodeQ6, encodeQ8, hasCode3, hasExponent16, hasExponent32, recutI2S, repackTQ1, repackTQ2 } from './repack';
 export { rope, rotateHalves, rotateNeighbours } from './rope';
@@ -57,6 +57,7 @@ const OP_COPY: i32 = 12;
 const OP_HEAD_INDEX: i32 = 13;
 const OP_HEAD_SCORE: i32 = 14;
 const OP_HEAD_EXACT: i32 = 15;
+const OP_RMS_NORM_QUANTIZE: i32 = 16;
 const OP_CHECK_WEIGHTS: i32 = 40;
 const OP_REPACK: i32 = 41;
 const OP_REQUANTIZE: i32 = 42;
@@ -86,18 +87,38 @@ export function execute(thread: i32, nThreads: i32): i32 {
   const list = load<usize>(LIST_ADDRESS);
   const count = load<i32>(LIST_COUNT);
   const scratch = load<usize>(SCRATCH_BASE) + <usize>thread * load<usize>(SCRATCH_STRIDE);
-  for (let i = 0; i < count; i++) {
+  let i = 0;
+  while (i < count) {
     const c = list + <usize>i * COMMAND_BYTES;
     if (load<i32>(c, 4) & FLAG_BARRIER) {
       if (!barrier(thread, nThreads)) return 1;
     }
     beat(thread);
-    run(c, thread, nThreads, scratch);
+    const together = sharers(c, count - i);
+    run(c, together, thread, nThreads, scratch);
+    i += together;
   }
   return barrier(thread, nThreads) ? 0 : 1;
 }
 
-function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
+/**
+ * How many of the `left` commands from `c` on are run as one: products of ternary matrices with the same rows of codes, with
+ * nothing to wait for in between, share the tables that they look up.
+ */
+function sharers(c: usize, left: i32): i32 {
+  if (load<i32>(c) != OP_TERNARY_MATMUL || arg(c, 8) < LOOKUP_TOKENS) return 1;
+  const most = min(left, MAX_SHARERS);
+  let n = 1;
+  for (; n < most; n++) {
+    const other = c + <usize>n * COMMAND_BYTES;
+    if (load<i32>(other) != OP_TERNARY_MATMUL || (load<i32>(other, 4) & FLAG_BARRIER) != 0) break;
+    if (arg(other, 5) != arg(c, 5) || arg(other, 8) != arg(c, 8)) break;
+  }
+  return n;
+}
+
+/** Runs the command at `c`, which stands for `together` of them. */
+function run(c: usize, together: i32, thread: i32, nThreads: i32, scratch: usize): void {
   switch (load<i32>(c)) {
     case OP_EMBED: {
       // out, type, table, rowBytes, columns, ids, n
@@ -123,22 +144,52 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
       quantizeRows(address(c, 0), address(c, 1), address(c, 2), arg(c, 3), arg(c, 4), first, last);
       return;
     }
+    case OP_RMS_NORM_QUANTIZE: {
+      // codes, meta, x, gain, eps, columns, stride, n
+      const n = arg(c, 7);
+      rmsNormQuantize(
+        address(c, 0),
+        address(c, 1),
+        address(c, 2),
+        address(c, 3),
+        real(c, 4),
+        arg(c, 5),
+        arg(c, 6),
+        share(n, 1, thread, nThreads),
+        share(n, 1, thread + 1, nThreads),
+        scratch,
+      );
+      return;
+    }
     case OP_TERNARY_MATMUL: {
-      // out, packed, rowBytes, weightScale, rows, codes, stride, meta, n
-      const rows = arg(c, 4);
+      // out, packed, rowBytes, weightScale, rows, codes, stride, meta, n: `together` such commands, the same from codes on
       const n = arg(c, 8);
-      const first = share(rows, 4, thread, nThreads);
-      const last = share(rows, 4, thread + 1, nThreads);
-      const rowBytes = address(c, 2);
-      const codes = address(c, 5);
-      const meta = address(c, 7);
-      if (n == 1) ternaryMatvec(address(c, 0), address(c, 1), rowBytes, real(c, 3), codes, meta, first, last);
-      else if (n >= LOOKUP_TOKENS) {
-        ternaryLookup(address(c, 0), rows, address(c, 1), rowBytes, real(c, 3), codes, arg(c, 6), meta, n, first, last, scratch);
-      } else if (HAS_DOT_ADD) {
-        ternaryFew(address(c, 0), rows, address(c, 1), rowBytes, real(c, 3), codes, arg(c, 6), meta, n, first, last, scratch);
-      } else {
-        ternaryMatmul(address(c, 0), rows, address(c, 1), rowBytes, real(c, 3), codes, arg(c, 6), meta, n, first, last, scratch);
+      let done = 0;
+      if (n >= LOOKUP_TOKENS) {
+        for (let i = 0; i < together; i++) {
+          const one = c + <usize>i * COMMAND_BYTES;
+          const first = share(arg(one, 4), 4, thread, nThreads);
+          const count = share(arg(one, 4), 4, thread + 1, nThreads) - first;
+          const packed = address(one, 1) + <usize>first * address(one, 2);
+          shareTables(scratch, i, packed, count, address(one, 0) + (<usize>first << 2), arg(one, 4), real(one, 3));
+        }
+        done = ternaryLookup(together, address(c, 2), address(c, 5), arg(c, 6), address(c, 7), n, thread, scratch);
+      }
+      for (let i = 0; i < together && done < n; i++) {
+        const one = c + <usize>i * COMMAND_BYTES;
+        const rows = arg(one, 4);
+        const first = share(rows, 4, thread, nThreads);
+        const last = share(rows, 4, thread + 1, nThreads);
+        const out = address(one, 0) + ((<usize>done * <usize>rows) << 2);
+        const codes = address(one, 5) + <usize>done * address(one, 6);
+        const meta = address(one, 7) + (<usize>done << 3);
+        const w = address(one, 1);
+        const rowBytes = address(one, 2);
+        const left = n - done;
+        if (left == 1) ternaryMatvec(out, w, rowBytes, real(one, 3), codes, meta, first, last);
+        else if (HAS_DOT_ADD) {
+          ternaryFew(out, rows, w, rowBytes, real(one, 3), codes, arg(one, 6), meta, left, first, last, scratch);
+        } else ternaryMatmul(out, rows, w, rowBytes, real(one, 3), codes, arg(one, 6), meta, left, first, last, scratch);
       }
       return;
     }

@@ -1,19 +1,44 @@
+import { quantizeRows } from './quantize';
 import { fold8d, highPair, lowPair } from './sums';
 
 /** `Backend.rmsNorm` for rows first..last-1. */
 export function rmsNorm(out: usize, x: usize, gain: usize, eps: f32, columns: i32, first: i32, last: i32): void {
   const rowBytes = (<usize>columns) << 2;
   for (let row = first; row < last; row++) {
-    const source = x + <usize>row * rowBytes;
-    const target = out + <usize>row * rowBytes;
-    const r: f32 = <f32>1 / sqrt<f32>(f32(sumOfSquares(source, columns) / f64(columns)) + eps);
-    const scale = f32x4.splat(r);
-    let i: usize = 0;
-    for (; i + 16 <= rowBytes; i += 16) {
-      v128.store(target + i, f32x4.mul(f32x4.mul(v128.load(source + i), scale), v128.load(gain + i)));
-    }
-    for (; i < rowBytes; i += 4) store<f32>(target + i, load<f32>(source + i) * r * load<f32>(gain + i));
+    normalizeRow(out + <usize>row * rowBytes, x + <usize>row * rowBytes, gain, eps, columns);
   }
+}
+
+/** `Backend.rmsNormQuantize` for rows first..last-1. The row in between stays in scratch (columns * 4 bytes), which is in cache. */
+export function rmsNormQuantize(
+  codes: usize,
+  meta: usize,
+  x: usize,
+  gain: usize,
+  eps: f32,
+  columns: i32,
+  stride: i32,
+  first: i32,
+  last: i32,
+  scratch: usize,
+): void {
+  const rowBytes = (<usize>columns) << 2;
+  for (let row = first; row < last; row++) {
+    normalizeRow(scratch, x + <usize>row * rowBytes, gain, eps, columns);
+    quantizeRows(codes + <usize>row * <usize>stride, meta + (<usize>row << 3), scratch, columns, stride, 0, 1);
+  }
+}
+
+/** (x * r) * gain, where r is 1 / sqrt(mean of the squares + eps). */
+export function normalizeRow(out: usize, x: usize, gain: usize, eps: f32, columns: i32): void {
+  const rowBytes = (<usize>columns) << 2;
+  const r: f32 = <f32>1 / sqrt<f32>(f32(sumOfSquares(x, columns) / f64(columns)) + eps);
+  const scale = f32x4.splat(r);
+  let i: usize = 0;
+  for (; i + 16 <= rowBytes; i += 16) {
+    v128.store(out + i, f32x4.mul(f32x4.mul(v128.load(x + i), scale), v128.load(gain + i)));
+  }
+  for (; i < rowBytes; i += 4) store<f32>(out + i, load<f32>(x + i) * r * load<f32>(gain + i));
 }
 
 /** sum8d of the squares, each rounded to f32 first. */

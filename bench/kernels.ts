@@ -88,6 +88,8 @@ function* all(): Generator<KernelCase> {
     yield norm(n);
     yield quantize(HIDDEN, n);
     yield quantize(FFN, n);
+    yield normQuantize(HIDDEN, n);
+    yield normQuantize(FFN, n);
     yield rope(n);
     yield append(n);
     yield elementwise('gatedRelu2', FFN, n);
@@ -184,6 +186,19 @@ function quantize(columns: number, n: number): KernelCase {
     prepare(backend) {
       const [x, out] = [floats(backend, n, columns), backend.allocQuantized(n, columns)];
       return () => backend.quantizeRows(out, x, n);
+    },
+  };
+}
+
+function normQuantize(columns: number, n: number): KernelCase {
+  return {
+    name: `rmsNormQuantize ${columns} n=${n}`,
+    work: { bytes: n * columns * 5 },
+    prepare(backend) {
+      const [x, out] = [floats(backend, n, columns), backend.allocQuantized(n, columns)];
+      const gain = backend.alloc('f32', [columns]);
+      backend.write(gain, new Float32Array(columns).fill(1.5));
+      return () => backend.rmsNormQuantize(out, x, gain, 1e-5, n);
     },
   };
 }

@@ -176,7 +176,9 @@ describe('AssemblyScript and TypeScript agree', () => {
     const lookup = read('assembly/ternary-lookup.ts');
     expect(lookup).toContain('const TABLE_BYTES: usize = 172 * 64;');
     expect(lookup).toContain('const BLOCK_ROWS: i32 = 4096;');
-    expect(backend).toContain('LOOKUP_SCRATCH = 8 * 172 * 64 + 32 * 64 + 4096 * (64 + 128);');
+    expect(lookup).toContain('MAX_SHARERS: i32 = 4;');
+    expect(lookup).toContain('const MATRIX_BYTES: usize = 32;');
+    expect(backend).toContain('LOOKUP_SCRATCH = 8 * 172 * 64 + 32 * 64 + 4 * 32 + 4096 * (64 + 128);');
     const codes = [...read('assembly/dense.ts').matchAll(/DENSE_(\w+): i32 = (\d);/g)].map(
       ([, name, code]) => `${name}: ${code}`,
     );

@@ -33,6 +33,7 @@ const OP_COPY: i32 = 12;
 const OP_HEAD_INDEX: i32 = 13;
 const OP_HEAD_SCORE: i32 = 14;
 const OP_HEAD_EXACT: i32 = 15;
+const OP_RMS_NORM_QUANTIZE: i32 = 16;
 const OP_CHECK_WEIGHTS: i32 = 40;
 const OP_REPACK: i32 = 41;
 const OP_REQUANTIZE: i32 = 42;
@@ -80,7 +81,8 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
   else if (op == OP_TERNARY_MATMUL || op == OP_DENSE_MATMUL || op == OP_HEAD_EXACT) {
     count = arg(c, 4); // rows of the matrix
     unit = 16;
-  } else if (op == OP_KV_APPEND) count = arg(c, 10);
+  } else if (op == OP_RMS_NORM_QUANTIZE) count = arg(c, 7);
+  else if (op == OP_KV_APPEND) count = arg(c, 10);
   else if (op == OP_ATTENTION) count = arg(c, 11) * arg(c, 6); // a unit is one row and one head
   else if (op == OP_GATED_RELU2 || op == OP_GATED_SILU || op == OP_ADD) {
     count = arg(c, 3);
@@ -114,6 +116,16 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
       for (let i = first; i < last; i++) {
         const x = address(c, 2) + ((<usize>i * <usize>arg(c, 3)) << 2);
         quantizeRow(address(c, 0) + <usize>i * <usize>arg(c, 4), address(c, 1) + (<usize>i << 3), x, arg(c, 3));
+      }
+      return;
+    }
+    case OP_RMS_NORM_QUANTIZE: {
+      const columns = arg(c, 5);
+      for (let i = first; i < last; i++) {
+        // The sums of the squares lie where the row will: they are folded before it is written.
+        const x = address(c, 2) + ((<usize>i * <usize>columns) << 2);
+        rmsNormRow(scratch, x, address(c, 3), real(c, 4), columns, scratch);
+        quantizeRow(address(c, 0) + <usize>i * <usize>arg(c, 6), address(c, 1) + (<usize>i << 3), scratch, columns);
       }
       return;
     }

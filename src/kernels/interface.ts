@@ -206,6 +206,12 @@ export interface Backend {
   quantizeRows(out: QuantizedBuf, x: Buf, n: number): void;
 
   /**
+   * `rmsNorm` and then `quantizeRows`, the same bits, without the rows in between: for inputs that only ternary matrices read.
+   * x (n, K) f32; gain (K) f32.
+   */
+  rmsNormQuantize(out: QuantizedBuf, x: Buf, gain: Buf, eps: number, n: number): void;
+
+  /**
    * out (n, M) f32 = x (n, K) times the transpose of the ternary matrix (M, K).
    * d = sum of trit * code, exact in i32 for every input; out = (f32(d) / s) * weightScale.
    */

@@ -9,7 +9,7 @@
  */
 
 import type { Buf } from '../kernels/interface.ts';
-import { attend, type ModelWeights, project, quantizeFor, type Step } from './graph.ts';
+import { attend, type ModelWeights, normFor, project, type Step } from './graph.ts';
 
 export function bitnetForward(step: Step, weights: ModelWeights): void {
   const { backend, scratch: s, n } = step;
@@ -17,26 +17,22 @@ export function bitnetForward(step: Step, weights: ModelWeights): void {
   backend.embed(s.x, weights.embedding, s.ids, n); // x (n, hidden)
   weights.layers.forEach((w, layer) => {
     // Attention
-    backend.rmsNorm(s.h, s.x, w.attnNorm, c.rmsEps, n); // h (n, hidden)
-    quantizeFor(step, s.hq, s.h, [w.q, w.k, w.v]);
+    normFor(step, s.h, s.hq, s.x, w.attnNorm, c.rmsEps, [w.q, w.k, w.v]); // h, hq (n, hidden)
     project(step, s.q, w.q, s.h, s.hq); // q (n, nHeads * headDim)
     project(step, s.k, w.k, s.h, s.hq); // k (n, nKvHeads * headDim)
     project(step, s.v, w.v, s.h, s.hq); // v (n, nKvHeads * headDim)
     attend(step, c, layer); // a (n, nHeads * headDim)
-    backend.rmsNorm(s.q, s.a, gain(w.attnSubNorm), c.rmsEps, n); // q is free again: it takes the normalised output
-    quantizeFor(step, s.aq, s.q, [w.o]);
+    normFor(step, s.q, s.aq, s.a, gain(w.attnSubNorm), c.rmsEps, [w.o]); // q is free again: it takes the normalised a
     project(step, s.h, w.o, s.q, s.aq); // h (n, hidden)
     backend.add(s.x, s.x, s.h, n);
 
     // Feed-forward
-    backend.rmsNorm(s.h, s.x, w.ffnNorm, c.rmsEps, n);
-    quantizeFor(step, s.hq, s.h, [w.gate, w.up]);
+    normFor(step, s.h, s.hq, s.x, w.ffnNorm, c.rmsEps, [w.gate, w.up]);
     project(step, s.gate, w.gate, s.h, s.hq); // gate (n, ffn)
     project(step, s.up, w.up, s.h, s.hq); // up (n, ffn)
     if (c.activation === 'relu2') backend.gatedRelu2(s.gate, s.gate, s.up, n);
     else backend.gatedSilu(s.gate, s.gate, s.up, n);
-    backend.rmsNorm(s.up, s.gate, gain(w.ffnSubNorm), c.rmsEps, n);
-    quantizeFor(step, s.fq, s.up, [w.down]);
+    normFor(step, s.up, s.fq, s.gate, gain(w.ffnSubNorm), c.rmsEps, [w.down]);
     project(step, s.h, w.down, s.up, s.fq); // h (n, hidden)
     backend.add(s.x, s.x, s.h, n);
   });

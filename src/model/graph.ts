@@ -101,6 +101,28 @@ export function quantizeFor(step: Step, quantized: QuantizedBuf, x: Buf, weights
   if (weights.some((weight) => weight.kind === 'ternary')) step.backend.quantizeRows(quantized, x, step.n);
 }
 
+/**
+ * The normalised `x` for the projections `weights`, which then take `normed` and `quantized`. Where all of them are
+ * ternary, nobody reads the rows in f32, and one op does both; a dense one needs them.
+ */
+export function normFor(
+  step: Step,
+  normed: Buf,
+  quantized: QuantizedBuf,
+  x: Buf,
+  gain: Buf,
+  eps: number,
+  weights: readonly Weight[],
+): void {
+  const { backend, n } = step;
+  if (weights.every((weight) => weight.kind === 'ternary')) {
+    backend.rmsNormQuantize(quantized, x, gain, eps, n);
+  } else {
+    backend.rmsNorm(normed, x, gain, eps, n);
+    quantizeFor(step, quantized, normed, weights);
+  }
+}
+
 /** out = W x: BitLinear where W is ternary, a plain product where it is dense. */
 export function project(step: Step, out: Buf, weight: Weight, x: Buf, quantized: QuantizedBuf): void {
   if (weight.kind === 'ternary') step.backend.ternaryMatmul(out, weight, quantized, step.n);

@@ -6,7 +6,7 @@
  * @module
  */
 
-import { attend, type ModelWeights, project, quantizeFor, type Step } from './graph.ts';
+import { attend, type ModelWeights, normFor, project, quantizeFor, type Step } from './graph.ts';
 
 export function llamaForward(step: Step, weights: ModelWeights): void {
   const { backend, scratch: s, n } = step;
@@ -14,8 +14,7 @@ export function llamaForward(step: Step, weights: ModelWeights): void {
   backend.embed(s.x, weights.embedding, s.ids, n); // x (n, hidden)
   weights.layers.forEach((w, layer) => {
     // Attention
-    backend.rmsNorm(s.h, s.x, w.attnNorm, c.rmsEps, n); // h (n, hidden)
-    quantizeFor(step, s.hq, s.h, [w.q, w.k, w.v]);
+    normFor(step, s.h, s.hq, s.x, w.attnNorm, c.rmsEps, [w.q, w.k, w.v]); // h, hq (n, hidden)
     project(step, s.q, w.q, s.h, s.hq); // q (n, nHeads * headDim)
     project(step, s.k, w.k, s.h, s.hq); // k (n, nKvHeads * headDim)
     project(step, s.v, w.v, s.h, s.hq); // v (n, nKvHeads * headDim)
@@ -25,8 +24,7 @@ export function llamaForward(step: Step, weights: ModelWeights): void {
     backend.add(s.x, s.x, s.h, n);
 
     // Feed-forward
-    backend.rmsNorm(s.h, s.x, w.ffnNorm, c.rmsEps, n);
-    quantizeFor(step, s.hq, s.h, [w.gate, w.up]);
+    normFor(step, s.h, s.hq, s.x, w.ffnNorm, c.rmsEps, [w.gate, w.up]);
     project(step, s.gate, w.gate, s.h, s.hq); // gate (n, ffn)
     project(step, s.up, w.up, s.h, s.hq); // up (n, ffn)
     backend.gatedSilu(s.gate, s.gate, s.up, n);

@@ -60,8 +60,15 @@ describe('producer and consumer on three threads', () => {
       const [x, one, gain, out] = [make(1), make(i), make(0), make(0)];
       backend.add(gain, one, one, 1);
       backend.rmsNorm(out, x, gain, 0, 1);
+      const q = backend.allocQuantized(1, columns);
+      backend.add(gain, gain, gain, 1);
+      backend.rmsNormQuantize(q, x, gain, 0, 1);
       const got = await backend.read(out, columns);
       expect(got.every((value) => value === 2 * i)).toBe(true);
+      const { codes, scales } = await backend.readQuantized(q, 1);
+      expect(codes.every((code) => code === 127)).toBe(true);
+      expect(scales[0]).toBe(Math.fround(127 / (4 * i)));
+      backend.free(q);
       for (const buf of [x, one, gain, out]) backend.free(buf);
     }
   });

@@ -19,12 +19,19 @@ export type ConformanceCase = Common &
   (
     | { readonly op: 'rmsNorm'; readonly columns: number; readonly kind: ValueKind }
     | { readonly op: 'quantizeRows'; readonly columns: number; readonly kind: ValueKind }
+    | { readonly op: 'rmsNormQuantize'; readonly columns: number; readonly kind: ValueKind }
     | {
         readonly op: 'ternaryMatmul';
         readonly rows: number;
         readonly columns: number;
         readonly kind: ValueKind;
         readonly trits: TritKind;
+      }
+    | {
+        /** Several matrices with the same input, one after the other, which a backend may take together. */
+        readonly op: 'ternaryGroup';
+        readonly rows: readonly number[];
+        readonly columns: number;
       }
     | {
         readonly op: 'denseMatmul';
@@ -97,6 +104,14 @@ function* allCases(): Generator<WithoutSeed<ConformanceCase>> {
   }
   for (const kind of [...kinds, 'equal', 'negative'] as const) yield { op: 'quantizeRows', n: 3, columns: 203, kind };
 
+  for (const columns of [1, 3, 7, 8, 15, 16, 17, 100, 127, 128, 130, 640]) {
+    for (const n of [1, 4]) yield { op: 'rmsNormQuantize', n, columns, kind: 'normal' };
+  }
+  for (const kind of [...kinds, 'equal', 'negative'] as const) {
+    yield { op: 'rmsNormQuantize', n: 3, columns: 203, kind };
+  }
+  yield { op: 'rmsNormQuantize', n: 2, columns: 6912, kind: 'normal' };
+
   for (const columns of [1, 16, 127, 128, 129, 256, 1024, 1152]) {
     for (const rows of [1, 3, 4, 9]) {
       for (const n of [1, 2, 7]) {
@@ -124,6 +139,19 @@ function* allCases(): Generator<WithoutSeed<ConformanceCase>> {
   yield { op: 'ternaryMatmul', n: 18, rows: 4101, columns: 128, kind: 'normal', trits: 'random' };
   for (const kind of kinds) yield { op: 'ternaryMatmul', n: 11, rows: 7, columns: 300, kind, trits: 'random' };
   for (const kind of kinds) yield { op: 'ternaryMatmul', n: 3, rows: 7, columns: 300, kind, trits: 'random' };
+
+  // Two and three of them, more than are taken at once, ones without rows for every thread, and ones across blocks of rows.
+  for (const n of [1, 3, 8, 17, 41]) {
+    for (const rows of [
+      [12, 5],
+      [9, 1, 6],
+      [4, 3, 2, 1, 7, 8],
+    ]) {
+      yield { op: 'ternaryGroup', n, rows, columns: 300 };
+    }
+  }
+  yield { op: 'ternaryGroup', n: 35, rows: [2561, 640, 643], columns: 128 };
+  yield { op: 'ternaryGroup', n: 9, rows: [2047, 5, 4099], columns: 128 };
 
   for (const dtype of ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K'] as const) {
     const block = dtype === 'Q6_K' ? 256 : dtype === 'Q8_0' ? 32 : 1;

@@ -80,7 +80,14 @@ function denseWeight(backend: Backend, dtype: DenseType, rows: number, columns: 
   });
 }
 
-function ternaryWeight(backend: Backend, kind: TritKind, rows: number, columns: number, seed: number): Promise<Weight> {
+function ternaryWeight(
+  backend: Backend,
+  kind: TritKind,
+  rows: number,
+  columns: number,
+  seed: number,
+  scale = 0.0371,
+): Promise<Weight> {
   return backend.upload({
     kind: 'ternary',
     name: `ternary ${kind}`,
@@ -89,7 +96,7 @@ function ternaryWeight(backend: Backend, kind: TritKind, rows: number, columns: 
     byteLength: packedBytes(rows, columns),
     fill: async (to) => {
       to.set(packRows(trits(kind, rows * columns, seed), rows, columns));
-      return Math.fround(0.0371);
+      return Math.fround(scale);
     },
   });
 }
@@ -121,6 +128,16 @@ export const programs: Programs = {
     return { codes: Float32Array.from(codes), scales };
   },
 
+  async rmsNormQuantize(backend, c) {
+    const x = upload(backend, values(c.kind, c.n * c.columns, c.seed), c.columns);
+    const gain = backend.alloc('f32', [c.columns]);
+    backend.write(gain, values('normal', c.columns, c.seed + 5000));
+    const q = backend.allocQuantized(c.n + GUARD_ROWS, c.columns);
+    backend.rmsNormQuantize(q, x, gain, 1e-5, c.n);
+    const { codes, scales } = await backend.readQuantized(q, c.n + GUARD_ROWS);
+    return { codes: Float32Array.from(codes), scales };
+  },
+
   async ternaryMatmul(backend, c) {
     const x = upload(backend, values(c.kind, c.n * c.columns, c.seed), c.columns);
     const q = backend.allocQuantized(c.n, c.columns);
@@ -129,6 +146,29 @@ export const programs: Programs = {
     backend.quantizeRows(q, x, c.n);
     backend.ternaryMatmul(out, weight, q, c.n);
     return { out: await fetch(backend, out) };
+  },
+
+  /** After the group the same products again, with other codes and other numbers of tokens between them. */
+  async ternaryGroup(backend, c) {
+    const make = (seed: number) => {
+      const q = backend.allocQuantized(c.n, c.columns);
+      backend.quantizeRows(q, upload(backend, values('normal', c.n * c.columns, seed), c.columns), c.n);
+      return q;
+    };
+    const [q, other] = [make(c.seed), make(c.seed + 1)];
+    const weights: Weight[] = [];
+    for (const [i, rows] of c.rows.entries()) {
+      weights.push(await ternaryWeight(backend, 'random', rows, c.columns, c.seed + 5000 + i, 0.0371 * (i + 1)));
+    }
+    const outs = (all: string) =>
+      c.rows.map((rows, i) => ({ name: `${all} ${i}`, buf: target(backend, c.n, rows), weight: weights[i] }));
+    const [group, codes, tokens] = [outs('group'), outs('codes'), outs('tokens')];
+    for (const { buf, weight } of group) backend.ternaryMatmul(buf, weight, q, c.n);
+    for (const [i, { buf, weight }] of codes.entries()) backend.ternaryMatmul(buf, weight, i === 1 ? other : q, c.n);
+    for (const [i, { buf, weight }] of tokens.entries()) backend.ternaryMatmul(buf, weight, q, Math.max(1, c.n - i));
+    const outputs: Record<string, Float32Array> = {};
+    for (const { name, buf } of [...group, ...codes, ...tokens]) outputs[name] = await fetch(backend, buf);
+    return outputs;
   },
 
   async denseMatmul(backend, c) {

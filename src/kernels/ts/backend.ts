@@ -25,7 +25,7 @@ import type {
 } from '../interface.ts';
 import { add, gatedRelu2, gatedSilu } from './activation.ts';
 import { attention } from './attention.ts';
-import { rmsNorm } from './norm.ts';
+import { rmsNorm, rmsNormQuantize } from './norm.ts';
 import { quantizeRows } from './quantize.ts';
 import { rope } from './rope.ts';
 import { dot16 } from './sums.ts';
@@ -250,6 +250,11 @@ class TsBackend implements Backend {
   quantizeRows(out: QuantizedBuf, x: Buf, n: number): void {
     const q = this.#quantized(out);
     quantizeRows(q.codes, q.scales, this.#f32(x), q.columns, n);
+  }
+
+  rmsNormQuantize(out: QuantizedBuf, x: Buf, gain: Buf, eps: number, n: number): void {
+    const q = this.#quantized(out);
+    rmsNormQuantize(q.codes, q.scales, this.#f32(x), this.#f32(gain), eps, q.columns, n);
   }
 
   ternaryMatmul(out: Buf, weight: Weight, x: QuantizedBuf, n: number): void {

@@ -41,8 +41,8 @@ import {
 import type { Pool } from './pool.ts';
 import { Uploads } from './uploads.ts';
 
-/** What `assembly/ternary-lookup.ts` needs: 8 tables, 32 channels, i16 and i32 sums of a block of 4096 rows. */
-const LOOKUP_SCRATCH = 8 * 172 * 64 + 32 * 64 + 4096 * (64 + 128);
+/** What `assembly/ternary-lookup.ts` needs: 8 tables, 32 channels, 4 matrices, i16 and i32 sums of a block of 4096 rows. */
+const LOOKUP_SCRATCH = 8 * 172 * 64 + 32 * 64 + 4 * 32 + 4096 * (64 + 128);
 
 /** As ATTENTION_HEAD_ROOM in `assembly/index.ts`. */
 const ATTENTION_HEAD_ROOM = 106496;
@@ -109,6 +109,7 @@ export class WasmBackend implements Backend, Rehearsal {
   }
 
   allocQuantized(rows: number, columns: number): QuantizedBuf {
+    // Four rows unpacked to bytes, or one row of f32 between its norm and its codes.
     this.#needScratch(Math.max(4 * paddedColumns(columns), rows > 1 ? LOOKUP_SCRATCH : 0));
     const [codes, meta] = this.#takeBoth(rows * paddedColumns(columns), rows * 8, `codes (${rows}, ${columns})`);
     return new WasmQuantized(rows, columns, codes, meta);
@@ -299,6 +300,12 @@ export class WasmBackend implements Backend, Rehearsal {
   quantizeRows(out: QuantizedBuf, x: Buf, n: number): void {
     const [q, a] = [wasmQuantized(out), wasmBuf(x).address];
     this.#push(Op.QUANTIZE_ROWS, [q.codes], [a], [q.codes, q.meta, a, q.columns, q.stride, n]);
+  }
+
+  rmsNormQuantize(out: QuantizedBuf, x: Buf, gain: Buf, eps: number, n: number): void {
+    const [q, a, g] = [wasmQuantized(out), wasmBuf(x).address, wasmBuf(gain).address];
+    const args = [q.codes, q.meta, a, g, eps, q.columns, q.stride, n];
+    this.#push(Op.RMS_NORM_QUANTIZE, [q.codes], [a, g], args, [4]);
   }
 
   ternaryMatmul(out: Buf, weight: Weight, x: QuantizedBuf, n: number): void {

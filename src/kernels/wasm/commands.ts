@@ -3,7 +3,9 @@
  * have to meet.
  *
  * A barrier stands before a command only where it needs one: it reads or overwrites what another command wrote since
- * the last barrier, or overwrites what one read. So the three projections of q, k and v run without meeting in between.
+ * the last barrier, or overwrites what one read. So the three projections of q, k and v run without meeting in between;
+ * and since they have the same input and stand next to each other, the threads take them as one (`sharers` in
+ * `assembly/index.ts`).
  * @module
  */
 
@@ -26,6 +28,7 @@ export const Op = {
   HEAD_INDEX: 13,
   HEAD_SCORE: 14,
   HEAD_EXACT: 15,
+  RMS_NORM_QUANTIZE: 16,
   CHECK_WEIGHTS: 40,
   REPACK: 41,
   REQUANTIZE: 42,

@@ -273,7 +273,7 @@ export const CHECKS: readonly Check[] = [
   },
   {
     op: 'ternaryMatmul',
-    digest: 2968409588,
+    digest: 1193159084,
     async program(kit) {
       // 1152 columns are more than an i16 lane can sum. Row 0 is all +1, row 1 all -1; token 0 is all 127.
       const [rows, columns] = [6, 1152];
@@ -290,11 +290,14 @@ export const CHECKS: readonly Check[] = [
       kit.backend.write(x, tokens.fill(0.75, 0, columns));
       const q = kit.backend.allocQuantized(9, columns);
       kit.backend.quantizeRows(q, x, 9);
-      // One token, a few, and enough for the kernel with tables.
+      // One token, a few, and enough for the kernel with tables, which a second matrix then shares.
+      const second = await kit.upload({ kind: 'ternary' }, 3, columns, packed.slice((3 * columns) / 4));
       for (const n of [1, 3, 9]) {
-        const out = kit.backend.alloc('f32', [n, rows]);
+        const [out, beside] = [kit.backend.alloc('f32', [n, rows]), kit.backend.alloc('f32', [n, 3])];
         kit.backend.ternaryMatmul(out, weight, q, n);
+        kit.backend.ternaryMatmul(beside, second, q, n);
         await kit.take(out);
+        await kit.take(beside);
       }
     },
   },
@@ -360,6 +363,17 @@ export const CHECKS: readonly Check[] = [
       const out = kit.floats(3, 19);
       kit.backend.copyRows(out, 1, kit.floats(3, 19), 0, 2);
       await kit.take(out);
+    },
+  },
+  {
+    op: 'rmsNormQuantize',
+    digest: 3567766717,
+    async program(kit) {
+      for (const kind of ['plain', 'small', 'awkward'] as const) {
+        const q = kit.backend.allocQuantized(2, 37);
+        kit.backend.rmsNormQuantize(q, kit.floats(2, 37, kind), kit.floats(1, 37), 1e-5, 2);
+        await kit.takeQuantized(q);
+      }
     },
   },
   { op: 'upload', digest: 418939494, program: offerAll },
