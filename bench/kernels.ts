@@ -82,7 +82,10 @@ function* all(): Generator<KernelCase> {
     const copies = Math.ceil(COLD_BYTES / packedBytes(rows, columns));
     yield ternary(rows, columns, 1, copies);
   }
-  for (const dtype of ['F16', 'Q8_0', 'Q6_K'] as const) yield head(dtype);
+  for (const dtype of ['F16', 'Q8_0', 'Q6_K'] as const) {
+    yield head(dtype);
+    yield topOfHead(dtype);
+  }
   for (const n of ROWS) {
     yield embed(n);
     yield norm(n);
@@ -143,6 +146,19 @@ function head(dtype: keyof typeof ENCODERS): KernelCase {
       const weight = await dense(backend, dtype, VOCABULARY, HIDDEN);
       const [x, out] = [floats(backend, 1, HIDDEN), backend.alloc('f32', [1, VOCABULARY])];
       return () => backend.denseMatmul(out, weight, x, 1);
+    },
+  };
+}
+
+/** The same where only the 40 greatest products matter; work and bytes are those of the matrix. */
+function topOfHead(dtype: keyof typeof ENCODERS): KernelCase {
+  return {
+    name: `denseTopK head ${VOCABULARY}x${HIDDEN} ${dtype} k=40`,
+    work: { macs: VOCABULARY * HIDDEN, bytes: denseBytes(dtype, VOCABULARY, HIDDEN) },
+    async prepare(backend) {
+      const weight = await dense(backend, dtype, VOCABULARY, HIDDEN);
+      const [x, out] = [floats(backend, 1, HIDDEN), backend.alloc('f32', [1, VOCABULARY])];
+      return () => backend.denseTopK(out, weight, x, 40, 1);
     },
   };
 }

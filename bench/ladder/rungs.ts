@@ -155,3 +155,32 @@ export function fourRows(
     store<i32>(out + (row << 2), sumLanes(t3) - sumQ, 12);
   }
 }
+
+/**
+ * Five weights a byte, 1.6 bits each: for machines on which memory is the limit. Blocks of 16 bytes hold 80 columns, byte p those
+ * of p, 16 + p, ... 64 + p as a fraction of 256 in base 3; three times a byte has the first digit above its lowest 8 bits.
+ */
+export function fivePerByte(out: usize, packed: usize, rows: i32, rowBytes: usize, q: usize, sumQ: i32): void {
+  const bytesOfRow = (rowBytes * 4) / 5;
+  for (let row = 0; row < rows; row++) {
+    let w = packed + row * bytesOfRow;
+    let x = q;
+    let total = i32x4.splat(0);
+    for (const end = w + bytesOfRow; w < end; w += 16) {
+      const v = v128.load(w);
+      let low = i16x8.extend_low_i8x16_u(v);
+      let high = i16x8.extend_high_i8x16_u(v);
+      let a = i16x8.splat(0);
+      for (let digit = 0; digit < 5; digit++, x += 16) {
+        low = i16x8.add(low, i16x8.add(low, low));
+        high = i16x8.add(high, i16x8.add(high, high));
+        const codes = i8x16.narrow_i16x8_u(i16x8.shr_u(low, 8), i16x8.shr_u(high, 8));
+        a = dotStep(a, codes, v128.load(x));
+        low = v128.and(low, i16x8.splat(255));
+        high = v128.and(high, i16x8.splat(255));
+      }
+      total = i32x4.add(total, i32x4.extadd_pairwise_i16x8_s(a));
+    }
+    store<i32>(out + (row << 2), sumLanes(total) - sumQ);
+  }
+}
