@@ -5,8 +5,9 @@
  * Layouts are drawn in `src/tensors/{floats,q8_0,q6_k}.ts`. Weights are finite: loading checks them.
  */
 
-import { F16_MASK, F16_SCALE, HIGH_PAIRS, LOW_NIBBLES } from './layout';
+import { F16_MASK, F16_SCALE } from './layout';
 import { f16ToF32, f16ToF32x4, placeHigh, placeLow } from './math';
+import { decodeQ6_K, storeScaled } from './q6_k';
 import { dot16, fold16 } from './sums';
 
 export const DENSE_F32: i32 = 0;
@@ -56,57 +57,11 @@ export function decodeBf16(target: usize, source: usize, length: i32): void {
   for (; i < length; i++, source += 2, target += 4) store<u32>(target, <u32>load<u16>(source) << 16);
 }
 
-/** Eight i16 integers times d, as f32. */
-// @ts-ignore: decorator
-@inline
-function storeScaled(target: usize, d: v128, q: v128): void {
-  v128.store(target, f32x4.mul(d, f32x4.convert_i32x4_s(i32x4.extend_low_i16x8_s(q))));
-  v128.store(target, f32x4.mul(d, f32x4.convert_i32x4_s(i32x4.extend_high_i16x8_s(q))), 16);
-}
-
 export function decodeQ8_0(target: usize, source: usize, length: i32): void {
   for (let i = 0; i < length; i += 32, source += 34, target += 128) {
     const d = f32x4.splat(f16ToF32(load<i16>(source)));
     for (let j: usize = 0; j < 32; j += 8) storeScaled(target + (j << 2), d, v128.load8x8_s(source + 2 + j));
   }
-}
-
-/** d * (scale * q): the integers have 12 bits, d has 11, so nothing is ever rounded. */
-export function decodeQ6_K(target: usize, source: usize, length: i32): void {
-  const low4 = v128.load(LOW_NIBBLES);
-  const high2 = v128.load(HIGH_PAIRS);
-  const offset = i8x16.splat(32);
-  for (let block = 0; block < length; block += 256, source += 210, target += 1024) {
-    const d = f32x4.splat(f16ToF32(load<i16>(source, 208)));
-    // Sixteen values at a time; they share a scale. Half h, group g as drawn in q6_k.ts.
-    for (let h: usize = 0; h < 2; h++) {
-      for (let i: usize = 0; i < 32; i += 16) {
-        const a = v128.load(source + 64 * h + i);
-        const b = v128.load(source + 64 * h + 32 + i);
-        const high = v128.load(source + 128 + 32 * h + i);
-        const scales = source + 192 + 8 * h + (i >> 4);
-        const at = target + ((128 * h + i) << 2);
-        // High bits of group g are at 2g: moved to bits 4 and 5. Shifts of 16-bit lanes, masked after: x86 has none of bytes.
-        const q0 = v128.or(v128.and(a, low4), v128.and(i16x8.shl(high, 4), high2));
-        const q1 = v128.or(v128.and(b, low4), v128.and(i16x8.shl(high, 2), high2));
-        const q2 = v128.or(v128.and(i16x8.shr_u(a, 4), low4), v128.and(high, high2));
-        const q3 = v128.or(v128.and(i16x8.shr_u(b, 4), low4), v128.and(i16x8.shr_u(high, 2), high2));
-        storeGroup(at, d, i8x16.sub(q0, offset), load<i8>(scales));
-        storeGroup(at + 128, d, i8x16.sub(q1, offset), load<i8>(scales, 2));
-        storeGroup(at + 256, d, i8x16.sub(q2, offset), load<i8>(scales, 4));
-        storeGroup(at + 384, d, i8x16.sub(q3, offset), load<i8>(scales, 6));
-      }
-    }
-  }
-}
-
-/** Sixteen i8 values times an integer scale times d. */
-// @ts-ignore: decorator
-@inline
-function storeGroup(target: usize, d: v128, q: v128, scale: i16): void {
-  const s = i16x8.splat(scale);
-  storeScaled(target, d, i16x8.mul(i16x8.extend_low_i8x16_s(q), s));
-  storeScaled(target + 32, d, i16x8.mul(i16x8.extend_high_i8x16_s(q), s));
 }
 
 /** `Backend.embed` for tokens first..last-1. */

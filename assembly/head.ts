@@ -22,11 +22,11 @@
  */
 
 import { DENSE_F16, DENSE_Q6_K, DENSE_Q8_0, decodeRow, dotF16, rebias } from './dense';
-import { HIGH_PAIRS, LOW_NIBBLES } from './layout';
 import { f16ToF32 } from './math';
 import { absmax } from './quantize';
 import { dot16 } from './sums';
-import { dotPairs, sumLanes } from './ternary-matmul';
+import { scoreQ6_K, X_BLOCK, X_SCALE, X_SUMS, zipHigh, zipLow } from './q6_k';
+import { sumLanes } from './ternary-matmul';
 
 /** Enlarges a norm by more than rounding can have taken from it: K/16 * 2^-24 for K up to 2^18. */
 const UP: f32 = 1.002;
@@ -287,11 +287,7 @@ function roundTo16(codes: usize, x: usize, columns: i32, rest: usize): f32 {
   return scale;
 }
 
-// For every 256 values of x: i8 codes (256), in each 32 of them the first 16 and the second zipped by pairs; the sums (16) i16 of every 16 of them, and the scale f32.
-const X_SUMS: usize = 256;
-const X_SCALE: usize = 288;
-const X_BLOCK: usize = 304;
-
+/** x for `scoreQ6_K`; its form is told there. */
 function roundBlocks(blocks: usize, x: usize, columns: i32, rest: usize): void {
   for (const end = x + (<usize>columns << 2); x < end; x += 1024, rest += 1024, blocks += X_BLOCK) {
     const m = absmax(x, 256);
@@ -372,105 +368,4 @@ export function scoreQ8_0(row: usize, x: usize, columns: i32): f32 {
 @inline
 function sumFloats(v: v128): f32 {
   return f32x4.extract_lane(v, 0) + f32x4.extract_lane(v, 1) + f32x4.extract_lane(v, 2) + f32x4.extract_lane(v, 3);
-}
-
-/** i16 lanes: code 2i times q 2i + code 2i+1 times q 2i+1. Unlike `dotPairs`, it is fixed which products share a lane. */
-// @ts-ignore: decorator
-@inline
-function neighbours(codes: v128, q: v128): v128 {
-  if (ASC_FEATURE_RELAXED_SIMD) return dotPairs(codes, q);
-  const even = i16x8.mul(i16x8.shr_u(i16x8.shl(codes, 8), 8), i16x8.shr_s(i16x8.shl(q, 8), 8));
-  return i16x8.add(even, i16x8.mul(i16x8.shr_u(codes, 8), i16x8.shr_s(q, 8)));
-}
-
-/**
- * sum + scales of a group times (32 codes of weights times 32 codes of x). Lanes of `low` and `high` belong by turns to the
- * group's first and second half, and so do those of `scales`: their products are added before they are scaled, 4 * 63 * 128
- * at most in an i16 lane.
- */
-// @ts-ignore: decorator
-@inline
-function addGroup(sum: v128, low: v128, high: v128, x: usize, scales: v128): v128 {
-  const products = i16x8.add(neighbours(low, v128.load(x)), neighbours(high, v128.load(x, 16)));
-  return i32x4.add(sum, i32x4.dot_i16x8_s(products, scales));
-}
-
-// @ts-ignore: decorator
-@inline
-function zipLow(a: v128, b: v128): v128 {
-  return i16x8.shuffle(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-}
-
-// @ts-ignore: decorator
-@inline
-function zipHigh(a: v128, b: v128): v128 {
-  return i16x8.shuffle(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-}
-
-/**
- * One row of Q6_K, drawn in `src/tensors/q6_k.ts`. The two halves of a group, which have a scale each, are zipped by
- * pairs of codes, x likewise (`roundBlocks`). Codes are used without their offset, as 0..63; what that adds, 32 times scale times
- * sum of x, is taken off once a block. Lanes hold parts of both, so they are added before anything is rounded: a row of
- * zeros under large scales must come out as 0.
- */
-export function scoreQ6_K(row: usize, x: usize, columns: i32): f32 {
-  const low4 = v128.load(LOW_NIBBLES);
-  const high2 = v128.load(HIGH_PAIRS);
-  let total: f32 = 0;
-  for (let block = 0; block < columns; block += 256, row += 210, x += X_BLOCK) {
-    const scales = v128.load(row, 192);
-    const scales0 = i16x8.extend_low_i8x16_s(scales);
-    const scales1 = i16x8.extend_high_i8x16_s(scales);
-    let sum = i32x4.dot_i16x8_s(scales0, v128.load(x, X_SUMS));
-    sum = i32x4.add(sum, i32x4.dot_i16x8_s(scales1, v128.load(x, X_SUMS + 16)));
-    sum = i32x4.shl(i32x4.neg(sum), 5);
-    for (let h: usize = 0; h < 2; h++) {
-      const codes = row + 64 * h;
-      const h0 = v128.load(row + 32 * h, 128);
-      const h1 = v128.load(row + 32 * h, 144);
-      const hl = zipLow(h0, h1);
-      const hh = zipHigh(h0, h1);
-      const s = h ? scales1 : scales0;
-      const at = x + 128 * h;
-      const a0 = v128.load(codes);
-      const a1 = v128.load(codes, 16);
-      const al = zipLow(a0, a1);
-      const ah = zipHigh(a0, a1);
-      sum = addGroup(
-        sum,
-        v128.or(v128.and(al, low4), v128.and(i16x8.shl(hl, 4), high2)),
-        v128.or(v128.and(ah, low4), v128.and(i16x8.shl(hh, 4), high2)),
-        at,
-        i32x4.shuffle(s, s, 0, 0, 0, 0),
-      );
-      sum = addGroup(
-        sum,
-        v128.or(v128.and(i16x8.shr_u(al, 4), low4), v128.and(hl, high2)),
-        v128.or(v128.and(i16x8.shr_u(ah, 4), low4), v128.and(hh, high2)),
-        at + 64,
-        i32x4.shuffle(s, s, 2, 2, 2, 2),
-      );
-      const b0 = v128.load(codes, 32);
-      const b1 = v128.load(codes, 48);
-      const bl = zipLow(b0, b1);
-      const bh = zipHigh(b0, b1);
-      sum = addGroup(
-        sum,
-        v128.or(v128.and(bl, low4), v128.and(i16x8.shl(hl, 2), high2)),
-        v128.or(v128.and(bh, low4), v128.and(i16x8.shl(hh, 2), high2)),
-        at + 32,
-        i32x4.shuffle(s, s, 1, 1, 1, 1),
-      );
-      sum = addGroup(
-        sum,
-        v128.or(v128.and(i16x8.shr_u(bl, 4), low4), v128.and(i16x8.shr_u(hl, 2), high2)),
-        v128.or(v128.and(i16x8.shr_u(bh, 4), low4), v128.and(i16x8.shr_u(hh, 2), high2)),
-        at + 96,
-        i32x4.shuffle(s, s, 3, 3, 3, 3),
-      );
-    }
-    const scale = f16ToF32(load<i16>(row, 208)) * load<f32>(x, X_SCALE);
-    total += f32(sumLanes(sum)) * scale;
-  }
-  return total;
 }

@@ -17,6 +17,7 @@ import { denseMatmul, embed } from './dense';
 import { exactRows, indexRows, scoreRows, thresholdOf } from './head';
 import { COMMAND_BYTES, FAILED, FLAG_BARRIER, LIST_ADDRESS, LIST_COUNT, SCRATCH_BASE, SCRATCH_STRIDE } from './layout';
 import { rmsNorm, rmsNormQuantize } from './norm';
+import { arrangeBlocks } from './q6_k';
 import { quantizeRows } from './quantize';
 import { checkWeights, repack, requantize } from './repack';
 import { rope } from './rope';
@@ -31,8 +32,9 @@ import { HAS_DOT_ADD, ternaryMatmul, ternaryMatvec } from './ternary-matmul';
 export { add, gatedRelu2, gatedSilu } from './activation';
 export { attendGroup, exponentials, kvStore, weightedSum } from './attention';
 export { addValues, addValues4, attendRows, dotPair, placeF16, scoreKeys } from './attention-rows';
-export { decodeBf16, decodeF16, decodeQ6_K, decodeQ8_0, denseMatmul, dotF16, embed, rebias } from './dense';
-export { exactRows, indexRows, replaceLeast, roundTo8, scorePlane4, scoreQ6_K, scoreQ8_0, scoreRows } from './head';
+export { decodeBf16, decodeF16, decodeQ8_0, denseMatmul, dotF16, embed, rebias } from './dense';
+export { exactRows, indexRows, replaceLeast, roundTo8, scorePlane4, scoreQ8_0, scoreRows } from './head';
+export { arrangeBlocks, decodeQ6_K, scoreQ6_K } from './q6_k';
 export { normalizeRow, rmsNorm, rmsNormQuantize, sumOfSquares } from './norm';
 export { absmax, quantizeRow, quantizeRows } from './quantize';
 export { encodeQ6, encodeQ8, hasCode3, hasExponent16, hasExponent32, recutI2S, repackTQ1, repackTQ2 } from './repack';
@@ -61,6 +63,7 @@ const OP_RMS_NORM_QUANTIZE: i32 = 16;
 const OP_CHECK_WEIGHTS: i32 = 40;
 const OP_REPACK: i32 = 41;
 const OP_REQUANTIZE: i32 = 42;
+const OP_ARRANGE_Q6_K: i32 = 43;
 
 /** Bytes of a thread's scratch before attention's weights: what attention-rows.ts keeps there. */
 const ATTENTION_HEAD_ROOM: usize = 106496;
@@ -368,6 +371,12 @@ function run(c: usize, together: i32, thread: i32, nThreads: i32, scratch: usize
     case OP_REQUANTIZE:
       // answers, type, toType, from, to, values
       return requantize(address(c, 0), arg(c, 1), arg(c, 2), address(c, 3), address(c, 4), arg(c, 5), thread, nThreads, scratch);
+    case OP_ARRANGE_Q6_K: {
+      // blocks, count
+      const count = arg(c, 1);
+      const first = share(count, 1, thread, nThreads);
+      return arrangeBlocks(address(c, 0), first, share(count, 1, thread + 1, nThreads), scratch);
+    }
     default:
       // An unknown opcode is a bug of the owner: everybody leaves.
       if (ASC_FEATURE_THREADS) atomic.store<i32>(FAILED, 1);

@@ -41,8 +41,8 @@ export const F16_BEYOND: usize = 560;
 export const F32_INFINITY: usize = 576;
 /** Sixteen bytes of 0x0c: every second code of a byte, four times its value. */
 export const CODE_MASK_FOURS: usize = 592;
-/** Sixteen bytes of 0x0f and of 0x30: low and high parts of Q6_K's codes. */
-export const LOW_NIBBLES: usize = 608;
+/** Sixteen bytes of 0x3f, a code of Q6_K, and of 0x30, its upper two bits. */
+export const SIX_BITS: usize = 608;
 export const HIGH_PAIRS: usize = 624;
 
 /** i32 for each of at most 256 threads, counted up while it gets on; see `beat` in sync.ts. */

@@ -37,6 +37,7 @@ const OP_RMS_NORM_QUANTIZE: i32 = 16;
 const OP_CHECK_WEIGHTS: i32 = 40;
 const OP_REPACK: i32 = 41;
 const OP_REQUANTIZE: i32 = 42;
+const OP_ARRANGE_Q6_K: i32 = 43;
 
 // Argument k of the command at `c`: a count, an address, or an f32.
 // @ts-ignore: decorator
@@ -154,6 +155,7 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
       // "Not in order": the owner then loads the matrix by TypeScript, which is as fast as code without vectors.
       store<i32>(address(c, 0) + (<usize>thread << 6), 1);
       return;
+    case OP_ARRANGE_Q6_K: // blocks stay as in the file
     case OP_HEAD_INDEX:
     case OP_HEAD_SCORE:
       // Estimates would cost what the products do: every row is computed.

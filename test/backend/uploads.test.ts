@@ -108,9 +108,32 @@ async function bytesOf(
   return { bytes: new Uint8Array(memory.buffer, weight.address, source.byteLength).slice(), scale: weight.scale };
 }
 
+/** What should be in memory: Q6_K is arranged there. */
 async function expected(source: WeightSource): Promise<{ bytes: Uint8Array; scale: number }> {
   const bytes = new Uint8Array(source.byteLength);
-  return { scale: await source.fill(bytes), bytes };
+  const scale = await source.fill(bytes);
+  return { scale, bytes: source.kind === 'dense' && source.dtype === 'Q6_K' ? arrangedQ6(bytes) : bytes };
+}
+
+/** The form of `assembly/q6_k.ts`, code by code. */
+function arrangedQ6(file: Uint8Array): Uint8Array {
+  const out = file.slice();
+  for (let block = 0; block < file.length; block += 210) {
+    const code = (h: number, group: number, i: number): number => {
+      const low = (file[block + 64 * h + 32 * (group & 1) + i] >> (4 * (group >> 1))) & 15;
+      return low | (((file[block + 128 + 32 * h + i] >> (2 * group)) & 3) << 4);
+    };
+    for (let at = 0; at < 192; at++) {
+      const h = Math.floor(at / 96);
+      const high = Math.floor((at % 96) / 48);
+      const vector = Math.floor((at % 48) / 16);
+      const byte = at % 16;
+      // Pairs of codes by turns from the first and the second sixteen of a group.
+      const i = 16 * ((byte >> 1) & 1) + 8 * high + 2 * (byte >> 2) + (byte & 1);
+      out[block + at] = code(h, vector, i) | (((code(h, 3, i) >> (2 * vector)) & 3) << 6);
+    }
+  }
+  return out;
 }
 
 const ENCODERS = { I2_S: encodeI2S, TQ1_0: encodeTQ1, TQ2_0: encodeTQ2 };
@@ -302,7 +325,8 @@ describe.each([1, 3])('%i threads', (nThreads) => {
           encoded: { dtype, read, factor: 1 },
         };
       };
-      expect((await bytesOf(one, source(good))).bytes).toEqual(good);
+      const inMemory = dtype === 'Q6_K' ? arrangedQ6(good) : good;
+      expect((await bytesOf(one, source(good))).bytes).toEqual(inMemory);
       const nBlocks = good.length / blockBytes;
       for (const block of new Set([0, 1, 7, nBlocks >> 1, nBlocks - 3, nBlocks - 2, nBlocks - 1])) {
         const bytes = good.slice();

@@ -32,6 +32,7 @@ export const Op = {
   CHECK_WEIGHTS: 40,
   REPACK: 41,
   REQUANTIZE: 42,
+  ARRANGE_Q6_K: 43,
 } as const;
 export type Op = (typeof Op)[keyof typeof Op];
 

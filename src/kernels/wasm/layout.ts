@@ -21,7 +21,7 @@ export const F16_SCALE = 544;
 export const F16_BEYOND = 560;
 export const F32_INFINITY = 576;
 export const CODE_MASK_FOURS = 592;
-export const LOW_NIBBLES = 608;
+export const SIX_BITS = 608;
 export const HIGH_PAIRS = 624;
 export const BEATS = 3072;
 export const COMMAND_BYTES = 64;
@@ -45,7 +45,7 @@ export function writeConstants(memory: WebAssembly.Memory): void {
   const bytes = new Uint8Array(memory.buffer);
   bytes.fill(3, CODE_MASK, CODE_MASK + 16);
   bytes.fill(12, CODE_MASK_FOURS, CODE_MASK_FOURS + 16);
-  bytes.fill(0x0f, LOW_NIBBLES, LOW_NIBBLES + 16);
+  bytes.fill(0x3f, SIX_BITS, SIX_BITS + 16);
   bytes.fill(0x30, HIGH_PAIRS, HIGH_PAIRS + 16);
   new Uint32Array(memory.buffer).fill(0x8fffe000, word(F16_MASK), word(F16_MASK) + 4);
   const floats = new Float32Array(memory.buffer);

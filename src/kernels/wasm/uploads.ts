@@ -93,11 +93,13 @@ export class Uploads {
     const route = encoded === undefined ? undefined : routeOf(source, encoded);
     const address = this.place(source, route?.kind === 'staged');
     try {
-      if (encoded !== undefined && route !== undefined) {
-        const scale = await this.#read(source, encoded, route, address);
-        if (scale !== undefined) return { address, scale };
+      let scale: number | undefined;
+      if (encoded !== undefined && route !== undefined) scale = await this.#read(source, encoded, route, address);
+      scale ??= await source.fill(new Uint8Array(memory.buffer, address, source.byteLength));
+      if (source.kind === 'dense' && source.dtype === 'Q6_K') {
+        // From here on in the form of `assembly/q6_k.ts`; nobody sees the file's bytes again.
+        this.#parts.run(Op.ARRANGE_Q6_K, [address, source.byteLength / dtypeByName('Q6_K').blockBytes]);
       }
-      const scale = await source.fill(new Uint8Array(memory.buffer, address, source.byteLength));
       return { address, scale };
     } catch (error) {
       arena.free(address);
