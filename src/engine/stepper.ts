@@ -47,7 +47,8 @@ export class Stepper {
 
   /**
    * Computes at most `maxRows` tokens in one pass. For each item resolves to its logits: (ids, vocabulary) for 'all',
-   * (vocabulary) for 'last', empty for 'none'. What is asked of all is computed for all. Throws `not-finite` when a logit is NaN or infinite.
+   * (vocabulary) for 'last', empty for 'none'. Where one item wants all logits, all get them. Throws `not-finite` when a
+   * logit is NaN or infinite.
    */
   step(items: readonly StepItem[]): Promise<Float32Array[]> {
     const turn = this.#queue.then(() => this.#run(items));

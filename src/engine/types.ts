@@ -31,8 +31,9 @@ export interface LoadOptions {
    */
   readonly threads?: number | undefined;
   /**
-   * Build of the wasm backend's kernels: `relaxed`, `simd` or `scalar` and no other, or `fastest`, which times them.
-   * Default: the first of them, in this order, that this runtime takes and that passes the self-test.
+   * Build of the wasm backend's kernels: `dot`, `relaxed`, `simd` or `scalar` and no other, or `fastest`, which times them.
+   * Default: the first that this runtime takes and that passes the self-test; `dot` only where processor and runtime are known
+   * to have its instruction.
    */
   readonly kernels?: KernelsChoice | undefined;
   /** See `WasmOptions.wideVectors`. Default false. */
