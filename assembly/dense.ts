@@ -6,8 +6,8 @@
  */
 
 import { F16_MASK, F16_SCALE } from './layout';
-import { f16ToF32, f16ToF32x4, placeHigh, placeLow } from './math';
-import { decodeQ6_K, storeScaled } from './q6_k';
+import { f16ToF32, f16ToF32x4, placeHigh, placeLow, storeScaled } from './math';
+import { decodeQ6_K } from './q6_k';
 import { dot16, fold16 } from './sums';
 
 export const DENSE_F32: i32 = 0;

@@ -87,6 +87,14 @@ export function placeHigh(h: v128, mask: v128): v128 {
   return v128.and(i32x4.shr_s(i16x8.shuffle(i16x8.splat(0), h, 4, 12, 5, 13, 6, 14, 7, 15), 3), mask);
 }
 
+/** Eight i16 integers times d, as f32. */
+// @ts-ignore: decorator
+@inline
+export function storeScaled(target: usize, d: v128, q: v128): void {
+  v128.store(target, f32x4.mul(d, f32x4.convert_i32x4_s(i32x4.extend_low_i16x8_s(q))));
+  v128.store(target, f32x4.mul(d, f32x4.convert_i32x4_s(i32x4.extend_high_i16x8_s(q))), 16);
+}
+
 /** f32 to f16, to nearest, ties to even; overflow gives infinity, NaN stays NaN. */
 export function f32ToF16(x: f32): u32 {
   const bits = reinterpret<u32>(x);

@@ -15,7 +15,7 @@
  */
 
 import { CODE_MASK, CODE_MASK_FOURS, HIGH_PAIRS, SIX_BITS } from './layout';
-import { f16ToF32 } from './math';
+import { f16ToF32, storeScaled } from './math';
 import { dotPairs, sumLanes } from './ternary-matmul';
 
 export const Q6_K_BYTES: usize = 210;
@@ -120,14 +120,6 @@ function storeHalf(target: usize, d: v128, codes: v128, scale: i16): void {
   const s = i16x8.splat(scale);
   storeScaled(target, d, i16x8.mul(i16x8.extend_low_i8x16_s(q), s));
   storeScaled(target + 32, d, i16x8.mul(i16x8.extend_high_i8x16_s(q), s));
-}
-
-/** Eight i16 integers times d, as f32. */
-// @ts-ignore: decorator
-@inline
-export function storeScaled(target: usize, d: v128, q: v128): void {
-  v128.store(target, f32x4.mul(d, f32x4.convert_i32x4_s(i32x4.extend_low_i16x8_s(q))));
-  v128.store(target, f32x4.mul(d, f32x4.convert_i32x4_s(i32x4.extend_high_i16x8_s(q))), 16);
 }
 
 // x as a row is scored with it. For every 256 values: i8 codes (256), each group of 32 zipped as above; the sums (16) i16 of every

@@ -159,12 +159,12 @@ describe('AssemblyScript and TypeScript agree', () => {
   });
 
   it('on the opcodes', () => {
+    const assembly = constants('assembly/commands.ts', /const OP_(\w+): i32 = (\d+);/g);
     const source = constants('src/kernels/wasm/commands.ts', /^ {2}([A-Z_0-9]+): (\d+),/gm);
+    expect(Object.fromEntries(assembly)).toEqual(Object.fromEntries(source));
     for (const path of ['assembly/index.ts', 'assembly/scalar/index.ts']) {
-      const assembly = constants(path, /const OP_(\w+): i32 = (\d+);/g);
-      expect(Object.fromEntries(assembly), path).toEqual(Object.fromEntries(source));
       const cases = new Set([...read(path).matchAll(/case OP_(\w+):/g)].map((match) => match[1]));
-      expect([...cases].sort(), path).toEqual([...source.keys()].sort());
+      expect(cases, path).toEqual(new Set(source.keys()));
     }
   });
 

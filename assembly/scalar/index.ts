@@ -8,6 +8,31 @@ import { attend, kvStore } from './attention';
 import { decodeRow, denseMatmul } from './dense';
 import { add, gatedRelu2, gatedSilu, quantizeRow, rmsNormRow, ropeRow } from './rows';
 import { ternaryMatmul } from './ternary';
+import {
+  address,
+  arg,
+  OP_ADD,
+  OP_ARRANGE_Q6_K,
+  OP_ATTENTION,
+  OP_CHECK_WEIGHTS,
+  OP_COPY,
+  OP_DENSE_MATMUL,
+  OP_EMBED,
+  OP_GATED_RELU2,
+  OP_GATED_SILU,
+  OP_HEAD_EXACT,
+  OP_HEAD_INDEX,
+  OP_HEAD_SCORE,
+  OP_KV_APPEND,
+  OP_QUANTIZE_ROWS,
+  OP_REPACK,
+  OP_REQUANTIZE,
+  OP_RMS_NORM,
+  OP_RMS_NORM_QUANTIZE,
+  OP_ROPE,
+  OP_TERNARY_MATMUL,
+  real,
+} from '../commands';
 import { COMMAND_BYTES, FAILED, FLAG_BARRIER, LIST_ADDRESS, LIST_COUNT, SCRATCH_BASE, SCRATCH_STRIDE } from '../layout';
 import { barrier, beat, share } from '../sync';
 
@@ -17,44 +42,6 @@ export { decodeRow, denseMatmul } from './dense';
 export { add, gatedRelu2, gatedSilu, quantizeRow, rmsNormRow, ropeRow } from './rows';
 export { dot16 } from './sums';
 export { addTables, buildTables, ternaryMatmul } from './ternary';
-
-const OP_EMBED: i32 = 1;
-const OP_RMS_NORM: i32 = 2;
-const OP_QUANTIZE_ROWS: i32 = 3;
-const OP_TERNARY_MATMUL: i32 = 4;
-const OP_DENSE_MATMUL: i32 = 5;
-const OP_ROPE: i32 = 6;
-const OP_KV_APPEND: i32 = 7;
-const OP_ATTENTION: i32 = 8;
-const OP_GATED_RELU2: i32 = 9;
-const OP_GATED_SILU: i32 = 10;
-const OP_ADD: i32 = 11;
-const OP_COPY: i32 = 12;
-const OP_HEAD_INDEX: i32 = 13;
-const OP_HEAD_SCORE: i32 = 14;
-const OP_HEAD_EXACT: i32 = 15;
-const OP_RMS_NORM_QUANTIZE: i32 = 16;
-const OP_CHECK_WEIGHTS: i32 = 40;
-const OP_REPACK: i32 = 41;
-const OP_REQUANTIZE: i32 = 42;
-const OP_ARRANGE_Q6_K: i32 = 43;
-
-// Argument k of the command at `c`: a count, an address, or an f32.
-// @ts-ignore: decorator
-@inline
-function arg(c: usize, k: usize): i32 {
-  return load<i32>(c + ((k + 2) << 2));
-}
-// @ts-ignore: decorator
-@inline
-function address(c: usize, k: usize): usize {
-  return load<usize>(c + ((k + 2) << 2));
-}
-// @ts-ignore: decorator
-@inline
-function real(c: usize, k: usize): f32 {
-  return load<f32>(c + ((k + 2) << 2));
-}
 
 /** Runs the current list as thread `thread` of `nThreads`. Returns 0, or 1 when a thread failed. */
 export function execute(thread: i32, nThreads: i32): i32 {
