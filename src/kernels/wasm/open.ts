@@ -129,7 +129,9 @@ async function openBackend(
   const pool = await Pool.start(memory, variant, nThreads, host.threads);
   const info: BackendInfo = {
     name: 'wasm',
-    variant: `${variant.name}${isWide ? '+wide' : ''}${variant.threaded ? '+threads' : ''}`,
+    variant: [variant.name, isWide && variant.name !== 'scalar' && 'wide', variant.threaded && 'threads']
+      .filter(Boolean)
+      .join('+'),
     nThreads,
     exact: true,
     notes,
