@@ -228,7 +228,7 @@ export function exactRows(
   let least: f32 = -Infinity;
   for (let thread = 0; thread < nThreads; thread++) least = max<f32>(least, load<f32>(thresholdOf(thresholds, thread)));
   const decoded = scratch + rowAt(columns);
-  const isF16 = type == DENSE_F16 && (columns & 15) == 0 && rebias(decoded, x, columns);
+  const isF16 = type == DENSE_F16 && rebias(decoded, x, columns);
   for (let row = first; row < last; row++) {
     const at = <usize>row << 2;
     if (load<f32>(out + at) + errorOf(type, index, rows, row, scratch) < least) {

@@ -7,17 +7,19 @@ import type { ThreadHandle, WasmHost } from '../kernels/wasm/host.ts';
 
 export async function createNodeHost(): Promise<WasmHost> {
   const { Worker } = await import('node:worker_threads');
+  const cpus = await cpuInfo();
+  const major = nodeMajor(process.versions);
   return {
-    cores: await physicalCores(),
-    kernelOrder: (await hasFastDot()) ? ['dot', 'relaxed', 'simd', 'scalar'] : ['relaxed', 'simd', 'scalar'],
+    cores: await physicalCores(cpus),
+    kernelOrder: hasFastDot(cpus, major) ? ['dot', 'relaxed', 'simd', 'scalar'] : ['relaxed', 'simd', 'scalar'],
     async enableRelaxedSimd() {
       // V8 of Node 20 knows relaxed SIMD but hides it; the switch works until the module is compiled. Elsewhere the
       // switch is unknown or already on, and V8 ignores what it does not know.
-      if (!isNode20(process.versions)) return;
+      if (major === undefined || major >= 22) return;
       const { setFlagsFromString } = await import('node:v8');
       setFlagsFromString('--experimental-wasm-relaxed-simd');
     },
-    ...(isNodeFrom(process.versions, 22) ? { widenVectors } : {}),
+    ...(major !== undefined && major >= 22 ? { widenVectors } : {}),
     threads: {
       ownerMaySleep: true,
       async spawn(script: string, data: unknown): Promise<ThreadHandle> {
@@ -44,27 +46,26 @@ async function widenVectors(): Promise<void> {
   setFlagsFromString('--experimental-wasm-revectorize');
 }
 
-/** Node itself, not Deno or Bun in its clothes, of at least this version. */
-function isNodeFrom(versions: Readonly<Record<string, string | undefined>>, major: number): boolean {
-  return versions.deno === undefined && versions.bun === undefined && Number.parseInt(versions.node ?? '', 10) >= major;
-}
-
-function isNode20(versions: Readonly<Record<string, string | undefined>>): boolean {
-  return versions.deno === undefined && versions.bun === undefined && /^2[01]\./.test(versions.node ?? '');
+/** The version of Node itself; undefined in Deno and Bun, which claim one, too. */
+function nodeMajor(versions: Readonly<Record<string, string | undefined>>): number | undefined {
+  return versions.deno === undefined && versions.bun === undefined
+    ? Number.parseInt(versions.node ?? '', 10)
+    : undefined;
 }
 
 /**
  * Whether four-way dot products are one instruction: the processor must have it and the runtime must use it. Node 20 has them
  * as a draft defined them, which gives other numbers; JavaScriptCore emulates them.
  */
-async function hasFastDot(): Promise<boolean> {
+function hasFastDot(cpus: string, major: number | undefined): boolean {
   const { versions, arch, platform } = process;
-  if (versions.bun !== undefined || isNode20(versions)) return false;
+  if (versions.bun !== undefined || (major !== undefined && major < 22)) return false;
   if (arch === 'arm64') return true;
   if (arch !== 'x64' || platform !== 'linux') return false; // nothing tells: the safe choice
-  return /^flags\b.*\bavx_vnni\b/m.test(await cpuInfo());
+  return /^flags\b.*\bavx_vnni\b/m.test(cpus);
 }
 
+/** What Linux tells of its processors; empty elsewhere. */
 async function cpuInfo(): Promise<string> {
   try {
     const { readFile } = await import('node:fs/promises');
@@ -75,11 +76,11 @@ async function cpuInfo(): Promise<string> {
 }
 
 /** Two hardware threads of one core share its vector units: counting them twice only adds waiting at barriers. */
-async function physicalCores(): Promise<number> {
+async function physicalCores(info: string): Promise<number> {
   const { availableParallelism, cpus } = await import('node:os');
   const logical = typeof availableParallelism === 'function' ? availableParallelism() : cpus().length;
   const cores = new Set<string>();
-  for (const block of (await cpuInfo()).split('\n\n')) {
+  for (const block of info.split('\n\n')) {
     const core = /^core id\s*:\s*(\d+)/m.exec(block)?.[1];
     if (core !== undefined) cores.add(`${/^physical id\s*:\s*(\d+)/m.exec(block)?.[1] ?? ''}:${core}`);
   }

@@ -2,7 +2,7 @@
  * Every case of the conformance suite on every build of the wasm backend, with one and with several threads.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { conformanceCases, runConformance } from '../../src/kernels/conformance/run.ts';
+import { conformanceCases, expectedOutputs, runConformance } from '../../src/kernels/conformance/run.ts';
 import type { Backend } from '../../src/kernels/interface.ts';
 import type { VariantName } from '../../src/kernels/wasm/host.ts';
 import { createWasmBackend } from '../../src/kernels/wasm/open.ts';
@@ -16,6 +16,10 @@ const variants: readonly VariantName[] = isNode20()
 function isNode20(): boolean {
   return /^v2[01]\./.test(process.version);
 }
+
+/** The same for all builds: computed once. */
+const cases = conformanceCases();
+const expected = expectedOutputs(cases);
 
 describe.each(variants.flatMap((variant) => [1, 2, 3].map((threads) => ({ variant, threads }))))(
   'wasm $variant, $threads threads',
@@ -32,8 +36,8 @@ describe.each(variants.flatMap((variant) => [1, 2, 3].map((threads) => ({ varian
     });
 
     it('agrees with the ts backend bit for bit', async () => {
-      const outcomes = await runConformance(backend);
-      expect(outcomes.length).toBe(conformanceCases().length);
+      const outcomes = await runConformance(backend, cases, await expected);
+      expect(outcomes.length).toBe(cases.length);
       expect(outcomes.filter((outcome) => !outcome.ok)).toEqual([]);
     }, 120_000);
   },
