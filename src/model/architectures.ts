@@ -7,6 +7,7 @@
 import { BitnetError } from '../errors.ts';
 import { bitnet, bitnet158 } from './architectures/bitnet.ts';
 import { llama } from './architectures/llama.ts';
+import { qwen3 } from './architectures/qwen3.ts';
 import type { Architecture } from './graph.ts';
 
 export type { Architecture } from './graph.ts';
@@ -16,6 +17,7 @@ export const ARCHITECTURES: ReadonlyMap<string, Architecture> = new Map([
   ['bitnet-25', bitnet158],
   ['bitnet', bitnet],
   ['llama', llama],
+  ['qwen3', qwen3],
 ]);
 
 export function architectureOf(name: string): Architecture {

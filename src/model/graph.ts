@@ -50,6 +50,7 @@ export interface Scratch {
   readonly x: Buf; // residual stream (rows, hidden)
   readonly h: Buf; // (rows, hidden)
   readonly hq: QuantizedBuf; // (rows, hidden)
+  readonly p: Buf; // (rows, hidden): the input of one projection, where each has a norm of its own
   readonly q: Buf; // (rows, nHeads * headDim)
   readonly k: Buf; // (rows, nKvHeads * headDim)
   readonly v: Buf; // (rows, nKvHeads * headDim)
@@ -81,6 +82,7 @@ export function createScratch(
     x: rows(c.hidden),
     h: rows(c.hidden),
     hq: backend.allocQuantized(maxRows, c.hidden),
+    p: rows(c.hidden),
     q: rows(qDim),
     k: rows(kvDim),
     v: rows(kvDim),
@@ -136,6 +138,32 @@ export function normFor(
 export function project(step: Step, out: Buf, weight: Weight, x: Buf, quantized: QuantizedBuf): void {
   if (weight.kind === 'ternary') step.backend.ternaryMatmul(out, weight, quantized, step.n);
   else step.backend.denseMatmul(out, weight, x, step.n);
+}
+
+/**
+ * out = W norm(x): a projection with a norm of its own before it, as BitNet-embedding has them, or without where the file
+ * has none. `normed` and `quantized` take its input.
+ */
+export function normProject(
+  step: Step,
+  out: Buf,
+  weight: Weight,
+  x: Buf,
+  gain: Buf | undefined,
+  eps: number,
+  normed: Buf,
+  quantized: QuantizedBuf,
+): void {
+  if (gain === undefined) quantizeFor(step, quantized, x, [weight]);
+  else normFor(step, normed, quantized, x, gain, eps, [weight]);
+  project(step, out, weight, gain === undefined ? x : normed, quantized);
+}
+
+/** Each head of q and k by itself: rows of headDim. */
+export function normHeads(step: Step, c: ModelConfig, w: LayerWeights): void {
+  const { backend, scratch: s, n } = step;
+  backend.rmsNorm(s.q, s.q, gain(w, 'attn_q_norm'), c.rmsEps, n * c.nHeads);
+  backend.rmsNorm(s.k, s.k, gain(w, 'attn_k_norm'), c.rmsEps, n * c.nKvHeads);
 }
 
 /** Rope on q and k. */

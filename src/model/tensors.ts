@@ -18,6 +18,8 @@ export interface TensorRule {
   readonly kind: TensorKind;
   readonly shape: readonly number[];
   readonly optional?: boolean;
+  /** Optional ones of one name come together: a file that has one of them without the others is damaged. */
+  readonly together?: string;
   /** Of a part of a layer: which layer, and its name there, `attn_q`. */
   readonly part?: { readonly layer: number; readonly name: string };
 }
@@ -72,6 +74,26 @@ export function layerTensors(c: ModelConfig, layer: number): TensorRule[] {
   ];
 }
 
+/** BitNet-embedding's norms: every projection has one of its own before it, and a file has all of them or none. */
+export function inputNorms(c: ModelConfig, layer: number): TensorRule[] {
+  const q = c.nHeads * c.headDim;
+  const gains = [
+    layerGain(layer, 'attn_q_norm_in', c.hidden),
+    layerGain(layer, 'attn_k_norm_in', c.hidden),
+    layerGain(layer, 'attn_v_norm_in', c.hidden),
+    layerGain(layer, 'attn_output_norm_in', q),
+    layerGain(layer, 'ffn_gate_norm_in', c.hidden),
+    layerGain(layer, 'ffn_up_norm_in', c.hidden),
+    layerGain(layer, 'ffn_down_norm_in', c.ffn),
+  ];
+  return gains.map((rule) => ({ ...rule, optional: true, together: 'norms before projections' }));
+}
+
+/** Norms of the heads of queries and keys. */
+export function headNorms(c: ModelConfig, layer: number): TensorRule[] {
+  return [layerGain(layer, 'attn_q_norm', c.headDim), layerGain(layer, 'attn_k_norm', c.headDim)];
+}
+
 /** Scales kept apart from the weights, which some conversions of `bitnet` have: one factor a projection. */
 export function scaleTensors(layer: number): TensorRule[] {
   const projections = ['attn_q', 'attn_k', 'attn_v', 'attn_output', 'ffn_gate', 'ffn_up', 'ffn_down'];
@@ -89,10 +111,12 @@ export function matchTensors(gguf: GgufFile, rules: readonly TensorRule[]): Map<
   const missing: string[] = [];
   const misshapen: string[] = [];
   const found = new Map<string, GgufTensor>();
+  const begun = new Set(rules.map((rule) => (gguf.findTensor(rule.name) === undefined ? undefined : rule.together)));
   for (const rule of rules) {
     const tensor = gguf.findTensor(rule.name);
     if (tensor === undefined) {
-      if (rule.optional !== true) missing.push(rule.name);
+      const isNeeded = rule.together === undefined ? rule.optional !== true : begun.has(rule.together);
+      if (isNeeded) missing.push(rule.name);
     } else if (!sameShape(tensor.shape, rule.shape)) {
       misshapen.push(`${rule.name} expected (${rule.shape.join(', ')}), got (${tensor.shape.join(', ')})`);
     } else found.set(rule.name, tensor);
