@@ -57,6 +57,21 @@ export const presets = {
     ownHead: false,
     pooling: 'last',
   },
+  'tiny-gemma3': {
+    architecture: 'gemma3',
+    hidden: 512,
+    ffn: 1280,
+    nLayers: 2,
+    nHeads: 6,
+    nKvHeads: 2,
+    headDim: 128,
+    vocabulary: 640,
+    contextLength: 512,
+    ropeBase: 10000,
+    rmsEps: 1e-6,
+    ownHead: false,
+    pooling: 'mean',
+  },
   /** 1bitLLM/bitnet_b1_58-large. */
   '700m': {
     architecture: 'bitnet',
@@ -210,6 +225,22 @@ export const presets = {
     rmsEps: 1e-6,
     ownHead: false,
     pooling: 'mean', // what the published file says, whatever its card says
+  },
+  /** microsoft/bitnet-embedding-270m, on the shape of Gemma 3 270M: 640 columns leave no whole blocks of 256 for TQ types. */
+  'embedding-270m': {
+    architecture: 'gemma3',
+    hidden: 640,
+    ffn: 2048,
+    nLayers: 18,
+    nHeads: 4,
+    nKvHeads: 1,
+    headDim: 256,
+    vocabulary: 262144,
+    contextLength: 32768,
+    ropeBase: 10000,
+    rmsEps: 1e-6,
+    ownHead: false,
+    pooling: 'mean',
   },
   /** HF1BitLLM/Llama3-8B-1.58-100B-tokens. */
   'llama3-8b': {

@@ -6,6 +6,7 @@
 
 import { BitnetError } from '../errors.ts';
 import { bitnet, bitnet158 } from './architectures/bitnet.ts';
+import { gemma3 } from './architectures/gemma3.ts';
 import { llama } from './architectures/llama.ts';
 import { qwen3 } from './architectures/qwen3.ts';
 import type { Architecture } from './graph.ts';
@@ -18,6 +19,7 @@ export const ARCHITECTURES: ReadonlyMap<string, Architecture> = new Map([
   ['bitnet', bitnet],
   ['llama', llama],
   ['qwen3', qwen3],
+  ['gemma3', gemma3],
 ]);
 
 export function architectureOf(name: string): Architecture {

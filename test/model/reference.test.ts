@@ -21,6 +21,8 @@ describe.each([
   { architecture: 'llama', type: 'I2_S', embeddingType: 'BF16', seed: 1 },
   { architecture: 'qwen3', type: 'I2_S', embeddingType: 'F16', seed: 1 },
   { architecture: 'qwen3', type: 'TQ2_0', embeddingType: 'Q6_K', seed: 2 },
+  { architecture: 'gemma3', type: 'I2_S', embeddingType: 'F16', seed: 1 },
+  { architecture: 'gemma3', type: 'TQ1_0', embeddingType: 'Q8_0', seed: 2 },
 ] as const)('$architecture $type $embeddingType seed $seed', (options) => {
   const name = `${options.architecture}-${options.type}-${options.embeddingType}-${options.seed}`.toLowerCase();
 

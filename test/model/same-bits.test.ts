@@ -19,6 +19,7 @@ const PINNED = {
   bitnet: '30f969f3a65d1766',
   llama: 'c3c019ff8e50fbf2',
   qwen3: '6b94f2590b263639',
+  gemma3: '915150fc8dd848b6',
 } as const;
 
 describe.each(Object.keys(PINNED) as (keyof typeof PINNED)[])('%s', (architecture) => {
