@@ -2,7 +2,7 @@
  * Dense weights: `Backend.embed` and `Backend.denseMatmul`. Rows lie in their file type and are decoded exactly to f32,
  * a row at a time, into the thread's scratch; products follow in dot16 order.
  *
- * Layouts are drawn in `src/tensors/{floats,q8_0,q6_k}.ts`. Weights are finite: loading checks them.
+ * Layouts are drawn in `src/tensors/{floats,q8_0,q6_k,affine}.ts`. Weights are finite: loading checks them.
  */
 
 import { F16_MASK, F16_SCALE } from './layout';
@@ -15,6 +15,8 @@ export const DENSE_F16: i32 = 1;
 export const DENSE_BF16: i32 = 2;
 export const DENSE_Q8_0: i32 = 3;
 export const DENSE_Q6_K: i32 = 4;
+/** 5 to 7 are the ternary types of `repack.ts`. */
+export const DENSE_AFFINE: i32 = 8;
 
 /** Writes `columns` f32 values to `target`. */
 export function decodeRow(type: i32, target: usize, source: usize, columns: i32): void {
@@ -30,6 +32,8 @@ export function decodeRow(type: i32, target: usize, source: usize, columns: i32)
       return decodeQ8_0(target, source, columns);
     case DENSE_Q6_K:
       return decodeQ6_K(target, source, columns);
+    case DENSE_AFFINE:
+      return decodeAffine(target, source, columns);
     default:
       unreachable(); // the owner knows no other type
   }
@@ -62,6 +66,58 @@ export function decodeQ8_0(target: usize, source: usize, length: i32): void {
     const d = f32x4.splat(f16ToF32(load<i16>(source)));
     for (let j: usize = 0; j < 32; j += 8) storeScaled(target + (j << 2), d, v128.load8x8_s(source + 2 + j));
   }
+}
+
+// Four values a * q - b, product and difference rounded, of the lower (upper) four of eight codes.
+// @ts-ignore: decorator
+@inline
+function affineLow(codes: v128, a: v128, b: v128): v128 {
+  return f32x4.sub(f32x4.mul(f32x4.convert_i32x4_u(i32x4.extend_low_i16x8_u(codes)), a), b);
+}
+
+// @ts-ignore: decorator
+@inline
+function affineHigh(codes: v128, a: v128, b: v128): v128 {
+  return f32x4.sub(f32x4.mul(f32x4.convert_i32x4_u(i32x4.extend_high_i16x8_u(codes)), a), b);
+}
+
+export const AFFINE_BYTES: usize = 40;
+
+export function decodeAffine(target: usize, source: usize, length: i32): void {
+  for (let i = 0; i < length; i += 32, source += AFFINE_BYTES, target += 128) {
+    const a = v128.load32_splat(source);
+    const b = v128.load32_splat(source, 4);
+    for (let j: usize = 0; j < 32; j += 8) {
+      const codes = v128.load8x8_u(source + j, 8);
+      v128.store(target + (j << 2), affineLow(codes, a, b));
+      v128.store(target + (j << 2), affineHigh(codes, a, b), 16);
+    }
+  }
+}
+
+/** dot16 of a row with x, without a decoded row in between. */
+export function dotAffine(w: usize, x: usize, length: i32): f32 {
+  let s0 = f32x4.splat(0);
+  let s1 = f32x4.splat(0);
+  let s2 = f32x4.splat(0);
+  let s3 = f32x4.splat(0);
+  for (const end = x + (<usize>length << 2); x < end; w += AFFINE_BYTES, x += 128) {
+    const a = v128.load32_splat(w);
+    const b = v128.load32_splat(w, 4);
+    const c0 = v128.load8x8_u(w, 8);
+    const c1 = v128.load8x8_u(w, 16);
+    const c2 = v128.load8x8_u(w, 24);
+    const c3 = v128.load8x8_u(w, 32);
+    s0 = f32x4.add(s0, f32x4.mul(affineLow(c0, a, b), v128.load(x)));
+    s1 = f32x4.add(s1, f32x4.mul(affineHigh(c0, a, b), v128.load(x, 16)));
+    s2 = f32x4.add(s2, f32x4.mul(affineLow(c1, a, b), v128.load(x, 32)));
+    s3 = f32x4.add(s3, f32x4.mul(affineHigh(c1, a, b), v128.load(x, 48)));
+    s0 = f32x4.add(s0, f32x4.mul(affineLow(c2, a, b), v128.load(x, 64)));
+    s1 = f32x4.add(s1, f32x4.mul(affineHigh(c2, a, b), v128.load(x, 80)));
+    s2 = f32x4.add(s2, f32x4.mul(affineLow(c3, a, b), v128.load(x, 96)));
+    s3 = f32x4.add(s3, f32x4.mul(affineHigh(c3, a, b), v128.load(x, 112)));
+  }
+  return fold16(s0, s1, s2, s3);
 }
 
 /** `Backend.embed` for tokens first..last-1. */
@@ -100,6 +156,12 @@ export function denseMatmul(
   if (type == DENSE_F16 && n == 1 && (columns & 15) == 0 && rebias(scratch, x, columns)) {
     for (; row < last; row++) {
       store<f32>(out + (<usize>row << 2), dotF16(weight + <usize>row * rowBytes, scratch, columns));
+    }
+    return;
+  }
+  if (type == DENSE_AFFINE && n == 1) {
+    for (; row < last; row++) {
+      store<f32>(out + (<usize>row << 2), dotAffine(weight + <usize>row * rowBytes, x, columns));
     }
     return;
   }

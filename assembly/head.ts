@@ -6,8 +6,8 @@
  *   exact   a row whose estimate + E lies below that value is not among the k greatest; the others are computed as
  *           `denseMatmul` computes them
  *
- * Q6_K and Q8_0 rows are estimated from their own codes: only x is rounded. Rows of floats have a copy in int8 codes with one
- * scale a row, the plane, half or a quarter of their bytes.
+ * Q6_K and Q8_0 rows are estimated from their own codes: only x is rounded. Other rows have a copy in int8 codes with one scale a
+ * row, the plane: half or a quarter of the bytes of floats, four fifths of those of AFFINE.
  *
  *   E = |w| * (|x - x'| + c * |x|) + |w - w'| * |x'|        Cauchy and Schwarz; |.| is the Euclidean norm
  *
@@ -21,7 +21,7 @@
  * overflows. Where a number is infinite or not a number, so is E, and the row is computed.
  */
 
-import { DENSE_F16, DENSE_Q6_K, DENSE_Q8_0, decodeRow, dotF16, rebias } from './dense';
+import { DENSE_AFFINE, DENSE_F16, DENSE_Q6_K, DENSE_Q8_0, decodeRow, dotAffine, dotF16, rebias } from './dense';
 import { f16ToF32 } from './math';
 import { absmax } from './quantize';
 import { dot16 } from './sums';
@@ -237,6 +237,7 @@ export function exactRows(
     }
     const w = weight + <usize>row * rowBytes;
     if (isF16) store<f32>(out + at, dotF16(w, decoded, columns));
+    else if (type == DENSE_AFFINE) store<f32>(out + at, dotAffine(w, x, columns));
     else {
       decodeRow(type, decoded, w, columns);
       store<f32>(out + at, dot16(decoded, x, columns));

@@ -58,7 +58,7 @@ import { HAS_DOT_ADD, ternaryMatmul, ternaryMatvec } from './ternary-matmul';
 export { add, gatedGelu, gatedRelu2, gatedSilu, scale } from './activation';
 export { attendGroup, exponentials, kvStore, weightedSum } from './attention';
 export { addValues, addValues4, attendRows, dotPair, placeF16, scoreKeys } from './attention-rows';
-export { decodeBf16, decodeF16, decodeQ8_0, denseMatmul, dotF16, embed, rebias } from './dense';
+export { decodeAffine, decodeBf16, decodeF16, decodeQ8_0, denseMatmul, dotAffine, dotF16, embed, rebias } from './dense';
 export { exactRows, indexRows, replaceLeast, roundTo8, scorePlane4, scoreQ8_0, scoreRows } from './head';
 export { arrangeBlocks, decodeQ6_K, scoreQ6_K } from './q6_k';
 export { normalizeRow, rmsNorm, rmsNormQuantize, sumOfSquares } from './norm';

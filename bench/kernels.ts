@@ -10,7 +10,8 @@ import { createTsBackend } from '../src/kernels/ts/backend.ts';
 import { createWasmBackend } from '../src/kernels/wasm/open.ts';
 import { Rng } from '../src/numeric/rng.ts';
 import { detectPlatform } from '../src/platform/detect.ts';
-import { dtypeByName } from '../src/tensors/dtype.ts';
+import { encodeAffine } from '../src/tensors/affine.ts';
+import { memoryBytes } from '../src/tensors/dense-forms.ts';
 import { encodeF16 } from '../src/tensors/floats.ts';
 import { packedBytes, packRows } from '../src/tensors/packed.ts';
 import { encodeQ6_K } from '../src/tensors/q6_k.ts';
@@ -82,7 +83,7 @@ function* all(): Generator<KernelCase> {
     const copies = Math.ceil(COLD_BYTES / packedBytes(rows, columns));
     yield ternary(rows, columns, 1, copies);
   }
-  for (const dtype of ['F16', 'Q8_0', 'Q6_K'] as const) {
+  for (const dtype of ['F16', 'Q8_0', 'Q6_K', 'AFFINE'] as const) {
     yield head(dtype);
     yield topOfHead(dtype);
   }
@@ -134,7 +135,7 @@ function ternary(rows: number, columns: number, n: number, copies: number): Kern
   };
 }
 
-const ENCODERS = { F16: encodeF16, Q8_0: encodeQ8_0, Q6_K: encodeQ6_K } as const;
+const ENCODERS = { F16: encodeF16, Q8_0: encodeQ8_0, Q6_K: encodeQ6_K, AFFINE: encodeAffine } as const;
 
 /** The output matrix, for one token. Larger than caches by itself, so always cold. */
 function head(dtype: keyof typeof ENCODERS): KernelCase {
@@ -309,8 +310,7 @@ function randomTrits(length: number): Int8Array {
 }
 
 function denseBytes(dtype: DenseType, rows: number, columns: number): number {
-  const { blockBytes, blockElements } = dtypeByName(dtype);
-  return ((rows * columns) / blockElements) * blockBytes;
+  return memoryBytes(dtype, rows * columns);
 }
 
 /** Some encoded rows over and over: encoding all of a head would take longer than timing it. */

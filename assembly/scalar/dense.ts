@@ -1,6 +1,6 @@
-/** Dense weights, decoded as drawn in `src/tensors/{floats,q8_0,q6_k}.ts`. */
+/** Dense weights, decoded as drawn in `src/tensors/{floats,q8_0,q6_k,affine}.ts`. */
 
-import { DENSE_BF16, DENSE_F16, DENSE_F32, DENSE_Q6_K, DENSE_Q8_0 } from '../dense';
+import { AFFINE_BYTES, DENSE_AFFINE, DENSE_BF16, DENSE_F16, DENSE_F32, DENSE_Q6_K, DENSE_Q8_0 } from '../dense';
 import { f16ToF32 } from './math';
 import { dot16 } from './sums';
 
@@ -25,6 +25,13 @@ export function decodeRow(type: i32, target: usize, source: usize, columns: i32)
       return;
     case DENSE_Q6_K:
       for (; target < end; target += 1024, source += 210) decodeQ6_K(target, source);
+      return;
+    case DENSE_AFFINE:
+      for (; target < end; target += 128, source += AFFINE_BYTES) {
+        const a = load<f32>(source);
+        const b = load<f32>(source, 4);
+        for (let j: usize = 0; j < 32; j++) store<f32>(target + (j << 2), a * f32(load<u8>(source + j, 8)) - b);
+      }
       return;
     default:
       unreachable(); // the owner knows no other type

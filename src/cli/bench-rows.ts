@@ -6,8 +6,7 @@
  */
 
 import type { GgufFile, GgufTensor } from '../formats/index.ts';
-import { isTernary } from '../tensors/dtype.ts';
-import { packedBytes } from '../tensors/packed.ts';
+import { isPacked, loadedBytes } from '../model/plan.ts';
 import { bytes, count, plural } from './format.ts';
 
 /** One line of the table. */
@@ -64,7 +63,7 @@ export type BenchFormat = (typeof formats)[number];
 
 /** What a file is called in the table: `bitnet-b1.58 2.41 B I2_S/F16`, the ternary type and that of the head. */
 export function modelType(gguf: GgufFile): string {
-  const ternary = gguf.tensors.find((tensor) => isTernary(tensor.dtype));
+  const ternary = gguf.tensors.find(({ name, dtype }) => isPacked(name, dtype));
   const types = [ternary, headOf(gguf)].flatMap((tensor) => (tensor === undefined ? [] : [tensor.dtype.name]));
   const parameters = gguf.tensors.reduce((sum, { elements }) => sum + elements, 0);
   return `${gguf.getString('general.architecture')} ${count(parameters)} ${types.join('/')}`;
@@ -89,11 +88,6 @@ export function weightBytesPerToken(gguf: GgufFile): number {
 function headOf(gguf: GgufFile): GgufTensor | undefined {
   const named = (name: string) => gguf.tensors.find((tensor) => tensor.name === name);
   return named('output.weight') ?? named('token_embd.weight');
-}
-
-function loadedBytes({ dtype, shape, byteLength }: GgufTensor): number {
-  const [columns = 1, rows = 1] = shape;
-  return isTernary(dtype) ? packedBytes(rows, columns) : byteLength;
 }
 
 interface Column {

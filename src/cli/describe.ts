@@ -10,8 +10,7 @@ import { BitnetError } from '../errors.ts';
 import type { GgufFile, GgufTensor, GgufValue } from '../formats/index.ts';
 import { architectureOf } from '../model/architectures.ts';
 import { type ModelConfig, readConfig } from '../model/config.ts';
-import { isTernary } from '../tensors/dtype.ts';
-import { packedBytes } from '../tensors/packed.ts';
+import { loadedBytes } from '../model/plan.ts';
 import { createTokenizer, type Tokenizer } from '../tokenizer/index.ts';
 
 /** Something, or the reason why it is not there. */
@@ -132,12 +131,6 @@ function layoutOf({ dtype }: GgufTensor): string {
   if (dtype.blockElements === 1) return '';
   const scale = dtype.size === 'flat' ? ', one scale at the end' : '';
   return `${dtype.blockElements}-value blocks of ${dtype.blockBytes} bytes${scale}`;
-}
-
-/** Bytes of a tensor in the backend's memory. */
-function loadedBytes(tensor: GgufTensor): number {
-  const [columns = 1, rows = 1] = tensor.shape;
-  return isTernary(tensor.dtype) ? packedBytes(rows, columns) : tensor.byteLength;
 }
 
 /** Bytes of keys and values for `positions` tokens. */

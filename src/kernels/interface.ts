@@ -24,6 +24,7 @@
  * @module
  */
 
+import type { MemoryType } from '../tensors/dense-forms.ts';
 import type { TernaryDTypeName } from '../tensors/dtype.ts';
 
 /** Element type of a plain buffer. */
@@ -64,8 +65,11 @@ export interface KvCache {
   readonly shape: KvShape;
 }
 
-/** Types in which a dense weight may lie in memory: the file's own, decoded exactly to f32 when used. */
-export type DenseType = 'F32' | 'F16' | 'BF16' | 'Q8_0' | 'Q6_K';
+/**
+ * Types in which a dense weight may lie in memory, decoded to f32 when used: types of files, decoded exactly, and AFFINE
+ * (`tensors/affine.ts`), whose values are f32(f32(a * q) - b). `tensors/dense-forms.ts` tells what becomes of the other file types.
+ */
+export type DenseType = MemoryType;
 
 /** What a matrix will be in a backend's memory. */
 export type WeightShape = {
@@ -83,7 +87,7 @@ export type WeightShape = {
       readonly kind: 'ternary';
     }
   | {
-      /** Rows in a file type of `tensors/dtype.ts`, back to back. */
+      /** Rows of whole blocks of this type, back to back. */
       readonly kind: 'dense';
       readonly dtype: DenseType;
     }
@@ -106,8 +110,8 @@ export type WeightSource = WeightShape & {
  * to `fill`, which says what is wrong: so there is one set of rules and of messages, that of `tensors/`.
  */
 export interface EncodedWeight {
-  /** I2_S, TQ1_0 or TQ2_0 of a ternary matrix; of a dense one its own type, or the one from which it is to be made. */
-  readonly dtype: TernaryDTypeName | DenseType;
+  /** I2_S, TQ1_0 or TQ2_0 of a ternary matrix; of a dense one its own type, or the type of floats from which it is to be made. */
+  readonly dtype: TernaryDTypeName | Exclude<DenseType, 'AFFINE'>;
   /** Fills `target` from byte `offsetBytes` of the tensor on. */
   read(target: Uint8Array, offsetBytes: number): Promise<void>;
   /** The scale of a ternary matrix is f32(the file's scale * factor). */
@@ -190,7 +194,7 @@ export interface Backend {
   readKv(from: KvCache, layer: number, position: number, count: number): Promise<{ k: Float32Array; v: Float32Array }>;
   dispose(): Promise<void>;
 
-  /** out (n, K) f32 = rows `ids[0..n)` of `table` (vocabulary, K), decoded exactly. Ids are trusted: check before. */
+  /** out (n, K) f32 = rows `ids[0..n)` of `table` (vocabulary, K), decoded. Ids are trusted: check before. */
   embed(out: Buf, table: Weight, ids: Buf, n: number): void;
 
   /**

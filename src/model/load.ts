@@ -6,16 +6,17 @@
 
 import { want } from '../errors.ts';
 import type { GgufFile, GgufTensor } from '../formats/gguf/types.ts';
-import type { Backend, Buf, DenseType, EncodedWeight, Weight } from '../kernels/interface.ts';
+import type { Backend, Buf, EncodedWeight, Weight } from '../kernels/interface.ts';
 import { decodeInto, findNotFinite } from '../tensors/decode.ts';
-import { isTernary, type TernaryDTypeName } from '../tensors/dtype.ts';
-import { inPieces, loadPacked } from '../tensors/load.ts';
+import { DENSE_FILE_TYPES, loadDense, memoryTypeOf } from '../tensors/dense-forms.ts';
+import { isTernary } from '../tensors/dtype.ts';
+import { loadPacked } from '../tensors/load.ts';
 import { loadRequantized } from '../tensors/requantize.ts';
 import { allSettled, createTurns, type TakeTurn } from '../tensors/turns.ts';
 import { architectureOf } from './architectures.ts';
 import type { ModelConfig } from './config.ts';
 import type { LayerWeights, ModelWeights } from './graph.ts';
-import { DENSE_TYPES, type MemoryPlan, modelTensors, weightShape } from './plan.ts';
+import { type MemoryPlan, modelTensors, weightShape } from './plan.ts';
 import type { TensorRule } from './tensors.ts';
 
 export { readModelConfig } from './plan.ts';
@@ -26,9 +27,6 @@ export interface LoadWeightsOptions {
   readonly onProgress?: ((progress: { loadedBytes: number; totalBytes: number; tensor: string }) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
 }
-
-/** Bytes of a dense tensor read between two looks at the abort signal. */
-const PIECE_BYTES = 16 << 20;
 
 /**
  * Tensors on their way at a time: enough for small ones to keep a disk busy. One where no memory was reserved: taking room
@@ -54,14 +52,6 @@ export async function loadWeights(
   options: LoadWeightsOptions = {},
 ): Promise<ModelWeights> {
   const { config, tensors, rules } = modelTensors(gguf);
-  for (const name of ['token_embd.weight', 'output.weight']) {
-    const dtype = tensors.get(name)?.dtype;
-    want(dtype === undefined || !isTernary(dtype), 'unsupported-type', 'a ternary table is not supported', () => ({
-      where: name,
-      expected: DENSE_TYPES.join(', '),
-      got: dtype?.name,
-    }));
-  }
   const { plan } = options;
   if (plan?.spanBytes !== undefined) backend.reserve?.(plan.spanBytes);
   const loader = new Loader(gguf, tensors, backend, options);
@@ -179,18 +169,18 @@ class Loader {
           expected: 'a ternary weight',
         }),
       );
-      const encoded: EncodedWeight = {
-        dtype: tensor.dtype.name as TernaryDTypeName | DenseType,
-        factor,
-        read: (target, at) => this.#read(tensor, target, at),
-      };
+      // Only what backends know: types that keep their form or are packed, and floats made smaller.
+      const dtype = tensor.dtype.name;
+      const read = (target: Uint8Array, at: number) => this.#read(tensor, target, at);
+      const isKnown = shape.kind === 'ternary' || dtype === memoryTypeOf(tensor.dtype, shape.columns);
+      const encoded = isKnown ? { encoded: { dtype: dtype as EncodedWeight['dtype'], factor, read } } : {};
       const fill = async (target: Uint8Array) => {
         if (shape.kind === 'ternary') return Math.fround((await this.#packed(tensor, target)) * factor);
-        if (requantized === undefined) await this.#stream(tensor, target);
+        if (requantized === undefined) await this.#dense(tensor, target);
         else await this.#requantize(tensor, requantized, target);
         return 1;
       };
-      return this.#backend.upload({ ...shape, fill, encoded });
+      return this.#backend.upload({ ...shape, fill, ...encoded });
     });
   }
 
@@ -203,6 +193,13 @@ class Loader {
     const { signal } = this.#options;
     const read = (piece: Uint8Array, at: number) => this.#read(tensor, piece, at);
     return loadPacked(matrix, read, target, signal === undefined ? {} : { signal });
+  }
+
+  #dense(tensor: GgufTensor, target: Uint8Array): Promise<void> {
+    const { dtype, shape } = tensor;
+    const matrix = { where: this.#where(tensor), dtype, rows: shape[1] ?? 1, columns: shape[0] ?? 1 };
+    const read = (piece: Uint8Array, at: number) => this.#read(tensor, piece, at);
+    return loadDense(matrix, read, target, this.#options.signal);
   }
 
   #requantize(tensor: GgufTensor, to: 'Q8_0' | 'Q6_K', target: Uint8Array): Promise<void> {
@@ -229,13 +226,18 @@ class Loader {
   }
 
   async #decoded(tensor: GgufTensor): Promise<Float32Array> {
-    want(DENSE_TYPES.includes(tensor.dtype.name), 'unsupported-type', 'not a type for this tensor', () => ({
+    const isDense = !isTernary(tensor.dtype) && memoryTypeOf(tensor.dtype, tensor.shape[0] ?? 1) !== undefined;
+    want(isDense, 'unsupported-type', 'not a type for this tensor', () => ({
       where: this.#where(tensor),
-      expected: DENSE_TYPES.join(', '),
+      expected: DENSE_FILE_TYPES.filter((name) => !/^I2|^TQ/.test(name)).join(', '),
       got: tensor.dtype.name,
     }));
     const bytes = new Uint8Array(tensor.byteLength);
-    await this.#stream(tensor, bytes);
+    await this.#read(tensor, bytes, 0);
+    const bad = findNotFinite(tensor.dtype, bytes);
+    want(bad < 0, 'bad-tensor', 'a weight is not a finite number', () => ({
+      where: `${this.#where(tensor)} element ${bad}`,
+    }));
     const out = new Float32Array(tensor.elements);
     decodeInto(tensor.dtype, bytes, 0, tensor.elements, out);
     return out;
@@ -253,21 +255,6 @@ class Loader {
         this.#failed = true;
         throw error;
       }
-    });
-  }
-
-  /** Reads a tensor into `target` piece by piece; every value must be finite. */
-  async #stream(tensor: GgufTensor, target: Uint8Array): Promise<void> {
-    const { blockBytes, blockElements } = tensor.dtype;
-    const pieceBytes = Math.floor(PIECE_BYTES / blockBytes) * blockBytes;
-    await inPieces(target.length, pieceBytes, this.#options.signal, {
-      read: (at, n) => this.#read(tensor, target.subarray(at, at + n), at),
-      use: (at, n) => {
-        const bad = findNotFinite(tensor.dtype, target.subarray(at, at + n));
-        want(bad < 0, 'bad-tensor', 'a weight is not a finite number', () => ({
-          where: `${this.#where(tensor)} element ${(at / blockBytes) * blockElements + bad}`,
-        }));
-      },
     });
   }
 

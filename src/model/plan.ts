@@ -6,8 +6,9 @@
 
 import { BitnetError, want } from '../errors.ts';
 import type { GgufFile, GgufTensor } from '../formats/gguf/types.ts';
-import type { Backend, DenseType, KvShape, Rehearsal, WeightShape } from '../kernels/interface.ts';
-import { dtypeByName, isTernary } from '../tensors/dtype.ts';
+import type { Backend, KvShape, Rehearsal, WeightShape } from '../kernels/interface.ts';
+import { DENSE_FILE_TYPES, memoryBytes, memoryTypeOf } from '../tensors/dense-forms.ts';
+import { type DType, isTernary } from '../tensors/dtype.ts';
 import { packedBytes } from '../tensors/packed.ts';
 import { canRequantize, type SmallType } from '../tensors/requantize.ts';
 import { architectureOf } from './architectures.ts';
@@ -15,12 +16,9 @@ import { type ModelConfig, readConfig } from './config.ts';
 import { createScratch } from './graph.ts';
 import { matchTensors, type TensorRule } from './tensors.ts';
 
-/** Types in which a dense weight may be loaded. */
-export const DENSE_TYPES: readonly string[] = ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K'] satisfies DenseType[];
-
 /**
- * In which type embedding and head are kept. `file`: as they are. `Q8_0`, `Q6_K`: tables of floats are requantised while
- * loading; those that are quantised already stay. `auto`: the first of these three with which the model fits.
+ * In which type embedding and head are kept. `file`: as they are, without loss (`tensors/dense-forms.ts`). `Q8_0`, `Q6_K`: those that
+ * would take more are requantised while loading. `auto`: the first of these three with which the model fits.
  */
 export type TableType = (typeof TABLE_TYPES)[number];
 export const TABLE_TYPES = ['auto', 'file', 'Q8_0', 'Q6_K'] as const;
@@ -67,21 +65,30 @@ export function readModelConfig(gguf: GgufFile): ModelConfig {
   return readConfig(gguf, architectureOf(gguf.getString('general.architecture')));
 }
 
-/** What a matrix is in memory: ternary ones packed, dense ones as in the file or as `type`. `where` is for messages. */
+/** Whether a matrix multiplies int8 activations, packed. Ternary tables do not: their rows are embeddings, or a head's. */
+export function isPacked(name: string, dtype: DType): boolean {
+  return isTernary(dtype) && !isTable(name);
+}
+
+/** What a matrix is in memory: packed, or dense in the form of the file's type or as `type`. `where` is for messages. */
 export function weightShape(tensor: GgufTensor, where: string, type?: SmallType): WeightShape {
   const { name, dtype } = tensor;
   const [columns, rows] = [tensor.shape[0] ?? 1, tensor.shape[1] ?? 1];
-  if (isTernary(dtype)) return { name, rows, columns, kind: 'ternary', byteLength: packedBytes(rows, columns) };
-  const isDense = DENSE_TYPES.includes(dtype.name);
-  want(isDense, 'unsupported-type', `type ${dtype.name} ${dtype.why ?? 'is not a weight'}`, () => ({
+  if (isPacked(name, dtype)) return { name, rows, columns, kind: 'ternary', byteLength: packedBytes(rows, columns) };
+  const memory = type ?? memoryTypeOf(dtype, columns);
+  want(memory !== undefined, 'unsupported-type', `type ${dtype.name} ${dtype.why ?? 'is not a weight'}`, () => ({
     where,
-    expected: `I2_S, TQ1_0, TQ2_0, ${DENSE_TYPES.join(', ')}`,
+    expected: DENSE_FILE_TYPES.join(', '),
   }));
-  if (type === undefined) {
-    return { name, rows, columns, kind: 'dense', dtype: dtype.name as DenseType, byteLength: tensor.byteLength };
-  }
-  const { blockBytes, blockElements } = dtypeByName(type);
-  return { name, rows, columns, kind: 'dense', dtype: type, byteLength: (rows * columns * blockBytes) / blockElements };
+  return { name, rows, columns, kind: 'dense', dtype: memory, byteLength: memoryBytes(memory, rows * columns) };
+}
+
+/** Bytes of a tensor in a backend's memory as the file has it; those of the file where it cannot be loaded. */
+export function loadedBytes({ name, dtype, shape, elements, byteLength }: GgufTensor): number {
+  const [columns, rows] = [shape[0] ?? 1, shape[1] ?? 1];
+  if (isPacked(name, dtype)) return packedBytes(rows, columns);
+  const memory = memoryTypeOf(dtype, columns);
+  return memory === undefined ? byteLength : memoryBytes(memory, elements);
 }
 
 /** Reckons the memory of `gguf` in `backend` and decides how its tables are kept. Throws `out-of-memory` with the numbers. */
@@ -184,21 +191,21 @@ function rehearsalOf(backend: Backend): Rehearsal {
 
 /** One note for the tables of one type that become another. */
 function notesOf({ tensors }: PlannedModel, requantized: ReadonlyMap<string, SmallType>, why: string): string[] {
-  const groups = new Map<string, { names: string[]; bytes: number; fileBytes: number }>();
+  const groups = new Map<string, { names: string[]; bytes: number; plainBytes: number }>();
   for (const [name, type] of requantized) {
     const tensor = tensors.get(name);
     if (tensor === undefined) throw new Error(`${name} was not matched`);
     const kept = `kept as ${type} instead of the file's ${tensor.dtype.name}`;
-    const { names, bytes, fileBytes } = groups.get(kept) ?? { names: [], bytes: 0, fileBytes: 0 };
+    const { names, bytes, plainBytes } = groups.get(kept) ?? { names: [], bytes: 0, plainBytes: 0 };
     const { byteLength } = weightShape(tensor, name, type);
     groups.set(kept, {
       names: [...names, name],
       bytes: bytes + byteLength,
-      fileBytes: fileBytes + tensor.byteLength,
+      plainBytes: plainBytes + weightShape(tensor, name).byteLength,
     });
   }
-  return [...groups].map(([kept, { names, bytes, fileBytes }]) => {
-    const sizes = `${gib(bytes)} instead of ${gib(fileBytes)}`;
+  return [...groups].map(([kept, { names, bytes, plainBytes }]) => {
+    const sizes = `${gib(bytes)} instead of ${gib(plainBytes)}`;
     return `${names.join(' and ')} ${kept} (${sizes}), ${why}: logits are those of the requantised values`;
   });
 }

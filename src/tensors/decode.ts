@@ -4,10 +4,14 @@
  */
 
 import { BitnetError, want } from '../errors.ts';
+import { type AffineBlocks, decodeAffineBlocks } from './affine.ts';
 import { readF16 } from './blocks.ts';
 import { type DType, isReadable, type ReadableDTypeName, TAIL_BYTES } from './dtype.ts';
 import { decodeBF16, decodeF16, decodeF32 } from './floats.ts';
 import { decodeI2S, scaleOfI2S } from './i2s.ts';
+import { decodeQ3_K, Q2_K, Q3_K_BYTES, Q3_K_D } from './q2_q3_k.ts';
+import { type CentredBlocks, decodeCentred, Q4_0, Q4_1, Q5_0, Q5_1 } from './q4_q5.ts';
+import { Q4_K, Q5_K } from './q4_q5_k.ts';
 import { decodeQ6_K } from './q6_k.ts';
 import { decodeQ8_0 } from './q8_0.ts';
 import { decodeTQ1, TQ1_SCALE } from './tq1.ts';
@@ -21,11 +25,38 @@ interface Codec {
   readonly findNotFinite: (bytes: Uint8Array) => number;
 }
 
+/** d is at the begin of a block. */
+function centred(type: CentredBlocks): Codec {
+  return {
+    decode: (bytes, first, count, out, outAt) => decodeCentred(type, bytes, first, count, out, outAt),
+    findNotFinite: (bytes) => findBlockScale(bytes, type.bytes, 0, 32),
+  };
+}
+
+/** `scalesAt`: where the scale of the steps is; that of the offsets follows it. */
+function affine(type: AffineBlocks, scalesAt: number): Codec {
+  return {
+    decode: (bytes, first, count, out, outAt) => decodeAffineBlocks(type, bytes, first, count, out, outAt),
+    findNotFinite(bytes) {
+      const found = [scalesAt, scalesAt + 2].map((at) => findBlockScale(bytes, type.bytes, at, type.elements));
+      return Math.max(...found) < 0 ? -1 : Math.min(...found.filter((at) => at >= 0));
+    },
+  };
+}
+
 const codecs: Record<ReadableDTypeName, Codec> = {
   F32: { decode: decodeF32, findNotFinite: (bytes) => findExponent(bytes, 4, 0x7f80) },
   F16: { decode: decodeF16, findNotFinite: (bytes) => findExponent(bytes, 2, 0x7c00) },
   BF16: { decode: decodeBF16, findNotFinite: (bytes) => findExponent(bytes, 2, 0x7f80) },
   Q8_0: { decode: decodeQ8_0, findNotFinite: (bytes) => findBlockScale(bytes, 34, 0, 32) },
+  Q4_0: centred(Q4_0),
+  Q4_1: affine(Q4_1, 0),
+  Q5_0: centred(Q5_0),
+  Q5_1: affine(Q5_1, 0),
+  Q2_K: affine(Q2_K, 80),
+  Q3_K: { decode: decodeQ3_K, findNotFinite: (bytes) => findBlockScale(bytes, Q3_K_BYTES, Q3_K_D, 256) },
+  Q4_K: affine(Q4_K, 0),
+  Q5_K: affine(Q5_K, 0),
   Q6_K: { decode: decodeQ6_K, findNotFinite: (bytes) => findBlockScale(bytes, 210, 208, 256) },
   TQ1_0: { decode: decodeTQ1, findNotFinite: (bytes) => findBlockScale(bytes, 54, TQ1_SCALE, 256) },
   TQ2_0: { decode: decodeTQ2, findNotFinite: (bytes) => findBlockScale(bytes, 66, TQ2_SCALE, 256) },

@@ -132,6 +132,7 @@ describe.each(everyType)('%s', (dtype) => {
       F16: [1, 1e-3, 1e-6, 6e-8, 1e3, 16000],
       Q8_0: [1, 1e-3, 1e-5, 1e4, 2e6],
       Q6_K: [1, 1e-3, 1e-4, 1e4, 6e7],
+      AFFINE: [1, 1e-5, 1e-20, 1e-30, 1e-36, 1e10, 1e18, 1e20, 1e37],
     };
     for (const size of sizes[dtype]) {
       const x = vectors(3, 256, (row) => bell() * [1, 1e-7, 1e19][row]);

@@ -2,11 +2,12 @@
 import { expect } from 'vitest';
 import type { Backend, DenseType } from '../../src/kernels/interface.ts';
 import { Rng } from '../../src/numeric/rng.ts';
+import { encodeAffine } from '../../src/tensors/affine.ts';
 import { encodeBF16, encodeF16, encodeF32 } from '../../src/tensors/floats.ts';
 import { encodeQ6_K } from '../../src/tensors/q6_k.ts';
 import { encodeQ8_0 } from '../../src/tensors/q8_0.ts';
 
-export const everyType: readonly DenseType[] = ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K'];
+export const everyType: readonly DenseType[] = ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K', 'AFFINE'];
 
 const ENCODERS: Record<DenseType, (data: Float32Array) => Uint8Array> = {
   F32: encodeF32,
@@ -14,6 +15,7 @@ const ENCODERS: Record<DenseType, (data: Float32Array) => Uint8Array> = {
   BF16: encodeBF16,
   Q8_0: encodeQ8_0,
   Q6_K: encodeQ6_K,
+  AFFINE: encodeAffine,
 };
 
 /** A matrix as a backend takes it. */

@@ -100,6 +100,8 @@ export function caseName({ op, ...facts }: ConformanceCase): string {
 
 type WithoutSeed<T> = T extends unknown ? Omit<T, 'seed'> : never;
 
+const DENSE_TYPES: readonly DenseType[] = ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K', 'AFFINE'];
+
 function* allCases(): Generator<WithoutSeed<ConformanceCase>> {
   const kinds: readonly ValueKind[] = ['normal', 'ties', 'zeros', 'extreme', 'special'];
   for (const columns of [1, 3, 4, 7, 8, 15, 16, 17, 100, 640]) {
@@ -162,8 +164,8 @@ function* allCases(): Generator<WithoutSeed<ConformanceCase>> {
   yield { op: 'ternaryGroup', n: 35, rows: [2561, 640, 643], columns: 128 };
   yield { op: 'ternaryGroup', n: 9, rows: [2047, 5, 4099], columns: 128 };
 
-  for (const dtype of ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K'] as const) {
-    const block = dtype === 'Q6_K' ? 256 : dtype === 'Q8_0' ? 32 : 1;
+  for (const dtype of DENSE_TYPES) {
+    const block = dtype === 'Q6_K' ? 256 : dtype === 'Q8_0' || dtype === 'AFFINE' ? 32 : 1;
     for (const columns of block === 1 ? [1, 7, 16, 19, 31, 45, 60, 640] : [block, 3 * block]) {
       for (const n of [1, 3]) yield { op: 'denseMatmul', n, rows: 21, columns, dtype, kind: 'normal' };
       yield { op: 'embed', n: 5, rows: 11, columns, dtype };
@@ -197,7 +199,7 @@ function* allCases(): Generator<WithoutSeed<ConformanceCase>> {
       yield { op: 'requantize', n: 9, rows: 9, columns: 512, from, dtype: 'Q6_K', kind };
     }
   }
-  for (const dtype of ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K'] as const) {
+  for (const dtype of DENSE_TYPES) {
     for (const k of [1, 40, 700]) yield { op: 'denseTopK', n: 2, rows: 1027, columns: 256, dtype, kind: 'normal', k };
     for (const kind of kinds) yield { op: 'denseTopK', n: 1, rows: 1031, columns: 256, dtype, kind, k: 7 };
     yield { op: 'denseTopK', n: 1, rows: 30, columns: 256, dtype, kind: 'normal', k: 5 };

@@ -3,6 +3,7 @@
  * @module
  */
 
+import { encodeAffine } from '../../tensors/affine.ts';
 import { dtypeByName, type TernaryDTypeName } from '../../tensors/dtype.ts';
 import { encodeBF16, encodeF16, encodeF32 } from '../../tensors/floats.ts';
 import { encodeI2S } from '../../tensors/i2s.ts';
@@ -51,6 +52,7 @@ const ENCODERS: Record<DenseType, (data: Float32Array) => Uint8Array> = {
   BF16: encodeBF16,
   Q8_0: encodeQ8_0,
   Q6_K: encodeQ6_K,
+  AFFINE: encodeAffine,
 };
 
 const TERNARY_ENCODERS: Record<TernaryDTypeName, (trits: Int8Array, scale: number) => Uint8Array> = {

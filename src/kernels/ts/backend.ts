@@ -6,6 +6,7 @@
 
 import { BitnetError, want } from '../../errors.ts';
 import { decodeF16s, encodeF16s } from '../../numeric/f16.ts';
+import { decodeAffine } from '../../tensors/affine.ts';
 import { decodeBF16, decodeF16, decodeF32 } from '../../tensors/floats.ts';
 import { decodeQ6_K } from '../../tensors/q6_k.ts';
 import { decodeQ8_0 } from '../../tensors/q8_0.ts';
@@ -40,6 +41,7 @@ const DECODERS: Record<DenseType, Decoder> = {
   BF16: decodeBF16,
   Q8_0: decodeQ8_0,
   Q6_K: decodeQ6_K,
+  AFFINE: decodeAffine,
 };
 
 class TsBuf implements Buf {

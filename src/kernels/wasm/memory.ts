@@ -17,7 +17,7 @@ import type {
 } from '../interface.ts';
 
 /** Order as in `assembly/dense.ts`. */
-export const DENSE_CODE: Record<DenseType, number> = { F32: 0, F16: 1, BF16: 2, Q8_0: 3, Q6_K: 4 };
+export const DENSE_CODE: Record<DenseType, number> = { F32: 0, F16: 1, BF16: 2, Q8_0: 3, Q6_K: 4, AFFINE: 8 };
 
 export class WasmBuf implements Buf {
   readonly type: BufType;

@@ -13,10 +13,20 @@
  * @module
  */
 
-import { dtypeByName, type TernaryDTypeName } from '../../tensors/dtype.ts';
+import { memoryBytes } from '../../tensors/dense-forms.ts';
+import { dtypeByName } from '../../tensors/dtype.ts';
 import { loadPacked, type ReadTensor } from '../../tensors/load.ts';
 import { loadRequantized } from '../../tensors/requantize.ts';
-import type { Backend, Buf, DenseType, QuantizedBuf, RopeStyle, Weight, WeightShape } from '../interface.ts';
+import type {
+  Backend,
+  Buf,
+  DenseType,
+  EncodedWeight,
+  QuantizedBuf,
+  RopeStyle,
+  Weight,
+  WeightShape,
+} from '../interface.ts';
 
 /** One kernel's part of the test. */
 interface Check {
@@ -125,20 +135,22 @@ const SPECIAL: Record<Kind, readonly number[]> = {
 
 /** Bytes of `rows` rows in which no weight is NaN or infinite: the upper half of the exponents is left out. */
 function denseBytes(kit: Kit, dtype: DenseType, rows: number, columns: number): Uint8Array {
-  const [blockBytes, exponentAt] = DENSE[dtype];
-  const elements = dtype === 'Q8_0' ? 32 : dtype === 'Q6_K' ? 256 : 1;
-  const bytes = kit.bytes(((rows * columns) / elements) * blockBytes);
-  for (let at = exponentAt; at < bytes.length; at += blockBytes) bytes[at] &= 0xbf;
+  const [blockBytes, ...exponents] = DENSE[dtype];
+  const bytes = kit.bytes(memoryBytes(dtype, rows * columns));
+  for (let block = 0; block < bytes.length; block += blockBytes) {
+    for (const at of exponents) bytes[block + at] &= 0xbf;
+  }
   return bytes;
 }
 
 /** Bytes of a block, and which of them holds the sign and the upper bits of an exponent. */
-const DENSE: Record<DenseType, readonly [number, number]> = {
+const DENSE: Record<DenseType, readonly [number, ...number[]]> = {
   F32: [4, 3],
   F16: [2, 1],
   BF16: [2, 1],
   Q8_0: [34, 1],
   Q6_K: [210, 209],
+  AFFINE: [40, 3, 7],
 };
 
 async function dense(kit: Kit, dtype: DenseType, n: number, columns: number, kind: Kind): Promise<void> {
@@ -178,13 +190,7 @@ async function elementwise(kit: Kit, op: 'gatedRelu2' | 'gatedSilu' | 'gatedGelu
  * A matrix offered as it lies in a file, and the same by `fill`: a backend that makes its own form of the first must come to the
  * second. Then its products with one token.
  */
-async function offer(
-  kit: Kit,
-  shape: WeightShape,
-  encoded: DenseType | TernaryDTypeName,
-  bytes: Uint8Array,
-  fill: Fill,
-) {
+async function offer(kit: Kit, shape: WeightShape, encoded: EncodedWeight['dtype'], bytes: Uint8Array, fill: Fill) {
   const { backend } = kit;
   const read = async (target: Uint8Array, offsetBytes: number) =>
     target.set(bytes.subarray(offsetBytes, offsetBytes + target.length));
@@ -303,7 +309,7 @@ export const CHECKS: readonly Check[] = [
   },
   {
     op: 'denseMatmul',
-    digest: 421142972,
+    digest: 3750702773,
     async program(kit) {
       await dense(kit, 'F32', 1, 23, 'awkward');
       await dense(kit, 'F16', 1, 48, 'small'); // the way without decoding
@@ -312,11 +318,13 @@ export const CHECKS: readonly Check[] = [
       await dense(kit, 'BF16', 1, 29, 'small');
       await dense(kit, 'Q8_0', 1, 32, 'small');
       await dense(kit, 'Q6_K', 1, 256, 'small');
+      await dense(kit, 'AFFINE', 1, 64, 'small');
+      await dense(kit, 'AFFINE', 2, 32, 'small'); // decoded, then multiplied
     },
   },
   {
     op: 'denseTopK',
-    digest: 783709518,
+    digest: 2953636817,
     async program(kit) {
       // From 1024 rows on products are estimated first. So many are wanted that estimates alone would choose wrongly, and
       // `out` begins with what nobody would keep.
@@ -324,6 +332,7 @@ export const CHECKS: readonly Check[] = [
         ['Q6_K', 256],
         ['Q8_0', 64],
         ['F16', 32],
+        ['AFFINE', 32],
       ] as const) {
         const bytes = denseBytes(kit, dtype, 1024, columns);
         // One scale for all, or few products would be near each other.
