@@ -141,6 +141,28 @@ describe.each(['qwen3', 'gemma3', 'bitnet-b1.58'] as const)('%s', (architecture)
   });
 });
 
+describe('projections that are not ternary', () => {
+  // The rows that a dense projection reads are normalised into a buffer of their own: the input must survive for the next one.
+  it.each(['qwen3', 'gemma3'])(
+    '%s with F16 matrices differs only by the rounding of activations',
+    async (architecture) => {
+      const vectors: Float32Array[] = [];
+      for (const [type, backend] of [
+        ['I2_S', 'wasm'],
+        ['F16', 'wasm'],
+        ['F16', 'ts'],
+      ] as const) {
+        const model = await loadModel(await tinyModel({ architecture, type }), { backend });
+        vectors.push((await model.embed(['A cat'], { pooling: 'last' }))[0]);
+        await model.dispose();
+      }
+      expect(cosineSimilarity(vectors[0], vectors[1])).toBeGreaterThan(0.998);
+      expect(cosineSimilarity(vectors[0], vectors[1])).toBeLessThan(1 - 1e-7);
+      expect(bits([vectors[1]])).toEqual(bits([vectors[2]]));
+    },
+  );
+});
+
 describe('what the file says', () => {
   const u32 = (value: number): GgufValue => ({ type: 'u32', value });
 
