@@ -9,29 +9,42 @@ import { f16ToNumber, numberToF16 } from '../numeric/f16.ts';
 import { TAIL_BYTES } from '../tensors/dtype.ts';
 import { encodeBF16, encodeF16, encodeF32 } from '../tensors/floats.ts';
 import { encodeI2S, wantScale } from '../tensors/i2s.ts';
+import { encodeQ2_K, encodeQ3_K } from '../tensors/q2_q3_k.ts';
+import { encodeQ4_0, encodeQ4_1, encodeQ5_0, encodeQ5_1 } from '../tensors/q4_q5.ts';
+import { encodeQ4_K, encodeQ5_K } from '../tensors/q4_q5_k.ts';
 import { encodeQ6_K } from '../tensors/q6_k.ts';
 import { encodeQ8_0 } from '../tensors/q8_0.ts';
-import { encodeTQ1 } from '../tensors/tq1.ts';
-import { encodeTQ2 } from '../tensors/tq2.ts';
+import { encodeTQ1, quantizeTQ1 } from '../tensors/tq1.ts';
+import { encodeTQ2, quantizeTQ2 } from '../tensors/tq2.ts';
 
 /** Types for the ternary matrices, with llama.cpp's number for a file of each (`general.file_type`). */
 export const linearTypes = { I2_S: 40, TQ1_0: 36, TQ2_0: 37, F16: 1, BF16: 32, F32: 0 } as const;
 export type LinearType = keyof typeof linearTypes;
 
-/** Types for embeddings and output heads. */
-export const embeddingTypes = ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K'] as const;
-export type EmbeddingType = (typeof embeddingTypes)[number];
-
-/** Values are encoded in runs of a multiple of this, which all blocks divide. A last run may be a half: 3B's I2_S is. */
-export const RUN = 256;
-
-const floatEncoders: Record<EmbeddingType, (values: Float32Array) => Uint8Array> = {
+const floatEncoders = {
   F32: encodeF32,
   F16: encodeF16,
   BF16: encodeBF16,
   Q8_0: encodeQ8_0,
   Q6_K: encodeQ6_K,
-};
+  Q5_K: encodeQ5_K,
+  Q5_1: encodeQ5_1,
+  Q5_0: encodeQ5_0,
+  Q4_K: encodeQ4_K,
+  Q4_1: encodeQ4_1,
+  Q4_0: encodeQ4_0,
+  Q3_K: encodeQ3_K,
+  Q2_K: encodeQ2_K,
+  TQ2_0: quantizeTQ2,
+  TQ1_0: quantizeTQ1,
+} satisfies Record<string, (values: Float32Array) => Uint8Array>;
+
+/** Types for embeddings and output heads, best first. */
+export type EmbeddingType = keyof typeof floatEncoders;
+export const embeddingTypes = Object.keys(floatEncoders) as readonly EmbeddingType[];
+
+/** Values are encoded in runs of a multiple of this, which all blocks divide. A last run may be a half: 3B's I2_S is. */
+export const RUN = 256;
 
 /** Whole blocks of finite values as `type`; F16 must not turn one into infinity. */
 export function encodeFloats(type: EmbeddingType, values: Float32Array, where: string): Uint8Array {

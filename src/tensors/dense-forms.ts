@@ -154,19 +154,19 @@ function centredToQ8_0({ bytes: blockBytes, middle, codes }: CentredBlocks, byte
 
 function tq1ToQ8_0({ bytes, first, where }: Piece, out: Uint8Array): void {
   wantBytesTQ1(bytes, first / 256, digitTableTQ1(), where);
-  const trits = new Int8Array(256);
+  const [trits, scale] = [new Int8Array(256), new Float32Array(1)];
   for (let at = 0, to = 0; at < bytes.length; at += TQ1_BLOCK_BYTES, to += 8 * Q8_BYTES) {
     const block = bytes.subarray(at, at + TQ1_BLOCK_BYTES);
-    decodeTritsTQ1(block, 0, 256, trits, new Float32Array(1));
+    decodeTritsTQ1(block, 0, 256, trits, scale);
     tritsToQ8_0(trits, block, out, to);
   }
 }
 
 function tq2ToQ8_0({ bytes, first, where }: Piece, out: Uint8Array): void {
-  const trits = new Int8Array(256);
+  const [trits, scale] = [new Int8Array(256), new Float32Array(1)];
   for (let at = 0, to = 0; at < bytes.length; at += TQ2_BLOCK_BYTES, to += 8 * Q8_BYTES) {
     const block = bytes.subarray(at, at + TQ2_BLOCK_BYTES);
-    decodeTritsTQ2(block, 0, 256, trits, new Float32Array(1));
+    decodeTritsTQ2(block, 0, 256, trits, scale);
     const two = trits.indexOf(2);
     if (two >= 0) throw code3(where, first + (at / TQ2_BLOCK_BYTES) * 256 + two);
     tritsToQ8_0(trits, block, out, to);

@@ -21,7 +21,7 @@
 
 import { BitnetError } from '../errors.ts';
 import { f16ToNumber, numberToF16 } from '../numeric/f16.ts';
-import { blockCount, firstBlock, readF16, writeF16 } from './blocks.ts';
+import { blockCount, firstBlock, readF16, ternaryBlocks, writeF16 } from './blocks.ts';
 import { wantScale, wantTrit } from './i2s.ts';
 
 const ELEMENTS = 256;
@@ -114,6 +114,16 @@ export function encodeTQ1(trits: Int8Array, scale: number): Uint8Array<ArrayBuff
     }
     for (let i = 0; i < TQ1_SCALE; i++) out[b * TQ1_BLOCK_BYTES + i] = byteTQ1(q[i]);
     writeF16(out, b * TQ1_BLOCK_BYTES + TQ1_SCALE, any ? scale : 0);
+  }
+  return out;
+}
+
+/** Floats as `ternaryBlocks` takes them. */
+export function quantizeTQ1(values: Float32Array): Uint8Array<ArrayBuffer> {
+  const out = new Uint8Array(blockCount(values.length, ELEMENTS) * TQ1_BLOCK_BYTES);
+  for (const { block, trits, scale } of ternaryBlocks(values)) {
+    out.set(encodeTQ1(trits, 1), block * TQ1_BLOCK_BYTES);
+    writeF16(out, block * TQ1_BLOCK_BYTES + TQ1_SCALE, scale);
   }
   return out;
 }

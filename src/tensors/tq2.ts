@@ -16,7 +16,7 @@
  */
 
 import { f16ToNumber, numberToF16 } from '../numeric/f16.ts';
-import { blockCount, firstBlock, readF16, writeF16 } from './blocks.ts';
+import { blockCount, firstBlock, readF16, ternaryBlocks, writeF16 } from './blocks.ts';
 import { wantScale, wantTrit } from './i2s.ts';
 
 const ELEMENTS = 256;
@@ -71,6 +71,16 @@ export function encodeTQ2(trits: Int8Array, scale: number): Uint8Array<ArrayBuff
       out[at + 32 * (j >> 7) + (j & 31)] |= (trit + 1) << (2 * ((j >> 5) & 3));
     }
     writeF16(out, at + TQ2_SCALE, any ? scale : 0);
+  }
+  return out;
+}
+
+/** Floats as `ternaryBlocks` takes them. */
+export function quantizeTQ2(values: Float32Array): Uint8Array<ArrayBuffer> {
+  const out = new Uint8Array(blockCount(values.length, ELEMENTS) * TQ2_BLOCK_BYTES);
+  for (const { block, trits, scale } of ternaryBlocks(values)) {
+    out.set(encodeTQ2(trits, 1), block * TQ2_BLOCK_BYTES);
+    writeF16(out, block * TQ2_BLOCK_BYTES + TQ2_SCALE, scale);
   }
   return out;
 }

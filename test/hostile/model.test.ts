@@ -190,14 +190,14 @@ describe('tensors', () => {
         const name = 'token_embd.weight';
         tensors.set(name, {
           name,
-          dtype: 'Q4_0',
+          dtype: 'IQ4_NL',
           shape: [256, 512],
           data: () => [new Uint8Array((256 * 512 * 18) / 32)],
         });
       }),
     );
     expect(error.code).toBe('unsupported-type');
-    expect(error.message).toMatch(/Q4_0/);
+    expect(error.message).toMatch(/type IQ4_NL/);
   });
 
   it('TQ2_0 with different block scales is refused, not averaged', async () => {

@@ -68,6 +68,10 @@ describe('what is planned is what is taken', () => {
     { architecture: 'llama', tables: 'Q6_K' },
     { architecture: 'qwen3', type: 'TQ1_0' },
     { architecture: 'gemma3', type: 'F16', embeddingType: 'Q6_K' },
+    { architecture: 'llama', embeddingType: 'Q4_K' },
+    { architecture: 'bitnet', embeddingType: 'Q2_K' },
+    { architecture: 'llama', embeddingType: 'TQ1_0' },
+    { architecture: 'llama', embeddingType: 'Q5_1', tables: 'Q6_K' },
   ] as const)('$architecture $type $embeddingType $tables', async (options) => {
     const gguf = await openGguf(memorySource(await tinyModel(options)));
     for (const threads of [1, 3]) {
@@ -194,6 +198,15 @@ describe('requantised tables', () => {
     const other = await loadModel(small, { threads: 1, embeddingType: 'Q8_0' });
     expect(other.notes).toEqual(other.backend.notes);
     await other.dispose();
+    // In memory Q4_K takes 10 bits a weight, Q8_0 takes 8.5, Q4_0 as many.
+    const fours = await tinyModel({ architecture: 'bitnet-b1.58', embeddingType: 'Q4_K' });
+    const made = await loadModel(fours, { threads: 1, embeddingType: 'Q8_0' });
+    expect(made.notes.at(-1)).toMatch(/^token_embd\.weight kept as Q8_0 instead of the file's Q4_K .* as asked/);
+    await made.dispose();
+    const plain = await tinyModel({ architecture: 'bitnet-b1.58', embeddingType: 'Q4_0' });
+    const same = await loadModel(plain, { threads: 1, embeddingType: 'Q8_0' });
+    expect(same.notes).toEqual(same.backend.notes);
+    await same.dispose();
   });
 });
 

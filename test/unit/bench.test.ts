@@ -217,6 +217,11 @@ describe('bytes of weights', () => {
     expect(weightBytesPerToken(five)).toBe(weightBytesPerToken(plain));
     const embedding = 512 * 256;
     expect(weightBytesPerToken(plain) - weightBytesPerToken(q6)).toBe(embedding * 2 - (embedding / 256) * 210);
+    // What has a step and an offset takes 40 bytes for 32 weights, a table of TQ1_0 34.
+    const [q4, tq1] = [await opened({ embeddingType: 'Q4_K' }), await opened({ embeddingType: 'TQ1_0' })];
+    expect(weightBytesPerToken(plain) - weightBytesPerToken(q4)).toBe(embedding * 2 - (embedding / 32) * 40);
+    expect(weightBytesPerToken(plain) - weightBytesPerToken(tq1)).toBe(embedding * 2 - (embedding / 32) * 34);
+    expect(modelType(tq1)).toMatch(/ I2_S\/TQ1_0$/);
   });
 });
 

@@ -202,6 +202,10 @@ describe('Hugging Face checkpoints', () => {
       ['F16', 1e-7],
       ['Q8_0', 0.003],
       ['Q6_K', 0.03],
+      ['Q5_K', 0.06],
+      ['Q5_0', 0.06],
+      ['Q4_K', 0.12],
+      ['Q4_1', 0.12],
     ] as const) {
       const { gguf } = await converted(c, { embeddingType });
       const got = await values(gguf, 'token_embd.weight');

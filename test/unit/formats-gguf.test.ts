@@ -269,14 +269,18 @@ describe('id 39', () => {
 
   it('lists unknown and unreadable types on request', async () => {
     const tensors = [
-      { name: 'q', shape: [32], type: 2, offset: 0 },
+      { name: 'q', shape: [32], type: 20, offset: 0 },
       { name: 'u', shape: [7], type: 99, offset: 32 },
     ];
     const source = memorySource(gguf({ tensors, dataBytes: 100 }), 'f');
-    await refuses(openGguf(source), 'unsupported-type', /f: q: type Q4_0 not supported yet/);
+    await refuses(
+      openGguf(source),
+      'unsupported-type',
+      /f: q: type IQ4_NL IQ types are not supported.*can be read: F32 F16 Q4_0 .* I2_S/,
+    );
     const file = await openGguf(source, { allowUnreadable: true });
     expect(file.tensors.map((t) => [t.dtype.name, t.byteLength, t.spanBytes])).toEqual([
-      ['Q4_0', 18, 32],
+      ['IQ4_NL', 18, 32],
       ['#99', 68, 68],
     ]);
   });

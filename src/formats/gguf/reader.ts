@@ -17,7 +17,7 @@
  */
 
 import { BitnetError, show, want } from '../../errors.ts';
-import { type DType, dtypesById, elementCount, tensorByteLength, unknownDType } from '../../tensors/dtype.ts';
+import { type DType, dtypes, dtypesById, elementCount, tensorByteLength, unknownDType } from '../../tensors/dtype.ts';
 import type { ByteSource } from '../source.ts';
 import { DEFAULT_ALIGNMENT, isAlignment, roundUp } from './align.ts';
 import { HeaderCursor } from './cursor.ts';
@@ -192,7 +192,7 @@ function placeTensors(
       `type ${dtype.name} ${dtype.why}`,
       () => ({
         where,
-        hint: 'types that can be read: F32 F16 BF16 Q8_0 Q6_K I2_S TQ1_0 TQ2_0',
+        hint: `types that can be read: ${dtypes.flatMap((row) => (row.readable ? [row.name] : [])).join(' ')}`,
       }),
     );
     const byteLength = tensorByteLength(dtype, shape, where) ?? spanBytes;
