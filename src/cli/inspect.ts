@@ -121,6 +121,9 @@ function factRows(facts: Description, args: Args): [string, string][] {
       ['stop tokens', t.stop.length === 0 ? '(none)' : t.stop.join(', ')],
       ['chat template', templateLine(t.chatTemplate)],
     );
+    if (t.bosPrefixRemoved) {
+      rows.push(['special tokens', 'written behind the begin token by an older bitnet.cpp converter; read without it']);
+    }
   } else rows.push(['tokenizer', facts.tokenizer.why]);
   if (facts.config.ok && facts.types.length > 0) rows.push(['memory', memoryLine(facts, args)]);
   return rows;
