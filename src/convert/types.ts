@@ -6,9 +6,9 @@
 import { BitnetError } from '../errors.ts';
 import { bf16ToNumber, numberToBF16 } from '../numeric/bf16.ts';
 import { f16ToNumber, numberToF16 } from '../numeric/f16.ts';
-import { TAIL_BYTES } from '../tensors/dtype.ts';
+import { dtypeByName, TAIL_BYTES } from '../tensors/dtype.ts';
 import { encodeBF16, encodeF16, encodeF32 } from '../tensors/floats.ts';
-import { encodeI2S, wantScale } from '../tensors/i2s.ts';
+import { encodeI2S, I2S_BLOCK_ELEMENTS, wantScale } from '../tensors/i2s.ts';
 import { encodeQ6_K } from '../tensors/q6_k.ts';
 import { encodeQ8_0 } from '../tensors/q8_0.ts';
 import { encodeTQ1 } from '../tensors/tq1.ts';
@@ -54,6 +54,25 @@ export function encodeTrits(type: LinearType, trits: Int8Array, scale: number): 
       return floatEncoders[type](values);
     }
   }
+}
+
+/** Columns of one block of `encodeTrits`'s I2_S, and of packed rows. */
+export const tritBlockColumns = I2S_BLOCK_ELEMENTS;
+
+/** A whole tensor, tail included: for types whose tiles reach over rows, so that runs of values are not enough. */
+export type WholeEncoder = (trits: Int8Array, rows: number, columns: number, scale: number) => Uint8Array;
+
+/** The types that are written as a whole; all others go through `encodeTrits` in runs. */
+export const wholeEncoders: Partial<Record<LinearType, WholeEncoder>> = {};
+
+/** The type that llama-quantize takes where rows are no whole blocks; F16 where nothing else fits. */
+const substitutes: Partial<Record<EmbeddingType, EmbeddingType>> = { Q6_K: 'Q8_0' };
+
+/** `type`, or what takes its place for rows of `columns` values. */
+export function fittingTableType(type: EmbeddingType, columns: number): EmbeddingType {
+  if (columns % dtypeByName(type).blockElements === 0) return type;
+  const substitute = substitutes[type];
+  return substitute === undefined ? 'F16' : fittingTableType(substitute, columns);
 }
 
 /** A scale as `type` keeps it. */
