@@ -10,6 +10,7 @@ import { convert } from './convert.ts';
 import { inspect } from './inspect.ts';
 import { oracleLogits } from './oracle.ts';
 import { perplexity } from './perplexity.ts';
+import { quantize } from './quantize.ts';
 import { run } from './run.ts';
 import { synth } from './synth.ts';
 import { tokenize } from './tokenize.ts';
@@ -23,5 +24,6 @@ export const commands: readonly Command[] = [
   perplexity,
   bench,
   convert,
+  quantize,
   synth,
 ];
