@@ -183,6 +183,8 @@ const steps: ReadonlyMap<string, readonly unknown[]> = new Map<string, readonly 
 const synonyms: Readonly<Record<string, string>> = {
   llama3: 'llama-bpe',
   'llama-v3': 'llama-bpe',
+  starcoder: 'smollm',
+  refact: 'smollm',
   falcon_e: 'falcon3',
 };
 
