@@ -76,6 +76,7 @@ function wordsOf(words: readonly string[]): { input: string; output: string; typ
   const short = typeOf(second);
   if (short !== undefined) {
     if (rest.length > 0) wantThreads(rest);
+    if (/^[a-z]{2,}:/i.test(input)) throw new UsageError('OUT.gguf is missing: a URL has no folder to write beside');
     const file = `ggml-model-${short.toLowerCase()}.gguf`;
     return { input, output: join(dirname(input), file), type: short };
   }

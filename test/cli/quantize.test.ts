@@ -1,4 +1,6 @@
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
@@ -57,5 +59,68 @@ describe('quantize', () => {
       /requantising Q6_K is off/,
     );
     expect(await readdir(folder)).toEqual(before);
+  });
+
+  it('leaves nothing behind after Ctrl-C', async () => {
+    const bytes = await readFile(at('f32.gguf'));
+    const before = await readdir(folder);
+    // Answers until a file has been begun, then keeps everybody waiting.
+    let waiting: (() => void) | undefined;
+    const server = createServer(async (request, response) => {
+      const [, first, last] = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '') ?? [];
+      const from = Number(first ?? 0);
+      if (from > bytes.length / 2) {
+        expect((await readdir(folder)).some((name) => name.endsWith('.partial'))).toBe(true);
+        waiting?.();
+        return;
+      }
+      const to = Math.min(last ? Number(last) : Infinity, bytes.length - 1);
+      const headers = { 'content-range': `bytes ${from}-${to}/${bytes.length}`, 'accept-ranges': 'bytes' };
+      response.writeHead(206, { ...headers, 'content-length': to - from + 1 });
+      response.end(request.method === 'HEAD' ? undefined : bytes.subarray(from, to + 1));
+    });
+    await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve));
+    try {
+      const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/f32.gguf`;
+      const stopped = await bitnet(['quantize', url, at('x.gguf'), 'i2_s'], {
+        meanwhile: (child) => {
+          waiting = () => void child.kill('SIGINT');
+        },
+      });
+      expect(stopped).toMatchObject({ code: 130, out: '' });
+      expect(await readdir(folder)).toEqual(before);
+      expect(await bitnet(['quantize', url, 'i2_s'])).toMatchObject({
+        code: 2,
+        err: expect.stringMatching(/OUT\.gguf/),
+      });
+    } finally {
+      server.closeAllConnections();
+      server.close();
+    }
+  });
+});
+
+describe('convert', () => {
+  it('goes back to a folder, and refuses one that is there', async () => {
+    expect(await bitnet(['convert', at('i2_s.gguf'), '--to-hf', at('folder')])).toMatchObject({ code: 0 });
+    const names = [
+      'config.json',
+      'generation_config.json',
+      'model.safetensors',
+      'tokenizer.model',
+      'tokenizer_config.json',
+    ];
+    expect((await readdir(at('folder'))).sort()).toEqual(names);
+    const refused = async (args: string[], code: number, message: RegExp) => {
+      const before = await readdir(folder);
+      expect(await bitnet(['convert', ...args])).toMatchObject({ code, out: '', err: expect.stringMatching(message) });
+      expect(await readdir(folder)).toEqual(before);
+    };
+    await refused([at('i2_s.gguf'), '--to-hf', at('folder')], 1, /io: .*the folder is not empty/);
+    await refused([at('i2_s.gguf'), '--to-hf', at('i2_s.gguf')], 1, /io: .*not a folder/);
+    await refused([at('i2_s.gguf'), '-o', at('x.gguf')], 2, /--to-hf DIR/);
+    await refused([at('i2_s.gguf'), '-o', at('x.gguf'), '--to-hf', at('y')], 2, /exclude each other/);
+    await refused([at('i2_s.gguf'), '--to-hf', at('y'), '--embd-type', 'q8_0'], 2, /takes one of f32, f16, bf16/);
+    await refused([at('none.gguf'), '--to-hf', at('y')], 1, /io: .*none\.gguf/);
   });
 });
