@@ -11,6 +11,7 @@ import { embed } from './embed.ts';
 import { inspect } from './inspect.ts';
 import { oracleLogits } from './oracle.ts';
 import { perplexity } from './perplexity.ts';
+import { quantize } from './quantize.ts';
 import { run } from './run.ts';
 import { synth } from './synth.ts';
 import { tokenize } from './tokenize.ts';
@@ -25,5 +26,6 @@ export const commands: readonly Command[] = [
   embed,
   bench,
   convert,
+  quantize,
   synth,
 ];
