@@ -14,6 +14,7 @@ import { bytes, count, grouped, oneLine, plural, shortFloat, table } from './for
 import type { Io } from './io.ts';
 import { kernelTable } from './kernels.ts';
 import { openSource } from './open.ts';
+import { isAnyBad, verdictCounts, verdictLines, verdictsOn } from './verdicts.ts';
 
 const flags = {
   ...modelFlag,
@@ -28,6 +29,12 @@ const flags = {
     group: 'Output',
     describe: 'print the whole value of one key and nothing else',
   },
+  verify: {
+    type: 'boolean',
+    group: 'Output',
+    describe:
+      'read the whole file and give a verdict a line: ok, warn, bad and what to do; exit status 1 if any is bad',
+  },
   kernels: {
     type: 'boolean',
     group: 'Output',
@@ -41,6 +48,8 @@ type Args = Values<typeof flags>;
 /** Elements of an array that are shown. */
 const SHOWN = 4;
 const SHOWN_CHARACTERS = 72;
+/** What verdicts cannot tell. */
+const NEXT = 'Checksums are not comparable: no official ones are known here. "bitnet verify" lets the model speak.';
 
 export const inspect = command({
   name: 'inspect',
@@ -52,6 +61,7 @@ export const inspect = command({
     ['bitnet inspect model.gguf --tensors', 'with the table of tensors'],
     ['bitnet inspect model.gguf --metadata tokenizer.chat_template', 'one value, whole'],
     ['bitnet inspect model.gguf -c 4096 --json', 'for programs'],
+    ['bitnet inspect model.gguf --verify', 'is it what it says it is, and whole?'],
     ['bitnet inspect --kernels', 'which build of the kernels runs here, and how fast'],
   ],
   async run(args, io) {
@@ -63,6 +73,7 @@ export const inspect = command({
     const source = await openSource(args.word === undefined ? args : { ...args, model: args.word }, io);
     try {
       const gguf = await openGguf(source, { allowUnreadable: true });
+      if (args.verify) return await verify(gguf, args, io);
       if (args.metadata !== undefined) await io.write(`${wholeValue(gguf, args.metadata)}\n`);
       else if (args.json) await io.write(`${JSON.stringify(asJson(gguf, args), jsonable, 2)}\n`);
       else await io.write(`${asText(gguf, args)}\n`);
@@ -72,6 +83,15 @@ export const inspect = command({
     }
   },
 });
+
+/** Prints the verdicts; the exit status. */
+async function verify(gguf: GgufFile, args: Args, io: Io): Promise<number> {
+  const verdicts = await verdictsOn(gguf, io, { pre: args.pre });
+  const isGood = !isAnyBad(verdicts);
+  if (args.json) await io.write(`${JSON.stringify({ file: gguf.label, good: isGood, verdicts }, null, 2)}\n`);
+  else await io.write(`${verdictLines(verdicts)}\n\n${verdictCounts(verdicts)}. ${NEXT}\n`);
+  return isGood ? 0 : 1;
+}
 
 async function kernelsText(args: Args, io: Io): Promise<string> {
   const { surveyKernels } = await import('../engine/backends.ts');
