@@ -13,11 +13,13 @@ import { perplexity } from './perplexity.ts';
 import { run } from './run.ts';
 import { synth } from './synth.ts';
 import { tokenize } from './tokenize.ts';
+import { verify } from './verify.ts';
 
 export const commands: readonly Command[] = [
   run,
   chat,
   inspect,
+  verify,
   tokenize,
   oracleLogits,
   perplexity,

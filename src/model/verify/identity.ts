@@ -35,6 +35,11 @@ function modelVerdict(gguf: GgufFile, config: ModelConfig, published: Published 
   }
   if (published === undefined)
     return ok('model', `${config.name || 'no name'}: ${shape}, no published shape that is known here`);
+  const kind = gguf.findString('tokenizer.ggml.model');
+  if (kind !== published.vocabularyKind) {
+    const finding = `${published.name} by its shape: ${shape}; but its vocabulary is of kind ${kind ?? 'none'}, not ${published.vocabularyKind}`;
+    return warn('model', finding, 'random weights of that shape, or another vocabulary: not what was published');
+  }
   return ok('model', `${published.name} by its shape: ${shape}`);
 }
 

@@ -13,6 +13,8 @@ export interface Published {
   readonly name: string;
   /** Names by which the file or `general.name` may claim to be this. */
   readonly claims: RegExp;
+  /** `tokenizer.ggml.model`. */
+  readonly vocabularyKind: 'gpt2' | 'llama';
   /** The right values of `general.architecture`. */
   readonly architectures: readonly string[];
   readonly activation: string;
@@ -28,14 +30,22 @@ function shapeOf(hidden: number, ffn: number, nLayers: number, heads: [number, n
   return { hidden, ffn, nLayers, nHeads, nKvHeads, headDim, vocabulary };
 }
 
-const BITNET = { architectures: ['bitnet'], activation: 'silu', ropeBase: 10000, rmsEps: 1e-5, speaks: true };
-const LLAMA = { architectures: ['llama'], activation: 'silu', speaks: true };
-const FALCON3 = { ...LLAMA, ropeBase: 1000042, rmsEps: 1e-6 };
+const BITNET = {
+  vocabularyKind: 'llama',
+  architectures: ['bitnet'],
+  activation: 'silu',
+  ropeBase: 10000,
+  rmsEps: 1e-5,
+  speaks: true,
+} as const;
+const LLAMA = { vocabularyKind: 'gpt2', architectures: ['llama'], activation: 'silu', speaks: true } as const;
+const FALCON3 = { ...LLAMA, ropeBase: 1000042, rmsEps: 1e-6 } as const;
 
 export const PUBLISHED: readonly Published[] = [
   {
     name: 'microsoft/BitNet-b1.58-2B-4T',
     claims: /2b[-_.]?4t|bitnet2b/i,
+    vocabularyKind: 'gpt2',
     architectures: ['bitnet-b1.58', 'bitnet-25'],
     activation: 'relu2',
     shape: shapeOf(2560, 6912, 30, [20, 5, 128], 128256),
@@ -90,6 +100,7 @@ export const PUBLISHED: readonly Published[] = [
   {
     name: 'microsoft/bitnet-embedding-0.6b',
     claims: /bitnet-embedding-0\.6b/i,
+    vocabularyKind: 'gpt2',
     architectures: ['qwen3'],
     activation: 'silu',
     shape: shapeOf(1024, 3072, 28, [16, 8, 128], 151936),
@@ -100,6 +111,7 @@ export const PUBLISHED: readonly Published[] = [
   {
     name: 'microsoft/bitnet-embedding-270m',
     claims: /bitnet-embedding-270m/i,
+    vocabularyKind: 'llama',
     architectures: ['gemma3'],
     activation: 'gelu',
     shape: shapeOf(640, 2048, 18, [4, 1, 256], 262144),
@@ -110,6 +122,7 @@ export const PUBLISHED: readonly Published[] = [
   {
     name: 'the story model of bitnet-ts',
     claims: /bitnet-ts stories/i,
+    vocabularyKind: 'gpt2',
     architectures: ['bitnet-b1.58'],
     activation: 'relu2',
     shape: shapeOf(256, 768, 6, [4, 2, 64], 4096),
