@@ -47,7 +47,7 @@ export const STORIES: Answers = {
   logits: 'b92629abdb17ba6fda6613840a423a50415c0edcee41d563f54faa16db657ef4',
   run: {
     file: {
-      name: 'stories.gguf',
+      name: 'stories.gguf.gz',
       bytes: 2467840,
       sha256: '611ede31fa1a2ae7f7d9054b1e4957a32902df06b8203b1081d2dc221b0f0539',
     },
