@@ -20,6 +20,7 @@ import { exp } from '../numeric/exp.ts';
 import { littleEndianBytes } from '../oracle/npy.ts';
 import { createFileSink } from '../platform/source-node.ts';
 import { command } from './command.ts';
+import { attempt } from './describe.ts';
 import { UsageError, type Values } from './flags.ts';
 import { jsonFlag, quietFlag, runtimeFlags } from './flags-common.ts';
 import { plural } from './format.ts';
@@ -72,7 +73,7 @@ export const verify = command({
     const expected = asked.published === undefined ? expectationOf(file.published) : expectationOf(asked.published);
     let answers: Answers | undefined;
     let isSame = false;
-    if ((asked.published ?? file.published)?.speaks === false) {
+    if ((asked.published ?? file.published)?.speaks === false || file.isPooled) {
       verdicts.push(ok('speech', 'an embedding model: it is not expected to speak'));
     } else {
       const heard = await listen(args, file, io);
@@ -135,6 +136,8 @@ interface FileFacts {
   readonly sha256: string;
   readonly trits: string;
   readonly published: Published | undefined;
+  /** It makes embeddings: `{architecture}.pooling_type` is there and not "none". */
+  readonly isPooled: boolean;
   readonly verdicts: readonly Verdict[];
 }
 
@@ -148,19 +151,16 @@ async function factsOf(source: ByteSource, args: Args, io: Io): Promise<FileFact
     bytes: gguf.byteLength,
     sha256: await fileHash(gguf, io),
     trits: trits.digest('hex'),
-    published: publishedIn(gguf),
+    published: attempted(() => publishedOf(readModelConfig(gguf))),
+    isPooled: (attempted(() => gguf.findUint(`${gguf.getString('general.architecture')}.pooling_type`)) ?? 0) !== 0,
     verdicts,
   };
 }
 
-function publishedIn(gguf: GgufFile): Published | undefined {
-  try {
-    return publishedOf(readModelConfig(gguf));
-  } catch (error) {
-    // Verdicts have said what is wrong with the metadata.
-    if (error instanceof BitnetError) return undefined;
-    throw error;
-  }
+/** Undefined where metadata are bad: verdicts have said so. */
+function attempted<T>(read: () => T): T | undefined {
+  const found = attempt(read);
+  return found.ok ? found.value : undefined;
 }
 
 /** Over all shards, one after the other: for a single file the sum that hubs show. */

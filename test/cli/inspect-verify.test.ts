@@ -4,9 +4,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type Grade, type Verdict, verifyFile } from '../../src/engine/verify/file.ts';
-import { memorySource, openGguf, stringsValue } from '../../src/formats/index.ts';
+import { BitnetError } from '../../src/errors.ts';
+import { type GgufFile, memorySource, openGguf, stringsValue } from '../../src/formats/index.ts';
 import { encodeF16, encodeF32 } from '../../src/tensors/floats.ts';
 import { BITNET_2B4T_TEMPLATE } from '../../src/tokenizer/index.ts';
+import { random } from '../hostile/builder.ts';
 import { tinyModel, wideModel } from '../model/models.ts';
 import { changed, f32, type Loose, stories, text, u32 } from './mutants.ts';
 import { bitnet } from './program.ts';
@@ -464,6 +466,40 @@ describe('files made wrong', () => {
     const right = await changed(file, (loose) => loose.relabel('bitnet'));
     expect(worse(await verdictsOn(right)).map(({ what }) => what)).toEqual(['vocabulary']);
   });
+});
+
+describe('hostile files', () => {
+  it('a shape that would take far more memory than the file', async () => {
+    const file = await changed(llama, (loose) => {
+      // Four values a byte in the file, one in 32 bytes when packed.
+      const bytes = new Uint8Array((1 << 24) / 4 + 32);
+      loose.tensors.push({ name: 'narrow', dtype: 'I2_S', shape: [1, 1 << 24], bytes });
+    });
+    expect(worse(await verdictsOn(file))).toContainEqual(
+      expect.objectContaining({ grade: 'bad', what: 'narrow', finding: expect.stringContaining('no model has') }),
+    );
+  });
+
+  it('metadata of a wrong type are a verdict', async () => {
+    const wrong = await changed(story, set('split.tensors.count', text('many')));
+    expect(worse(await verdictsOn(wrong))).toMatchObject([{ grade: 'bad', what: 'container' }]);
+  });
+
+  it('bytes changed anywhere: a verdict or a coded refusal, never a crash', async () => {
+    const next = random(58);
+    let read = 0;
+    for (let round = 0; round < 300; round++) {
+      const file = spm.slice();
+      for (let i = 0; i < 3; i++) file[Math.floor(next() * (round % 2 === 0 ? 30_000 : file.length))] = next() * 256;
+      const gguf = await openGguf(memorySource(file), { allowUnreadable: true }).catch((error: unknown) => error);
+      if (gguf instanceof Error) expect(gguf).toBeInstanceOf(BitnetError);
+      else {
+        read++;
+        expect((await verifyFile(gguf as GgufFile)).length).toBeGreaterThan(5);
+      }
+    }
+    expect(read).toBeGreaterThan(50);
+  }, 60_000);
 });
 
 describe('what looks odd and is right', () => {

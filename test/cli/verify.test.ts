@@ -15,7 +15,7 @@ import { type LoadOptions, loadModel } from '../../src/index.ts';
 import { PUBLISHED } from '../../src/model/verify/published.ts';
 import { littleEndianBytes } from '../../src/oracle/npy.ts';
 import { tinyModel } from '../model/models.ts';
-import { changed, type Loose, stories } from './mutants.ts';
+import { changed, type Loose, stories, u32 } from './mutants.ts';
 import { bitnet } from './program.ts';
 
 let story: Uint8Array;
@@ -144,6 +144,17 @@ describe('broken models', () => {
     expect(out).toMatch(/^bad {3}blk\.\*\.ffn_up .*code 3/m);
     expect(out).toMatch(/^bad {3}loading .*code 3/m);
     expect(out).toContain('NOT GOOD: 2 verdicts against it; it could not be asked to speak.');
+  });
+
+  it('an embedding model is not asked to speak', async () => {
+    const path = at('pooled.gguf');
+    const random = await tinyModel({ architecture: 'llama' });
+    await writeFile(path, await changed(random, (l) => void l.metadata.set('llama.pooling_type', u32(3))));
+    const { code, out } = await bitnet(['verify', path]);
+    expect(code, out).toBe(0);
+    expect(out).toMatch(/^ok {4}speech +an embedding model/m);
+    expect(out).toMatch(/GOOD as far as bytes tell: a model of no published shape\.\n$/);
+    expect(out).not.toContain('prose');
   });
 
   it('another model than the one asked for', async () => {

@@ -7,13 +7,14 @@
  * @module
  */
 
-import { BitnetError } from '../../errors.ts';
+import { BitnetError, want } from '../../errors.ts';
 import type { GgufFile, GgufTensor } from '../../formats/gguf/types.ts';
 import { decodeInto, findNotFinite } from '../../tensors/decode.ts';
 import { isTernary } from '../../tensors/dtype.ts';
 import { inPieces, loadPacked } from '../../tensors/load.ts';
 import { packedBytes, packedRowBytes } from '../../tensors/packed.ts';
 import { ternarinessOf } from '../../tensors/ternariness.ts';
+import type { TernaryMatrix } from '../../tensors/transcode.ts';
 
 interface Counted {
   readonly tensor: GgufTensor;
@@ -53,9 +54,16 @@ export interface CensusOptions {
   readonly onProgress?: ((progress: { doneBytes: number; totalBytes: number; tensor: string }) => void) | undefined;
   /** Gets every ternary tensor as packed rows, in the order of their names: the same for all lossless containers. */
   readonly onTrits?: ((name: string, packed: Uint8Array) => void) | undefined;
+  /** What else is known of how ternary tensors lie in this file. */
+  readonly matrix?: Partial<TernaryMatrix> | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
+/**
+ * Ceiling for what is held of one tensor: its packed rows, one row of floats, or a gain. The largest published matrix has 18 MB
+ * packed; narrow matrices grow by packing, up to 128 times, so the file's length alone is no bound.
+ */
+const MAX_HELD_BYTES = 1 << 28;
 const PIECE_BYTES = 4 << 20;
 /** Values of one look at how ternary floats are, and looks per tensor. */
 const SAMPLE_VALUES = 1 << 16;
@@ -101,10 +109,11 @@ class Counter {
   async #ternary(tensor: GgufTensor): Promise<TernaryCensus> {
     const [columns, rows] = [tensor.shape[0] ?? 1, tensor.elements / (tensor.shape[0] ?? 1)];
     const length = packedBytes(rows, columns);
+    wantHoldable(tensor, length);
     if (this.#packed.length < length) this.#packed = new Uint8Array(length);
     const packed = this.#packed.subarray(0, length);
-    const matrix = { where: tensor.name, dtype: tensor.dtype.name as 'I2_S', rows, columns };
     const { signal, onTrits } = this.#options;
+    const matrix = { ...this.#options.matrix, where: tensor.name, dtype: tensor.dtype.name as 'I2_S', rows, columns };
     const read = (piece: Uint8Array, at: number) => this.#read(tensor, piece, at);
     const scale = await loadPacked(matrix, read, packed, signal === undefined ? {} : { signal });
     onTrits?.(tensor.name, packed);
@@ -129,6 +138,7 @@ class Counter {
   }
 
   async #vector(tensor: GgufTensor): Promise<VectorCensus> {
+    wantHoldable(tensor, tensor.elements * 4);
     const bytes = new Uint8Array(tensor.byteLength);
     await this.#read(tensor, bytes, 0);
     wantFinite(tensor, bytes, 0);
@@ -144,6 +154,7 @@ class Counter {
     const columns = tensor.shape[0];
     const rowBytes = (columns / dtype.blockElements) * dtype.blockBytes;
     const rows = elements / columns;
+    wantHoldable(tensor, columns * 4);
     const rowsPerPiece = Math.max(1, Math.floor(PIECE_BYTES / rowBytes));
     const pieces = Math.ceil(rows / rowsPerPiece);
     const everyNth = Math.ceil(pieces / SAMPLES);
@@ -174,6 +185,14 @@ class Counter {
     const doneBytes = this.#doneBytes + Math.min(at + target.length, tensor.byteLength);
     onProgress?.({ doneBytes, totalBytes: this.#totalBytes, tensor: tensor.name });
   }
+}
+
+function wantHoldable(tensor: GgufTensor, heldBytes: number): void {
+  want(heldBytes <= MAX_HELD_BYTES, 'limit-exceeded', 'a tensor of a shape that no model has', () => ({
+    where: tensor.name,
+    expected: `at most ${MAX_HELD_BYTES} bytes to hold`,
+    got: `(${tensor.shape.join(', ')}), ${heldBytes} bytes`,
+  }));
 }
 
 function wantFinite(tensor: GgufTensor, bytes: Uint8Array, firstElement: number): void {

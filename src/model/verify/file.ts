@@ -20,7 +20,8 @@ const TABLES: ReadonlySet<string> = new Set([EMBEDDING, HEAD]);
 
 /** Reads every tensor once. Never throws for what is wrong with the file. */
 export async function modelVerdicts(gguf: GgufFile, options: CensusOptions = {}): Promise<Verdict[]> {
-  const found = containerVerdicts(gguf);
+  const found: Verdict[] = [];
+  attempt('container', found, () => found.push(...containerVerdicts(gguf)));
   const config = attempt('architecture', found, () => configOf(gguf));
   if (config !== undefined) {
     attempt('model', found, () => found.push(...identityVerdicts(gguf, config)));
