@@ -15,11 +15,13 @@ import { quantize } from './quantize.ts';
 import { run } from './run.ts';
 import { synth } from './synth.ts';
 import { tokenize } from './tokenize.ts';
+import { verify } from './verify.ts';
 
 export const commands: readonly Command[] = [
   run,
   chat,
   inspect,
+  verify,
   tokenize,
   oracleLogits,
   perplexity,

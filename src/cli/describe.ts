@@ -78,7 +78,8 @@ export function describeFile(gguf: GgufFile, pre: string | undefined): Descripti
   };
 }
 
-function attempt<T>(act: () => T): Attempt<T> {
+/** What `act` gives, or why it was refused. */
+export function attempt<T>(act: () => T): Attempt<T> {
   try {
     return { ok: true, value: act() };
   } catch (error) {

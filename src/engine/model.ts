@@ -28,7 +28,7 @@ import { Stepper } from './stepper.ts';
 import type { LoadOptions, Model, ModelInfo, ModelInput, Session, SessionOptions } from './types.ts';
 
 /** Tokens of one pass: enough to spread the cost of reading weights, few enough for scratch to stay small. */
-const DEFAULT_BATCH = 128;
+export const DEFAULT_BATCH = 128;
 const MAX_BATCH = 4096;
 
 /** Opens a container from anywhere. The caller closes it. */
