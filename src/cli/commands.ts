@@ -10,6 +10,7 @@ import { convert } from './convert.ts';
 import { inspect } from './inspect.ts';
 import { oracleLogits } from './oracle.ts';
 import { perplexity } from './perplexity.ts';
+import { pull } from './pull.ts';
 import { run } from './run.ts';
 import { synth } from './synth.ts';
 import { tokenize } from './tokenize.ts';
@@ -24,4 +25,5 @@ export const commands: readonly Command[] = [
   bench,
   convert,
   synth,
+  pull,
 ];
