@@ -1,6 +1,6 @@
 /**
  * A hub that tests can break: it speaks the API, redirects and storage of huggingface.co as its clients see them, on
- * two ports, so that hub and storage are two origins.
+ * two names and ports, so that hub and storage are two origins (Python's client compares names only).
  *
  *     hub      GET  /api/models/ID[/revision/REV][?blobs=true]    sha, siblings
  *              GET  /api/models/ID/tree/REV[/...]?recursive=true  the same as a tree
@@ -83,7 +83,7 @@ export const storageEtag = (bytes: Uint8Array): string => `"${createHash('md5').
 export async function startHub(...repos: Repo[]): Promise<FakeHub> {
   const hub = createServer((request, response) => answerHub(request, response));
   const storage = createServer((request, response) => answerStorage(request, response));
-  const [endpoint, cdn] = [await listen(hub), await listen(storage)];
+  const [endpoint, cdn] = [await listen(hub, '127.0.0.1'), await listen(storage, 'localhost')];
 
   const fake: FakeHub = {
     endpoint,
@@ -255,7 +255,7 @@ function tree({ files }: Repo): unknown {
   }));
 }
 
-async function listen(server: Server): Promise<string> {
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+async function listen(server: Server, host: string): Promise<string> {
+  await new Promise<void>((resolve) => server.listen(0, host, resolve));
+  return `http://${host}:${(server.address() as AddressInfo).port}`;
 }
