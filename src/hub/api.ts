@@ -10,7 +10,7 @@
  */
 
 import { BitnetError, want } from '../errors.ts';
-import { askHub, eachChunk, type HubClient, TransientError, tryAgain } from './http.ts';
+import { askHub, eachChunk, type HubClient, TransientError, tryAgain, visible } from './http.ts';
 import { checkRelativePath, type HubReference } from './reference.ts';
 
 /** A list of a hundred thousand files is 20 MB. */
@@ -69,13 +69,13 @@ export async function fileFacts(
   want(told === null || told === commit, 'http', 'answer for another commit', () => ({
     where: url,
     expected: commit,
-    got: `${told}`,
+    got: visible(`${told}`),
   }));
   const etag = normalEtag(hubHeader('x-linked-etag') ?? hubHeader('etag'));
   want(etag !== undefined, 'http', 'no usable etag', () => ({
     where: url,
     expected: 'x-linked-etag or etag',
-    got: hubHeader('x-linked-etag') ?? hubHeader('etag') ?? 'none',
+    got: visible(hubHeader('x-linked-etag') ?? hubHeader('etag') ?? 'none'),
   }));
   // A redirect has a length of its own, that of its body.
   const length = hubHeader('x-linked-size') ?? (response.ok ? response.headers.get('content-length') : null);
@@ -83,7 +83,7 @@ export async function fileFacts(
   want(Number.isSafeInteger(size), 'http', 'no usable length', () => ({
     where: url,
     expected: 'x-linked-size or content-length',
-    got: length ?? 'none',
+    got: visible(length ?? 'none'),
   }));
   return { etag, size };
 }
@@ -128,7 +128,7 @@ function parseRepo(repo: string, url: string, text: string): HubRepo {
     throw new BitnetError('http', 'not an answer of the hub', {
       where: url,
       expected: 'JSON with sha and siblings',
-      got,
+      got: visible(got),
     });
   };
   const { sha, siblings } = record(parseJson(text)) ?? bad(`${text.slice(0, 80)}`);

@@ -104,7 +104,7 @@ function redirectTarget(location: string, from: URL, url: string): URL {
   throw new BitnetError('http', 'redirected to where we do not follow', {
     where: url,
     expected: from.protocol === 'http:' ? 'an http(s) URL' : 'an https URL',
-    got: next === undefined ? location.slice(0, 200) : shortUrl(next),
+    got: visible(next === undefined ? location : shortUrl(next)),
   });
 }
 
@@ -150,6 +150,16 @@ function shortUrl(url: URL): string {
   return `${url.origin}${url.pathname}${url.search === '' ? '' : '?...'}`;
 }
 
+/** Where an answer came from, for messages. */
+export function answered(client: HubClient, response: Response): string {
+  return shortUrl(new URL(response.url === '' ? client.endpoint : response.url));
+}
+
+/** What a server said, fit for a terminal: a header may hold what would command it. */
+export function visible(text: string): string {
+  return text.slice(0, 200).replace(/[^\x20-\x7e]/g, '?');
+}
+
 /** What a status means, in words that help. */
 function refusal(
   client: HubClient,
@@ -158,7 +168,7 @@ function refusal(
   hubHeader: (name: string) => string | null,
 ): BitnetError {
   const { status } = response;
-  const got = `${status} ${hubHeader('x-error-message')?.slice(0, 300) ?? response.statusText}`.trim();
+  const got = `${status} ${visible(hubHeader('x-error-message') ?? response.statusText)}`.trim();
   if (status === 429 || status === 408 || status >= 500) {
     return new TransientError('the server is busy', { where, got }, retryAfterMs(response));
   }
@@ -246,7 +256,7 @@ export async function eachChunk(
 ): Promise<void> {
   const reader = response.body?.getReader();
   if (reader === undefined) return;
-  const where = shortUrl(new URL(response.url === '' ? client.endpoint : response.url));
+  const where = answered(client, response);
   const watch: Watch = { fail: undefined };
   const onAbort = (): void => watch.fail?.(signal!.reason);
   signal?.addEventListener('abort', onAbort);
@@ -268,14 +278,14 @@ export async function eachChunk(
 }
 
 /** Ends the read that is waiting. */
-interface Watch {
+export interface Watch {
   fail: ((reason: unknown) => void) | undefined;
 }
 
 type Piece = { readonly done: boolean; readonly value?: Uint8Array | undefined };
 
 /** One listener and one timer a read: `AbortSignal.any` for each of a million chunks would be kept by the signal. */
-function readInTime(
+export function readInTime(
   silenceMs: number,
   reader: { read(): Promise<Piece> },
   where: string,
@@ -299,13 +309,4 @@ function readInTime(
       },
     );
   });
-}
-
-/** `fetch` for whoever reads a file in place: the token goes to the hub only, and failures that may pass are tried again. */
-export function hubFetch(client: HubClient): typeof fetch {
-  return async (input, init) => {
-    const headers = Object.fromEntries(new Headers(init?.headers));
-    const signal = init?.signal ?? undefined;
-    return tryAgain(client, signal, async () => (await askHub(client, String(input), { headers, signal })).response);
-  };
 }

@@ -63,7 +63,7 @@ export function checkRelativePath(path: string, where: string): void {
     path.length <= MAX_PATH &&
     !path.includes('\\') &&
     // Control characters: NUL ends paths, the others would command a terminal.
-    ![...path].some((character) => character < ' ' || character === '\x7f') &&
+    ![...path].some((character) => character < ' ' || (character >= '\x7f' && character < '\xa0')) &&
     parts.every((part) => part !== '' && part !== '.' && part !== '..' && !/^[a-z]:/i.test(part));
   if (!good) {
     throw new BitnetError('bad-argument', 'unsafe path', {

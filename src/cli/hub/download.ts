@@ -17,7 +17,15 @@ import { type FileHandle, mkdir, open, rename, stat, statfs, unlink } from 'node
 import { basename, dirname, join } from 'node:path';
 import { BitnetError } from '../../errors.ts';
 import { fileFacts, fileUrl, type HubFile, type HubFileFacts, type HubRepo, normalEtag } from '../../hub/api.ts';
-import { askHub, eachChunk, type HubAnswer, type HubClient, TransientError, tryAgain } from '../../hub/http.ts';
+import {
+  askHub,
+  eachChunk,
+  type HubAnswer,
+  type HubClient,
+  TransientError,
+  tryAgain,
+  visible,
+} from '../../hub/http.ts';
 import { checkRelativePath } from '../../hub/reference.ts';
 import { ioError } from '../../platform/source-node.ts';
 import { linkBlob, repoFolder, tagCache } from './cache.ts';
@@ -244,7 +252,7 @@ function checkRange(url: string, response: Response, done: number, size: number)
   throw new BitnetError('http', 'wrong content-range', {
     where: url,
     expected: done > 0 ? `bytes ${done}-${size - 1}/${size}` : 'the whole file',
-    got: got ?? 'none',
+    got: visible(got ?? 'none'),
   });
 }
 
@@ -252,7 +260,7 @@ function checkRange(url: string, response: Response, done: number, size: number)
 function checkLength(url: string, response: Response, expected: number): void {
   const announced = response.headers.get('content-length');
   if (announced === null || response.headers.get('content-encoding') !== null || Number(announced) === expected) return;
-  throw new BitnetError('http', 'wrong length', { where: url, expected: `${expected} bytes`, got: announced });
+  throw new BitnetError('http', 'wrong length', { where: url, expected: `${expected} bytes`, got: visible(announced) });
 }
 
 function tooLong(url: string, size: number): BitnetError {
