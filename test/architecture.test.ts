@@ -49,6 +49,7 @@ const LAW: Record<string, readonly string[]> = {
   numeric: [],
   tensors: ['errors', 'numeric'],
   formats: ['errors', 'tensors'],
+  hub: ['errors'],
   tokenizer: ['errors'],
   sampling: ['errors', 'numeric'],
   'kernels/interface': ['types:tensors'],

@@ -11,6 +11,7 @@ import { embed } from './embed.ts';
 import { inspect } from './inspect.ts';
 import { oracleLogits } from './oracle.ts';
 import { perplexity } from './perplexity.ts';
+import { pull } from './pull.ts';
 import { quantize } from './quantize.ts';
 import { run } from './run.ts';
 import { synth } from './synth.ts';
@@ -30,4 +31,5 @@ export const commands: readonly Command[] = [
   convert,
   quantize,
   synth,
+  pull,
 ];

@@ -9,11 +9,13 @@ import { convertHf, type HfReader } from '../convert/hf.ts';
 import { convertToHf } from '../convert/to-hf.ts';
 import { embeddingTypes, linearTypes } from '../convert/types.ts';
 import { openGguf, openModelSource } from '../formats/index.ts';
+import { isHubReference, parseHubReference } from '../hub/reference.ts';
 import { createFolderSink } from '../platform/folder-node.ts';
 import { createFileSink, openFileSource } from '../platform/source-node.ts';
 import { command } from './command.ts';
 import { type Flags, UsageError, type Values } from './flags.ts';
 import { quietFlag } from './flags-common.ts';
+import { isOffline, pullCheckpoint } from './hub.ts';
 import type { Io } from './io.ts';
 import { embeddingTypeFlag, linearTypeFlag, typeNamed, writingProgress, writtenLine } from './written.ts';
 
@@ -37,7 +39,11 @@ export const convert = command({
   name: 'convert',
   describe:
     'Converts a Hugging Face checkpoint of a ternary model (safetensors, packed or master weights) to GGUF, or back.',
-  word: { name: 'DIR|FILE', describe: 'folder with config.json, tokenizer and model.safetensors', required: true },
+  word: {
+    name: 'DIR|FILE',
+    describe: 'folder with config.json, tokenizer and model.safetensors, or hf:USER/REPO',
+    required: true,
+  },
   flags,
   examples: [
     ['bitnet convert bitnet-b1.58-2B-4T -o model.gguf', 'I2_S, embeddings in F16, as the official file'],
@@ -60,11 +66,12 @@ async function toGguf(args: Args, io: Io): Promise<number> {
   }
   const outType = typeNamed('--outtype', args.outtype, Object.keys(linearTypes) as (keyof typeof linearTypes)[]);
   const embeddingType = typeNamed('--embd-type', args['embd-type'], embeddingTypes);
-  const converted = await convertHf(folder(args.word!), await createFileSink(args.output), {
+  const { dir, name } = await checkpointFolder(args.word!, args.quiet, io);
+  const converted = await convertHf(folder(dir), await createFileSink(args.output), {
     outType,
     embeddingType,
     pre: args.pre,
-    name: args.name,
+    name: args.name ?? name,
     force: args.force,
     signal: io.signal,
     onProgress: writingProgress(io, args.quiet),
@@ -105,6 +112,14 @@ async function toFolder(args: Args, target: string, io: Io): Promise<number> {
 
 function note(io: Io, notes: readonly string[]): void {
   for (const text of notes) io.note(`note: ${text}`);
+}
+
+/** The folder itself, or that of a checkpoint on the hub, whose name says less than the repository's. */
+async function checkpointFolder(word: string, quiet: boolean, io: Io): Promise<{ dir: string; name?: string }> {
+  if (!isHubReference(word)) return { dir: word };
+  const reference = parseHubReference(word);
+  const { folder } = await pullCheckpoint(reference, { quiet, offline: isOffline(io, false) }, io);
+  return { dir: folder, name: reference.repo.split('/')[1] };
 }
 
 /** A folder of the file system. */

@@ -71,7 +71,7 @@ export const inspect = command({
       await io.write(await kernelsText(args, io));
       return 0;
     }
-    const source = await openSource(args.word === undefined ? args : { ...args, model: args.word }, io);
+    const source = await openSource(args.word === undefined ? args : { ...args, model: args.word }, io, true);
     try {
       const gguf = await openGguf(source, { allowUnreadable: true });
       if (args.verify) return await verify(gguf, args, io);
