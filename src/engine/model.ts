@@ -9,12 +9,15 @@ import type { GgufFile } from '../formats/gguf/types.ts';
 import { isByteSource, openModelSource } from '../formats/open.ts';
 import type { ByteSource } from '../formats/source.ts';
 import type { Backend, BackendInfo, KvShape } from '../kernels/interface.ts';
-import type { ModelConfig } from '../model/config.ts';
+import type { Forms } from '../model/forms.ts';
+import { I2S_LAYOUTS } from '../model/layout.ts';
 import { countParameters, loadWeights, readModelConfig } from '../model/load.ts';
 import { planMemory, TABLE_TYPES } from '../model/plan.ts';
 import { detectPlatform } from '../platform/detect.ts';
 import { createTokenizer, type Tokenizer } from '../tokenizer/index.ts';
 import { backendFactory } from './backends.ts';
+import { openInLayout } from './layout-choice.ts';
+import type { Speaker } from './layout-speech.ts';
 import { readTokenizerSpec } from './read-tokenizer.ts';
 import { kvShapeOf, SessionImpl } from './session.ts';
 import { Stepper } from './stepper.ts';
@@ -69,30 +72,55 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
     }),
   );
   const { backend: choice, threads, kernels, wideVectors, embeddingType = 'auto' } = options;
+  want(
+    options.i2sLayout === undefined || ['auto', ...I2S_LAYOUTS].includes(options.i2sLayout),
+    'bad-argument',
+    'no such layout',
+    () => ({ where: 'i2sLayout', expected: `auto, ${I2S_LAYOUTS.join(', ')}`, got: String(options.i2sLayout) }),
+  );
   want(TABLE_TYPES.includes(embeddingType), 'bad-argument', 'no such type for embedding and head', () => ({
     where: 'embeddingType',
     expected: TABLE_TYPES.join(', '),
     got: String(embeddingType),
   }));
-  const open = backendFactory(choice, { threads, kernels, wideVectors });
+  const openBackend = backendFactory(choice, { threads, kernels, wideVectors });
   signal?.throwIfAborted();
   const gguf = await openModelFile(input, signal);
-  let backend: Backend | undefined;
   try {
     const tokenizer = createTokenizer(readTokenizerSpec(gguf, options.pre));
-    backend = await open();
-    const plan = planMemory(gguf, backend, { batchSize, kv: plannedKv(gguf, options), tables: options.embeddingType });
-    const weights = await loadWeights(gguf, backend, { plan, onProgress: options.onProgress, signal });
-    const stepper = new Stepper(backend, weights, batchSize);
-    const notes = [...backend.info.notes, ...plan.notes];
-    const parts = { gguf, config: weights.config, backend, tokenizer, stepper, notes };
-    return new LoadedModel(parts, performance.now() - startMs);
-  } catch (error) {
-    await backend?.dispose();
-    throw error;
+    const found = await openInLayout(gguf, options, (forms) =>
+      openParts({ gguf, tokenizer, openBackend, batchSize }, forms, options),
+    );
+    return new LoadedModel(found, performance.now() - startMs);
   } finally {
     // Everything needed is in memory now.
     await gguf.close();
+  }
+}
+
+interface Opening {
+  readonly gguf: GgufFile;
+  readonly tokenizer: Tokenizer;
+  readonly openBackend: () => Promise<Backend>;
+  readonly batchSize: number;
+}
+
+/** Loads the weights into a backend of their own. */
+async function openParts(
+  { gguf, tokenizer, openBackend, batchSize }: Opening,
+  forms: Forms,
+  options: LoadOptions,
+): Promise<OpenedParts> {
+  const { embeddingType: tables, onProgress, signal } = options;
+  const backend = await openBackend();
+  try {
+    const plan = planMemory(gguf, backend, { batchSize, kv: plannedKv(gguf, options), tables, forms });
+    const weights = await loadWeights(gguf, backend, { plan, onProgress, signal });
+    const stepper = new Stepper(backend, weights, batchSize);
+    return { gguf, config: weights.config, backend, tokenizer, stepper, notes: [...backend.info.notes, ...plan.notes] };
+  } catch (error) {
+    await backend.dispose();
+    throw error;
   }
 }
 
@@ -104,13 +132,13 @@ function plannedKv(gguf: GgufFile, { planFor = {} }: LoadOptions): KvShape {
   return kvShapeOf(config, { ...planFor, ...limited });
 }
 
-interface ModelParts {
+interface OpenedParts extends Speaker {
   readonly gguf: GgufFile;
-  readonly config: ModelConfig;
-  readonly backend: Backend;
-  readonly tokenizer: Tokenizer;
-  readonly stepper: Stepper;
   readonly notes: readonly string[];
+}
+
+interface ModelParts extends OpenedParts {
+  readonly layout: string | undefined;
 }
 
 class LoadedModel implements Model {
@@ -133,6 +161,7 @@ class LoadedModel implements Model {
       embeddingLength: config.hidden,
       blockCount: config.nLayers,
       fileBytes: gguf.byteLength,
+      ...(parts.layout === undefined ? {} : { layout: parts.layout }),
     };
     this.loadMs = loadMs;
     this.tokenizer = parts.tokenizer;

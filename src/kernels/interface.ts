@@ -24,7 +24,7 @@
  * @module
  */
 
-import type { TernaryDTypeName } from '../tensors/dtype.ts';
+import type { BlockTernaryName } from '../tensors/dtype.ts';
 
 /** Element type of a plain buffer. */
 export type BufType = 'f32' | 'i32';
@@ -107,7 +107,7 @@ export type WeightSource = WeightShape & {
  */
 export interface EncodedWeight {
   /** I2_S, TQ1_0 or TQ2_0 of a ternary matrix; of a dense one its own type, or the one from which it is to be made. */
-  readonly dtype: TernaryDTypeName | DenseType;
+  readonly dtype: BlockTernaryName | DenseType;
   /** Fills `target` from byte `offsetBytes` of the tensor on. */
   read(target: Uint8Array, offsetBytes: number): Promise<void>;
   /** The scale of a ternary matrix is f32(the file's scale * factor). */

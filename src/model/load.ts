@@ -8,12 +8,14 @@ import { want } from '../errors.ts';
 import type { GgufFile, GgufTensor } from '../formats/gguf/types.ts';
 import type { Backend, Buf, DenseType, EncodedWeight, Weight } from '../kernels/interface.ts';
 import { decodeInto, findNotFinite } from '../tensors/decode.ts';
-import { isTernary, type TernaryDTypeName } from '../tensors/dtype.ts';
+import { isBlockTernary, isReadable, isTernary } from '../tensors/dtype.ts';
 import { inPieces, loadPacked } from '../tensors/load.ts';
 import { loadRequantized } from '../tensors/requantize.ts';
+import { loadBlocksAsQ8_0 } from '../tensors/ternary-blocks.ts';
 import { allSettled, createTurns, type TakeTurn } from '../tensors/turns.ts';
 import { architectureOf } from './architectures.ts';
 import type { ModelConfig } from './config.ts';
+import { type Form, formOfType } from './forms.ts';
 import type { LayerWeights, ModelWeights } from './graph.ts';
 import { DENSE_TYPES, type MemoryPlan, modelTensors, weightShape } from './plan.ts';
 
@@ -155,8 +157,10 @@ class Loader {
     const tensor = this.#tensor(name);
     return this.#take(tensor, async () => {
       const where = this.#where(tensor);
-      const requantized = this.#options.plan?.requantized.get(name);
-      const shape = weightShape(tensor, where, requantized);
+      const { plan } = this.#options;
+      const form = plan?.forms?.of.get(name) ?? formOfType(tensor.dtype);
+      const requantized = plan?.requantized.get(name);
+      const shape = weightShape(tensor, where, requantized, form);
       want(
         factor === 1 || shape.kind === 'ternary',
         'unsupported-type',
@@ -166,30 +170,47 @@ class Loader {
           expected: 'a ternary weight',
         }),
       );
-      const encoded: EncodedWeight = {
-        dtype: tensor.dtype.name as TernaryDTypeName | DenseType,
-        factor,
-        read: (target, at) => this.#read(tensor, target, at),
-      };
       const fill = async (target: Uint8Array) => {
-        if (shape.kind === 'ternary') return Math.fround((await this.#packed(tensor, target)) * factor);
-        if (requantized === undefined) await this.#stream(tensor, target);
+        if (form === 'packed') return Math.fround((await this.#packed(tensor, target)) * factor);
+        if (form === 'blocks') await this.#blocks(tensor, target);
+        else if (requantized === undefined) await this.#stream(tensor, target);
         else await this.#requantize(tensor, requantized, target);
         return 1;
       };
-      return this.#backend.upload({ ...shape, fill, encoded });
+      const encoded = this.#encoded(tensor, form, factor);
+      return this.#backend.upload({ ...shape, fill, ...(encoded === undefined ? {} : { encoded }) });
     });
+  }
+
+  /** The file's bytes, where they are what backends know how to repack; other forms and layouts are left to `fill`. */
+  #encoded(tensor: GgufTensor, form: Form, factor: number): EncodedWeight | undefined {
+    const { dtype } = tensor;
+    const { i2s = 'x86' } = this.#options.plan?.forms?.layout ?? {};
+    const read = (target: Uint8Array, at: number) => this.#read(tensor, target, at);
+    if (form === 'dense') return { dtype: dtype.name as DenseType, factor, read };
+    if (form === 'blocks' || !isBlockTernary(dtype) || (dtype.name === 'I2_S' && i2s !== 'x86')) return undefined;
+    return { dtype: dtype.name, factor, read };
   }
 
   /** Packed rows of a ternary tensor; gives its scale. */
   #packed(tensor: GgufTensor, target: Uint8Array): Promise<number> {
     const { dtype } = tensor;
-    if (!isTernary(dtype)) throw new Error(`${tensor.name} is not ternary`);
+    if (!isReadable(dtype)) throw new Error(`${tensor.name} cannot be read`);
+    const { i2s: layout, tiles } = this.#options.plan?.forms?.layout ?? {};
     const [columns, rows] = [tensor.shape[0] ?? 1, tensor.shape[1] ?? 1];
-    const matrix = { where: this.#where(tensor), dtype: dtype.name, rows, columns };
+    const matrix = { where: this.#where(tensor), dtype: dtype.name, rows, columns, layout, tiles };
     const { signal } = this.#options;
     const read = (piece: Uint8Array, at: number) => this.#read(tensor, piece, at);
     return loadPacked(matrix, read, target, signal === undefined ? {} : { signal });
+  }
+
+  /** TQ blocks with scales of their own, as Q8_0. */
+  #blocks(tensor: GgufTensor, target: Uint8Array): Promise<void> {
+    const { dtype, elements } = tensor;
+    if (dtype.name !== 'TQ1_0' && dtype.name !== 'TQ2_0') throw new Error(`${tensor.name} has no block scales`);
+    const read = (piece: Uint8Array, at: number) => this.#read(tensor, piece, at);
+    const blocks = { where: this.#where(tensor), dtype: dtype.name, elements };
+    return loadBlocksAsQ8_0(blocks, read, target, this.#options.signal);
   }
 
   #requantize(tensor: GgufTensor, to: 'Q8_0' | 'Q6_K', target: Uint8Array): Promise<void> {

@@ -7,11 +7,12 @@
 import { BitnetError, want } from '../errors.ts';
 import type { GgufFile, GgufTensor } from '../formats/gguf/types.ts';
 import type { Backend, DenseType, KvShape, Rehearsal, WeightShape } from '../kernels/interface.ts';
-import { dtypeByName, isTernary } from '../tensors/dtype.ts';
+import { dtypeByName } from '../tensors/dtype.ts';
 import { packedBytes } from '../tensors/packed.ts';
 import { canRequantize, type SmallType } from '../tensors/requantize.ts';
 import { architectureOf } from './architectures.ts';
 import { type ModelConfig, readConfig } from './config.ts';
+import { type Form, type Forms, formOfType } from './forms.ts';
 import { createScratch } from './graph.ts';
 import { matchTensors } from './tensors.ts';
 
@@ -31,14 +32,17 @@ export interface PlanOptions {
   /** The cache of one session. */
   readonly kv: KvShape;
   readonly tables?: TableType | undefined;
+  /** What `decideForms` said of the projections; without it they are what their types say. */
+  readonly forms?: Forms | undefined;
 }
 
 export interface MemoryPlan {
+  readonly forms: Forms | undefined;
   /** Tensors that are kept in another type than the file's. */
   readonly requantized: ReadonlyMap<string, SmallType>;
   /** How long the backend's memory must be for all of it; undefined where it has no ceiling. */
   readonly spanBytes: number | undefined;
-  /** What the user should know: which tables are not as in the file, and why. */
+  /** What the user should know: which tables and projections are not as in the file, and why. */
   readonly notes: readonly string[];
 }
 
@@ -65,15 +69,23 @@ export function readModelConfig(gguf: GgufFile): ModelConfig {
   return readConfig(gguf, architectureOf(gguf.getString('general.architecture')));
 }
 
-/** What a matrix is in memory: ternary ones packed, dense ones as in the file or as `type`. `where` is for messages. */
-export function weightShape(tensor: GgufTensor, where: string, type?: SmallType): WeightShape {
+/**
+ * What a matrix is in memory: `packed` ones in two bits a weight, others as in the file or as `type`. `where` is for messages.
+ */
+export function weightShape(
+  tensor: GgufTensor,
+  where: string,
+  requantized?: SmallType,
+  form: Form = formOfType(tensor.dtype),
+): WeightShape {
   const { name, dtype } = tensor;
+  const type = form === 'blocks' ? 'Q8_0' : requantized;
   const [columns, rows] = [tensor.shape[0] ?? 1, tensor.shape[1] ?? 1];
-  if (isTernary(dtype)) return { name, rows, columns, kind: 'ternary', byteLength: packedBytes(rows, columns) };
-  const isDense = DENSE_TYPES.includes(dtype.name);
+  if (form === 'packed') return { name, rows, columns, kind: 'ternary', byteLength: packedBytes(rows, columns) };
+  const isDense = DENSE_TYPES.includes(dtype.name) || form === 'blocks';
   want(isDense, 'unsupported-type', `type ${dtype.name} ${dtype.why ?? 'is not a weight'}`, () => ({
     where,
-    expected: `I2_S, TQ1_0, TQ2_0, ${DENSE_TYPES.join(', ')}`,
+    expected: `I2_S, TQ1_0, TQ2_0, TL1, TL2, ${DENSE_TYPES.join(', ')}`,
   }));
   if (type === undefined) {
     return { name, rows, columns, kind: 'dense', dtype: dtype.name as DenseType, byteLength: tensor.byteLength };
@@ -84,12 +96,12 @@ export function weightShape(tensor: GgufTensor, where: string, type?: SmallType)
 
 /** Reckons the memory of `gguf` in `backend` and decides how its tables are kept. Throws `out-of-memory` with the numbers. */
 export function planMemory(gguf: GgufFile, backend: Backend, options: PlanOptions): MemoryPlan {
-  const { tables = 'auto' } = options;
-  const model = { label: gguf.label, ...modelTensors(gguf) };
+  const { tables = 'auto', forms } = options;
+  const model = { label: gguf.label, forms, ...modelTensors(gguf) };
   const only = tables === 'auto' ? 'file' : tables;
   if (backend.rehearse === undefined) {
     const requantized = requantizedAs(model, only);
-    return { requantized, spanBytes: undefined, notes: notesOf(model, requantized, 'as asked') };
+    return { forms, requantized, spanBytes: undefined, notes: notesOf(model, requantized, 'as asked') };
   }
   const candidates = tables === 'auto' ? (['file', 'Q8_0', 'Q6_K'] as const) : [only];
   const reckonings = candidates.map((candidate) => {
@@ -104,13 +116,14 @@ export function planMemory(gguf: GgufFile, backend: Backend, options: PlanOption
       tables === 'auto'
         ? `since it would need ${gib(first.spanBytes)} and there are ${gib(first.capacityBytes)}`
         : 'as asked';
-    return { requantized, spanBytes, notes: notesOf(model, requantized, why) };
+    return { forms, requantized, spanBytes, notes: notesOf(model, requantized, why) };
   }
   throw tooLarge(model, backend, reckonings[reckonings.length - 1], options);
 }
 
 interface PlannedModel extends ModelTensors {
   readonly label: string;
+  readonly forms: Forms | undefined;
 }
 
 /** Bytes of the parts, and of the whole with what lies between them. */
@@ -147,7 +160,7 @@ function requantizedAs({ label, tensors }: PlannedModel, type: 'file' | SmallTyp
 
 /** Makes the calls of loading, of the first step and of one session. */
 function reckon(
-  { label, config, tensors, matrices }: PlannedModel,
+  { label, forms, config, tensors, matrices }: PlannedModel,
   memory: Rehearsal,
   requantized: ReadonlyMap<string, SmallType>,
   { batchSize, kv }: PlanOptions,
@@ -157,7 +170,7 @@ function reckon(
   let projections = 0;
   for (const [name, tensor] of tensors) {
     if (matrices.has(name)) {
-      const shape = weightShape(tensor, `${label}: ${name}`, requantized.get(name));
+      const shape = weightShape(tensor, `${label}: ${name}`, requantized.get(name), forms?.of.get(name));
       memory.place(shape);
       if (isTable(name)) tables += shape.byteLength;
       else projections += shape.byteLength;
@@ -181,7 +194,7 @@ function rehearsalOf(backend: Backend): Rehearsal {
 }
 
 /** One note for the tables of one type that become another. */
-function notesOf({ tensors }: PlannedModel, requantized: ReadonlyMap<string, SmallType>, why: string): string[] {
+function notesOf({ forms, tensors }: PlannedModel, requantized: ReadonlyMap<string, SmallType>, why: string): string[] {
   const groups = new Map<string, { names: string[]; bytes: number; fileBytes: number }>();
   for (const [name, type] of requantized) {
     const tensor = tensors.get(name);
@@ -195,10 +208,11 @@ function notesOf({ tensors }: PlannedModel, requantized: ReadonlyMap<string, Sma
       fileBytes: fileBytes + tensor.byteLength,
     });
   }
-  return [...groups].map(([kept, { names, bytes, fileBytes }]) => {
+  const ofTables = [...groups].map(([kept, { names, bytes, fileBytes }]) => {
     const sizes = `${gib(bytes)} instead of ${gib(fileBytes)}`;
     return `${names.join(' and ')} ${kept} (${sizes}), ${why}: logits are those of the requantised values`;
   });
+  return [...(forms?.notes ?? []), ...ofTables];
 }
 
 function tooLarge(

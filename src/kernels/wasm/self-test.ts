@@ -13,7 +13,7 @@
  * @module
  */
 
-import { dtypeByName, type TernaryDTypeName } from '../../tensors/dtype.ts';
+import { type BlockTernaryName, dtypeByName } from '../../tensors/dtype.ts';
 import { loadPacked, type ReadTensor } from '../../tensors/load.ts';
 import { loadRequantized } from '../../tensors/requantize.ts';
 import type { Backend, Buf, DenseType, QuantizedBuf, RopeStyle, Weight, WeightShape } from '../interface.ts';
@@ -181,7 +181,7 @@ async function elementwise(kit: Kit, op: 'gatedRelu2' | 'gatedSilu' | 'add'): Pr
 async function offer(
   kit: Kit,
   shape: WeightShape,
-  encoded: DenseType | TernaryDTypeName,
+  encoded: DenseType | BlockTernaryName,
   bytes: Uint8Array,
   fill: Fill,
 ) {
