@@ -7,9 +7,9 @@ import { DEFAULT_CONTEXT } from '../engine/session.ts';
 import { BitnetError } from '../errors.ts';
 import { describeValue, type GgufFile, type GgufValue, openGguf, StringArray } from '../formats/index.ts';
 import { command } from './command.ts';
-import { type Attempt, cacheBytes, type Description, describeFile, plain } from './describe.ts';
+import { type Attempt, cacheBytes, type Description, describeFile, findLayout, plain } from './describe.ts';
 import { UsageError, type Values } from './flags.ts';
-import { jsonFlag, modelFlag, preFlag, runtimeFlags } from './flags-common.ts';
+import { jsonFlag, layoutFlags, layoutOptions, modelFlag, preFlag, runtimeFlags } from './flags-common.ts';
 import { bytes, count, grouped, oneLine, plural, shortFloat, table } from './format.ts';
 import type { Io } from './io.ts';
 import { kernelTable } from './kernels.ts';
@@ -18,6 +18,7 @@ import { openSource } from './open.ts';
 const flags = {
   ...modelFlag,
   ...preFlag,
+  ...layoutFlags,
   'ctx-size': { ...runtimeFlags['ctx-size'], describe: 'positions to reckon memory for' },
   'cache-type-k': runtimeFlags['cache-type-k'],
   'cache-type-v': runtimeFlags['cache-type-v'],
@@ -37,6 +38,9 @@ const flags = {
 } as const;
 
 type Args = Values<typeof flags>;
+
+/** What describes a file, with the layout of its ternary tensors where their type does not tell it. */
+type Facts = Description & { readonly layout: string | undefined };
 
 /** Elements of an array that are shown. */
 const SHOWN = 4;
@@ -63,9 +67,16 @@ export const inspect = command({
     const source = await openSource(args.word === undefined ? args : { ...args, model: args.word }, io);
     try {
       const gguf = await openGguf(source, { allowUnreadable: true });
-      if (args.metadata !== undefined) await io.write(`${wholeValue(gguf, args.metadata)}\n`);
-      else if (args.json) await io.write(`${JSON.stringify(asJson(gguf, args), jsonable, 2)}\n`);
-      else await io.write(`${asText(gguf, args)}\n`);
+      if (args.metadata !== undefined) {
+        await io.write(`${wholeValue(gguf, args.metadata)}\n`);
+        return 0;
+      }
+      const facts = {
+        ...describeFile(gguf, args.pre),
+        layout: await findLayout(gguf, { ...layoutOptions(args), signal: io.signal }),
+      };
+      if (args.json) await io.write(`${JSON.stringify(asJson(gguf, facts, args), jsonable, 2)}\n`);
+      else await io.write(`${asText(gguf, facts, args)}\n`);
       return 0;
     } finally {
       await source.close();
@@ -80,8 +91,7 @@ async function kernelsText(args: Args, io: Io): Promise<string> {
   return args.json ? `${JSON.stringify(survey, null, 2)}\n` : `${kernelTable(survey)}\n`;
 }
 
-function asText(gguf: GgufFile, args: Args): string {
-  const facts = describeFile(gguf, args.pre);
+function asText(gguf: GgufFile, facts: Facts, args: Args): string {
   const sections = [
     table(factRows(facts, args).map(([name, value]) => [`${name}:`, value])),
     gguf.tensors.length === 0 ? 'no tensors: a vocabulary file' : table(typeRows(facts), [1, 2, 3]),
@@ -91,7 +101,7 @@ function asText(gguf: GgufFile, args: Args): string {
   return sections.filter((section) => section !== '').join('\n\n');
 }
 
-function factRows(facts: Description, args: Args): [string, string][] {
+function factRows(facts: Facts, args: Args): [string, string][] {
   const shards = facts.shards > 1 ? `, ${facts.shards} files` : '';
   const rows: [string, string][] = [
     ['file', `${facts.file}, ${bytes(facts.fileBytes)}, GGUF version ${facts.version}${shards}`],
@@ -122,6 +132,7 @@ function factRows(facts: Description, args: Args): [string, string][] {
       ['chat template', templateLine(t.chatTemplate)],
     );
   } else rows.push(['tokenizer', facts.tokenizer.why]);
+  if (facts.layout !== undefined) rows.push(['layout', facts.layout]);
   if (facts.config.ok && facts.types.length > 0) rows.push(['memory', memoryLine(facts, args)]);
   return rows;
 }
@@ -198,8 +209,7 @@ function wholeValue(gguf: GgufFile, key: string): string {
   return JSON.stringify(whole, jsonable) ?? '';
 }
 
-function asJson(gguf: GgufFile, args: Args): Record<string, unknown> {
-  const facts = describeFile(gguf, args.pre);
+function asJson(gguf: GgufFile, facts: Facts, args: Args): Record<string, unknown> {
   return {
     ...facts,
     activation: given(facts.activation),

@@ -9,10 +9,10 @@ import type { GgufFile } from '../formats/gguf/types.ts';
 import { isByteSource, openModelSource } from '../formats/open.ts';
 import type { ByteSource } from '../formats/source.ts';
 import type { Backend, BackendInfo, KvShape } from '../kernels/interface.ts';
-import type { Forms } from '../model/forms.ts';
+import { type Forms, isDecidedByTypes } from '../model/forms.ts';
 import { I2S_LAYOUTS } from '../model/layout.ts';
 import { countParameters, loadWeights, readModelConfig } from '../model/load.ts';
-import { planMemory, TABLE_TYPES } from '../model/plan.ts';
+import { type MemoryPlan, modelTensors, planMemory, TABLE_TYPES } from '../model/plan.ts';
 import { detectPlatform } from '../platform/detect.ts';
 import { createTokenizer, type Tokenizer } from '../tokenizer/index.ts';
 import { backendFactory } from './backends.ts';
@@ -86,13 +86,19 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
   const openBackend = backendFactory(choice, { threads, kernels, wideVectors });
   signal?.throwIfAborted();
   const gguf = await openModelFile(input, signal);
+  const opened: Backend[] = [];
   try {
     const tokenizer = createTokenizer(readTokenizerSpec(gguf, options.pre));
+    opened.push(await openBackend());
+    // A model that does not fit is refused before anything of its weights is read, where that can be known.
+    if (isDecidedByTypes(modelTensors(gguf))) planParts(gguf, opened[0], batchSize, undefined, options);
+    const nextBackend = async () => opened.pop() ?? (await openBackend());
     const found = await openInLayout(gguf, options, (forms) =>
-      openParts({ gguf, tokenizer, openBackend, batchSize }, forms, options),
+      openParts({ gguf, tokenizer, nextBackend, batchSize }, forms, options),
     );
     return new LoadedModel(found, performance.now() - startMs);
   } finally {
+    await opened.pop()?.dispose();
     // Everything needed is in memory now.
     await gguf.close();
   }
@@ -101,20 +107,20 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
 interface Opening {
   readonly gguf: GgufFile;
   readonly tokenizer: Tokenizer;
-  readonly openBackend: () => Promise<Backend>;
+  readonly nextBackend: () => Promise<Backend>;
   readonly batchSize: number;
 }
 
 /** Loads the weights into a backend of their own. */
 async function openParts(
-  { gguf, tokenizer, openBackend, batchSize }: Opening,
+  { gguf, tokenizer, nextBackend, batchSize }: Opening,
   forms: Forms,
   options: LoadOptions,
 ): Promise<OpenedParts> {
-  const { embeddingType: tables, onProgress, signal } = options;
-  const backend = await openBackend();
+  const { onProgress, signal } = options;
+  const backend = await nextBackend();
   try {
-    const plan = planMemory(gguf, backend, { batchSize, kv: plannedKv(gguf, options), tables, forms });
+    const plan = planParts(gguf, backend, batchSize, forms, options);
     const weights = await loadWeights(gguf, backend, { plan, onProgress, signal });
     const stepper = new Stepper(backend, weights, batchSize);
     return { gguf, config: weights.config, backend, tokenizer, stepper, notes: [...backend.info.notes, ...plan.notes] };
@@ -122,6 +128,17 @@ async function openParts(
     await backend.dispose();
     throw error;
   }
+}
+
+function planParts(
+  gguf: GgufFile,
+  backend: Backend,
+  batchSize: number,
+  forms: Forms | undefined,
+  options: LoadOptions,
+): MemoryPlan {
+  const { embeddingType: tables } = options;
+  return planMemory(gguf, backend, { batchSize, kv: plannedKv(gguf, options), tables, forms });
 }
 
 /** The cache that memory is planned for. */

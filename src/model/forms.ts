@@ -18,7 +18,8 @@
 import { BitnetError } from '../errors.ts';
 import type { GgufFile, GgufTensor } from '../formats/gguf/types.ts';
 import { decodeInto, findNotFinite } from '../tensors/decode.ts';
-import { type DType, isTernary, type LookupTernaryName } from '../tensors/dtype.ts';
+import { type DType, isTernary, TAIL_BYTES } from '../tensors/dtype.ts';
+import { scaleOfI2S } from '../tensors/i2s.ts';
 import type { I2sLayout } from '../tensors/i2s-layouts.ts';
 import { ternarinessOf } from '../tensors/ternariness.ts';
 import { blockScales } from '../tensors/ternary-blocks.ts';
@@ -68,6 +69,11 @@ export function projectionsOf({ tensors, matrices }: ModelTensors): GgufTensor[]
   return [...tensors.values()].filter(({ name }) => matrices.has(name) && name.startsWith('blk.'));
 }
 
+/** Whether types tell the forms of all projections, so that nothing need be read to know how much memory the model takes. */
+export function isDecidedByTypes(model: ModelTensors): boolean {
+  return projectionsOf(model).every(({ dtype }) => ['I2_S', 'TL1', 'TL2'].includes(dtype.name));
+}
+
 /** The form that follows from the type alone. */
 export function formOfType(dtype: DType): Form {
   return isTernary(dtype) ? 'packed' : 'dense';
@@ -98,6 +104,8 @@ interface Look {
   readonly form: Form;
   /** See `ternariness.ts`; 0 for ternary types. */
   readonly distance: number;
+  /** A TL type with a scale of exactly 1. */
+  readonly hasUnitScale?: boolean;
 }
 
 interface Looked extends Look {
@@ -109,7 +117,10 @@ async function lookAt(tensor: GgufTensor, where: string, { tiles }: TernaryLayou
   const [columns, rows] = [tensor.shape[0] ?? 1, tensor.shape[1] ?? 1];
   if (dtype.name === 'TL1' || dtype.name === 'TL2') {
     // Refuses shapes without tiles before anything is loaded.
-    tilesOf(dtype.name satisfies LookupTernaryName, rows, columns, tiles, where);
+    tilesOf(dtype.name, rows, columns, tiles, where);
+    const tail = new Uint8Array(4);
+    await tensor.source.readInto(tail, tensor.offsetBytes + tensor.byteLength - TAIL_BYTES);
+    return { form: 'packed', distance: 0, hasUnitScale: scaleOfI2S(tail, 0) === 1 };
   }
   if (dtype.name === 'TQ1_0' || dtype.name === 'TQ2_0') {
     const type = dtype.name;
@@ -195,5 +206,12 @@ function notesOf(looks: readonly Looked[]): string[] {
               : `${name}, near ternary but not exactly: run dense, with float activations`;
     if (text !== '') groups.set(text, (groups.get(text) ?? 0) + 1);
   }
-  return [...groups].map(([text, count]) => `${count} of ${looks.length} projections are ${text}`);
+  const notes = [...groups].map(([text, count]) => `${count} of ${looks.length} projections are ${text}`);
+  if (looks.length > 0 && looks.every(({ hasUnitScale }) => hasUnitScale === true)) {
+    notes.push(
+      'every projection has scale 1: bitnet.cpp drops the scales when it converts a packed checkpoint to TL1 or TL2, and then ' +
+        'the text is wrong; take the I2_S file of the same model',
+    );
+  }
+  return notes;
 }

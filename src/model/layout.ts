@@ -20,7 +20,7 @@
 import { BitnetError } from '../errors.ts';
 import type { GgufFile, GgufTensor } from '../formats/gguf/types.ts';
 import { decodeInto } from '../tensors/decode.ts';
-import { isReadable, type ReadableDTypeName } from '../tensors/dtype.ts';
+import { isReadable } from '../tensors/dtype.ts';
 import { I2S_LAYOUTS, type I2sLayout } from '../tensors/i2s-layouts.ts';
 import { readPackedRows } from '../tensors/load.ts';
 import { PACK_BYTES, PACK_COLUMNS, packedRowBytes } from '../tensors/packed.ts';
@@ -74,12 +74,10 @@ export async function guessLayout(
   };
   const open = openQuestion(projections, i2sLayout, tiles);
   if (open === undefined) {
-    const named = nameOf(given, projections);
-    return {
-      candidates: [given],
-      finding: named === undefined ? undefined : `${named}: as asked`,
-      isNews: false,
-    };
+    const isAsked = i2sLayout !== 'auto' || tiles !== 'auto';
+    const named = isAsked ? nameOf(given, projections) : undefined;
+    const finding = named === undefined ? undefined : `${named}: as asked`;
+    return { candidates: [given], finding, isNews: false };
   }
   const candidates = open.map((one) => ({ ...given, ...one }));
   const name = (layout: TernaryLayout) => nameOf(layout, projections) ?? '';
@@ -164,7 +162,7 @@ export async function measureLayouts(
   const pairs = [...chosen].flatMap((layer) => pairsOf(model, layer));
   const turn = createTurns(AT_ONCE);
   try {
-    const looks = await allSettled(
+    const looks: readonly Look[] = await allSettled(
       pairs.map((pair) =>
         turn(async () => {
           signal?.throwIfAborted();
@@ -173,11 +171,13 @@ export async function measureLayouts(
       ),
     );
     if (looks.length === 0) return undefined;
-    const scores = candidates.map((_, i) => looks.reduce((sum, look) => sum + look.zSquares[i], 0));
-    const spread = looks.reduce((sum, look) => sum + look.excess, 0) / Math.sqrt(looks.length);
+    const scored = looks.filter((look) => look.zSquares !== undefined);
+    const scores = candidates.map((_, i) => scored.reduce((sum, look) => sum + (look.zSquares?.[i] ?? 0), 0));
+    const spread = looks.reduce((sum, look) => sum + look.excess ** 2, 0);
     // A sum of n squares of unit deviation has mean n and deviation sqrt(2n).
-    const beyond = (Math.max(...scores) - looks.length) / Math.sqrt(2 * looks.length);
-    return { matrices: looks.length, scores, isTrained: spread > NOT_CHANCE || beyond > NOT_CHANCE };
+    const beyond = (sum: number, n: number) => n > 0 && (sum - n) / Math.sqrt(2 * n) > NOT_CHANCE;
+    const isTrained = beyond(spread, looks.length) || beyond(Math.max(...scores), scored.length);
+    return { matrices: scored.length, scores, isTrained };
   } catch (error) {
     if (error instanceof BitnetError) return undefined;
     throw error;
@@ -186,7 +186,15 @@ export async function measureLayouts(
 
 interface Pair {
   readonly matrix: GgufTensor;
-  readonly gain: GgufTensor;
+  /** Architectures without sub-norms have none before two of their projections. */
+  readonly gain: GgufTensor | undefined;
+}
+
+interface Look {
+  /** z^2 for each candidate, where there is a gain. */
+  readonly zSquares: readonly number[] | undefined;
+  /** See `spreadBeyondChance`. */
+  readonly excess: number;
 }
 
 function pairsOf({ tensors }: ModelTensors, layer: number): Pair[] {
@@ -195,33 +203,46 @@ function pairsOf({ tensors }: ModelTensors, layer: number): Pair[] {
     const matrix = tensors.get(`blk.${layer}.${projection}.weight`);
     const gain = gains.map((name) => tensors.get(`blk.${layer}.${name}.weight`)).find((one) => one !== undefined);
     const hasLayout = matrix?.dtype.name === 'I2_S' || matrix?.dtype.name === 'TL1';
-    if (matrix !== undefined && hasLayout && gain !== undefined && gain.elements === matrix.shape[0]) {
-      found.push({ matrix, gain });
+    if (matrix !== undefined && hasLayout) {
+      found.push({ matrix, gain: gain?.elements === matrix.shape[0] ? gain : undefined });
     }
   }
   return found;
 }
 
-async function lookAt(gguf: GgufFile, { matrix, gain }: Pair, candidates: readonly TernaryLayout[], atMost: number) {
-  const gains = await readGain(gain);
-  const [columns, rows] = [matrix.shape[0] ?? 1, matrix.shape[1] ?? 1];
-  const { dtype } = matrix;
-  if (!isReadable(dtype)) throw new Error(`${matrix.name} cannot be read`);
+async function lookAt(
+  gguf: GgufFile,
+  { matrix, gain }: Pair,
+  candidates: readonly TernaryLayout[],
+  atMost: number,
+): Promise<Look> {
+  const gains = gain === undefined ? undefined : await readGain(gain);
   const zSquares: number[] = [];
   let excess = 0;
-  for (const { i2s: layout, tiles } of candidates) {
-    const where = `${gguf.label}: ${matrix.name}`;
-    const name: ReadableDTypeName = dtype.name;
-    const transcoder = createTranscoder({ where, dtype: name, rows, columns, layout, tiles });
-    const { rowsTogether } = transcoder;
-    const nRows = Math.min(rows, Math.max(1, Math.round(atMost / rowsTogether)) * rowsTogether);
-    const first = Math.floor((rows - nRows) / 2 / rowsTogether) * rowsTogether;
-    const read = (target: Uint8Array, at: number) => matrix.source.readInto(target, matrix.offsetBytes + at);
-    const zeros = zerosOfColumns(await readPackedRows(transcoder, columns, read, first, nRows), nRows, columns);
-    if (zSquares.length === 0) excess = spreadBeyondChance(zeros, nRows);
-    zSquares.push(zSquare(zeros, gains));
+  for (const [i, layout] of candidates.entries()) {
+    if (i > 0 && gains === undefined) break;
+    const { zeros, nRows } = await countZeros(gguf, matrix, layout, atMost);
+    if (i === 0) excess = spreadBeyondChance(zeros, nRows);
+    if (gains !== undefined) zSquares.push(zSquare(zeros, gains));
   }
-  return { zSquares, excess };
+  return { zSquares: gains === undefined ? undefined : zSquares, excess };
+}
+
+/** Zeros of each column in about `atMost` rows from the middle, read in that layout. */
+async function countZeros(gguf: GgufFile, matrix: GgufTensor, { i2s, tiles }: TernaryLayout, atMost: number) {
+  const { name, dtype, source, offsetBytes } = matrix;
+  const [columns, rows] = [matrix.shape[0] ?? 1, matrix.shape[1] ?? 1];
+  if (!isReadable(dtype)) throw new Error(`${name} cannot be read`);
+  const where = `${gguf.label}: ${name}`;
+  const transcoder = createTranscoder({ where, dtype: dtype.name, rows, columns, layout: i2s, tiles });
+  const { rowsTogether } = transcoder;
+  const nRows = Math.min(rows, Math.max(1, Math.round(atMost / rowsTogether)) * rowsTogether);
+  const first = Math.floor((rows - nRows) / 2 / rowsTogether) * rowsTogether;
+  const read = (target: Uint8Array, at: number) => source.readInto(target, offsetBytes + at);
+  return {
+    zeros: zerosOfColumns(await readPackedRows(transcoder, columns, read, first, nRows), nRows, columns),
+    nRows,
+  };
 }
 
 async function readGain(tensor: GgufTensor): Promise<Float32Array> {
