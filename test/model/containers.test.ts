@@ -50,16 +50,12 @@ describe('the story model', () => {
     want = await logitsOf(stories, { threads: 1, i2sLayout: 'x86' });
   });
 
-  it.each([
-    'x86',
-    'arm64',
-    'rows4',
-    'TL1',
-    'TL2',
-    'F32',
-  ] as const)('as %s has the same logits, and nobody says which it is', async (container) => {
-    expect(await logitsOf(await recode(stories, container), { threads: 1 })).toBe(want);
-  });
+  it.each(['x86', 'arm64', 'rows4', 'TL1', 'TL2', 'F32'] as const)(
+    'as %s has the same logits, and nobody says which it is',
+    async (container) => {
+      expect(await logitsOf(await recode(stories, container), { threads: 1 })).toBe(want);
+    },
+  );
 
   it.each(['TQ1_0', 'TQ2_0', 'F16', 'BF16'] as const)('as %s too, once its scales fit that type', async (container) => {
     const rounded = await logitsOf(await recode(stories, 'x86', { scale: coarse }), { threads: 1 });
@@ -233,7 +229,11 @@ describe('TL files', () => {
     expect(await logitsOf(file, { backend: 'ts', tiles: own })).toBe(want);
     // Nothing in the file tells: other tiles are other weights.
     expect(await logitsOf(file, { backend: 'ts' })).not.toBe(want);
-    await refuses(loadModel(file, { tiles: { '256x256': '96/96/32' } }), 'bad-tensor', /tiles do not fit this TL1 matrix/);
+    await refuses(
+      loadModel(file, { tiles: { '256x256': '96/96/32' } }),
+      'bad-tensor',
+      /tiles do not fit this TL1 matrix/,
+    );
   });
 
   it('whose scales are all 1 come with a warning', async () => {
