@@ -17,12 +17,12 @@
  * @module
  */
 
-import { BitnetError } from '../errors.ts';
+import { BitnetError, show, want } from '../errors.ts';
 import type { GgufFile, GgufTensor } from '../formats/gguf/types.ts';
 import { decodeInto } from '../tensors/decode.ts';
 import { isReadable } from '../tensors/dtype.ts';
 import { I2S_LAYOUTS, type I2sLayout } from '../tensors/i2s-layouts.ts';
-import { readPackedRows } from '../tensors/load.ts';
+import { type ReadTensor, readPackedRows } from '../tensors/load.ts';
 import { PACK_BYTES, PACK_COLUMNS, packedRowBytes } from '../tensors/packed.ts';
 import { hasTwoTilings, type TilesChoice } from '../tensors/tiles.ts';
 import { createTranscoder } from '../tensors/transcode.ts';
@@ -67,6 +67,12 @@ export async function guessLayout(
   model: ModelTensors,
   { i2sLayout = 'auto', tiles = 'auto', signal }: LayoutOptions,
 ): Promise<LayoutGuess> {
+  const isList = tiles === 'auto' || tiles === 'codegen' || tiles === 'preset';
+  want(isList || (typeof tiles === 'object' && tiles !== null), 'bad-argument', 'no such tiles', () => ({
+    where: 'tiles',
+    expected: "auto, codegen, preset, or tiles by shape: { '4096x4096': '128/64/64' }",
+    got: show(tiles),
+  }));
   const projections = projectionsOf(model);
   const given: TernaryLayout = {
     ...(i2sLayout === 'auto' ? {} : { i2s: i2sLayout }),
@@ -217,28 +223,46 @@ async function lookAt(
   atMost: number,
 ): Promise<Look> {
   const gains = gain === undefined ? undefined : await readGain(gain);
+  const read = readingOnce(matrix);
   const zSquares: number[] = [];
   let excess = 0;
   for (const [i, layout] of candidates.entries()) {
     if (i > 0 && gains === undefined) break;
-    const { zeros, nRows } = await countZeros(gguf, matrix, layout, atMost);
+    const { zeros, nRows } = await countZeros(gguf, matrix, layout, atMost, read);
     if (i === 0) excess = spreadBeyondChance(zeros, nRows);
     if (gains !== undefined) zSquares.push(zSquare(zeros, gains));
   }
   return { zSquares: gains === undefined ? undefined : zSquares, excess };
 }
 
+/** Reads of a tensor; what is read again, in another layout, comes from memory. */
+function readingOnce({ source, offsetBytes }: GgufTensor): ReadTensor {
+  const seen = new Map<string, Uint8Array>();
+  return async (target, at) => {
+    const range = `${at} ${target.length}`;
+    const known = seen.get(range);
+    if (known === undefined) {
+      await source.readInto(target, offsetBytes + at);
+      seen.set(range, target.slice());
+    } else target.set(known);
+  };
+}
+
 /** Zeros of each column in about `atMost` rows from the middle, read in that layout. */
-async function countZeros(gguf: GgufFile, matrix: GgufTensor, { i2s, tiles }: TernaryLayout, atMost: number) {
-  const { name, dtype, source, offsetBytes } = matrix;
-  const [columns, rows] = [matrix.shape[0] ?? 1, matrix.shape[1] ?? 1];
+async function countZeros(
+  gguf: GgufFile,
+  { name, dtype, shape }: GgufTensor,
+  { i2s, tiles }: TernaryLayout,
+  atMost: number,
+  read: ReadTensor,
+) {
+  const [columns, rows] = [shape[0] ?? 1, shape[1] ?? 1];
   if (!isReadable(dtype)) throw new Error(`${name} cannot be read`);
   const where = `${gguf.label}: ${name}`;
   const transcoder = createTranscoder({ where, dtype: dtype.name, rows, columns, layout: i2s, tiles });
   const { rowsTogether } = transcoder;
   const nRows = Math.min(rows, Math.max(1, Math.round(atMost / rowsTogether)) * rowsTogether);
   const first = Math.floor((rows - nRows) / 2 / rowsTogether) * rowsTogether;
-  const read = (target: Uint8Array, at: number) => source.readInto(target, offsetBytes + at);
   return {
     zeros: zerosOfColumns(await readPackedRows(transcoder, columns, read, first, nRows), nRows, columns),
     nRows,

@@ -242,3 +242,29 @@ describe('TL files', () => {
     await model.dispose();
   });
 });
+
+describe.each(['TL1', 'TL2', 'arm64'] as const)('a damaged %s file', (container) => {
+  it('that ends early is refused before anything is loaded', async () => {
+    const file = await recode(await tinyModel({}), container);
+    for (const missing of [1, 33, 5000]) {
+      await refuses(loadModel(file.slice(0, -missing), { threads: 1 }), 'truncated', /./);
+    }
+  });
+
+  it('whose tensors have less room than their shape takes is refused', async () => {
+    const file = await recode(await tinyModel({}), container);
+    const gguf = await openGguf(memorySource(file));
+    const tensor = gguf.tensor('blk.0.ffn_up.weight');
+    const next = gguf.tensors
+      .filter(({ offsetBytes }) => offsetBytes > tensor.offsetBytes)
+      .reduce((a, b) => (a.offsetBytes < b.offsetBytes ? a : b));
+    // The record of the next tensor ends with its offset, relative to the data.
+    const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
+    const name = new TextEncoder().encode(next.name);
+    const at = Buffer.from(file).indexOf(name) + name.length + 4 + 8 * next.shape.length + 4;
+    const offset = Number(view.getBigUint64(at, true));
+    expect(offset).toBe(next.offsetBytes - gguf.headerBytes);
+    view.setBigUint64(at, BigInt(offset - 64), true);
+    await refuses(loadModel(file, { threads: 1 }), 'bad-container', /ffn_up\.weight: tensor overlaps the next one/);
+  });
+});
