@@ -17,6 +17,7 @@ export type ErrorCode =
   | 'unsupported-type' // a tensor or value type that is known, or unknown, but not readable here
   | 'bad-metadata' // a key is missing, of the wrong type or out of range
   | 'bad-tensor' // wrong shape, wrong bytes, code 3, scale not finite
+  | 'not-ternary' // projections that must be ternary are not: a file converted as if it were an ordinary model
   | 'missing-tensor'
   | 'unused-tensor'
   // models and tokenizers

@@ -6,7 +6,8 @@
  */
 
 import type { GgufFile, GgufTensor } from '../formats/index.ts';
-import { isPacked, loadedBytes } from '../model/plan.ts';
+import { formOfType } from '../model/forms.ts';
+import { loadedBytes } from '../model/plan.ts';
 import { bytes, count, plural } from './format.ts';
 
 /** One line of the table. */
@@ -63,7 +64,7 @@ export type BenchFormat = (typeof formats)[number];
 
 /** What a file is called in the table: `bitnet-b1.58 2.41 B I2_S/F16`, the ternary type and that of the head. */
 export function modelType(gguf: GgufFile): string {
-  const ternary = gguf.tensors.find(({ name, dtype }) => isPacked(name, dtype));
+  const ternary = gguf.tensors.find((tensor) => formOfType(tensor) === 'packed');
   const types = [ternary, headOf(gguf)].flatMap((tensor) => (tensor === undefined ? [] : [tensor.dtype.name]));
   const parameters = gguf.tensors.reduce((sum, { elements }) => sum + elements, 0);
   return `${gguf.getString('general.architecture')} ${count(parameters)} ${types.join('/')}`;

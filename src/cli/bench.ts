@@ -26,7 +26,7 @@ import {
 } from './bench-rows.ts';
 import { command } from './command.ts';
 import { UsageError, type Values } from './flags.ts';
-import { modelFlag, preFlag, quietFlag, runtimeFlags } from './flags-common.ts';
+import { layoutFlags, modelFlag, preFlag, quietFlag, runtimeFlags } from './flags-common.ts';
 import { plural } from './format.ts';
 import type { Io } from './io.ts';
 import { describeMachine, type Machine, residentMemory } from './machine.ts';
@@ -43,6 +43,8 @@ const LIST = 'N,...';
 const flags = {
   ...modelFlag,
   ...preFlag,
+  ...layoutFlags,
+  'allow-dense': runtimeFlags['allow-dense'],
   backend: runtimeFlags.backend,
   kernels: runtimeFlags.kernels,
   'no-wide-vectors': runtimeFlags['no-wide-vectors'],

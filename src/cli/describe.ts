@@ -10,7 +10,8 @@ import { BitnetError } from '../errors.ts';
 import type { GgufFile, GgufTensor, GgufValue } from '../formats/index.ts';
 import { architectureOf } from '../model/architectures.ts';
 import { type ModelConfig, readConfig } from '../model/config.ts';
-import { loadedBytes } from '../model/plan.ts';
+import { guessLayout, type LayoutOptions } from '../model/layout.ts';
+import { loadedBytes, modelTensors } from '../model/plan.ts';
 import { createTokenizer, type Tokenizer } from '../tokenizer/index.ts';
 
 /** Something, or the reason why it is not there. */
@@ -78,6 +79,13 @@ export function describeFile(gguf: GgufFile, pre: string | undefined): Descripti
   };
 }
 
+/** In which layout ternary tensors are, as far as a sample of the weights tells; undefined where their types do. */
+export async function findLayout(gguf: GgufFile, options: LayoutOptions): Promise<string | undefined> {
+  // What is wrong with a file that is no model is told elsewhere.
+  const model = attempt(() => modelTensors(gguf));
+  return model.ok ? (await guessLayout(gguf, model.value, options)).finding : undefined;
+}
+
 /** What `act` gives, or why it was refused. */
 export function attempt<T>(act: () => T): Attempt<T> {
   try {
@@ -132,6 +140,7 @@ function countTypes(tensors: readonly GgufTensor[]): TypeCount[] {
 function layoutOf({ dtype }: GgufTensor): string {
   if (!dtype.readable) return `cannot be run: ${dtype.why ?? 'not readable'}`;
   if (dtype.blockElements === 1) return '';
+  if (dtype.name === 'TL1' || dtype.name === 'TL2') return 'tiles by shape, one scale at the end';
   const scale = dtype.size === 'flat' ? ', one scale at the end' : '';
   return `${dtype.blockElements}-value blocks of ${dtype.blockBytes} bytes${scale}`;
 }

@@ -7,7 +7,7 @@ import { BitnetError } from '../errors.ts';
 import type { GgufFile } from '../formats/index.ts';
 import type { Backend } from '../kernels/interface.ts';
 import type { ModelConfig } from '../model/config.ts';
-import { type Attempt, attempt } from './describe.ts';
+import type { Attempt } from './describe.ts';
 import type { Values } from './flags.ts';
 import { type runtimeFlags, sessionOptions } from './flags-common.ts';
 import { bytes } from './format.ts';
@@ -16,7 +16,7 @@ export interface Fit {
   /** How long the memory gets, holes and scratch included, and how long it can be. */
   readonly spanBytes: number;
   readonly capacityBytes: number;
-  /** Which tables are kept in another type than the file's, and why. */
+  /** What is kept in another form than the file's, and why. */
   readonly notes: readonly string[];
 }
 
@@ -24,27 +24,27 @@ type ContextArgs = Pick<Values<typeof runtimeFlags>, 'ctx-size' | 'cache-type-k'
 
 /** On one thread; each further one takes some scratch of its own, far below a thousandth of the whole. */
 export async function fitOf(gguf: GgufFile, config: ModelConfig, args: ContextArgs): Promise<Attempt<Fit>> {
-  const [{ wasm }, { DEFAULT_BATCH }, { kvShapeOf }, { planMemory }] = await Promise.all([
-    import('../engine/backends.ts'),
-    import('../engine/model.ts'),
-    import('../engine/session.ts'),
-    import('../model/plan.ts'),
-  ]);
-  let backend: Backend;
+  const [{ wasm }, { DEFAULT_BATCH }, { kvShapeOf }, { decideForms }, { modelTensors, planMemory }] = await Promise.all(
+    [
+      import('../engine/backends.ts'),
+      import('../engine/model.ts'),
+      import('../engine/session.ts'),
+      import('../model/forms.ts'),
+      import('../model/plan.ts'),
+    ],
+  );
+  let backend: Backend | undefined;
   try {
     backend = await wasm({ threads: 1 })();
+    const forms = await decideForms(gguf, modelTensors(gguf), { allowDense: true });
+    const kv = kvShapeOf(config, sessionOptions(args, config.contextLength));
+    const { spanBytes = 0, notes } = planMemory(gguf, backend, { batchSize: DEFAULT_BATCH, kv, forms });
+    return { ok: true, value: { spanBytes, capacityBytes: backend.rehearse?.().capacityBytes ?? 0, notes } };
   } catch (error) {
     if (error instanceof BitnetError) return { ok: false, why: error.message };
     throw error;
-  }
-  try {
-    return attempt(() => {
-      const kv = kvShapeOf(config, sessionOptions(args, config.contextLength));
-      const { spanBytes = 0, notes } = planMemory(gguf, backend, { batchSize: DEFAULT_BATCH, kv });
-      return { spanBytes, capacityBytes: backend.rehearse?.().capacityBytes ?? 0, notes };
-    });
   } finally {
-    await backend.dispose();
+    await backend?.dispose();
   }
 }
 
@@ -52,6 +52,6 @@ export async function fitOf(gguf: GgufFile, config: ModelConfig, args: ContextAr
 export function fitLine(fit: Attempt<Fit>): string {
   if (!fit.ok) return `no: ${fit.why}`;
   const { spanBytes, capacityBytes, notes } = fit.value;
-  const tables = notes.length === 0 ? 'embedding and head as in the file' : notes.join('; ');
+  const tables = notes.length === 0 ? 'all kept as in the file' : notes.join('; ');
   return `yes, ${bytes(spanBytes)} of the ${bytes(capacityBytes)} of a WebAssembly memory, scratch included; ${tables}`;
 }

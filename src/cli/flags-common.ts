@@ -3,8 +3,9 @@
  * @module
  */
 
-import type { SessionOptions } from '../engine/types.ts';
+import type { LoadOptions, SessionOptions } from '../engine/types.ts';
 import type { SamplingOptions } from '../sampling/chain.ts';
+import { parseTilesChoice } from '../tensors/tiles.ts';
 import { type Flags, UsageError, type Values } from './flags.ts';
 
 const MODEL = 'Model';
@@ -55,6 +56,23 @@ export const preFlag = {
   },
 } as const satisfies Flags;
 
+/** How ternary tensors lie in the file, where it does not say. */
+export const layoutFlags = {
+  'i2s-layout': {
+    type: 'string',
+    choices: ['auto', 'x86', 'arm64', 'rows4'],
+    group: MODEL,
+    describe:
+      'order of the values of I2_S tensors: x86 is every published file, arm64 what llama-quantize writes on ARM [auto]',
+  },
+  'tl-tiles': {
+    type: 'string',
+    value: 'auto|codegen|preset|MxK=BM/BK/bm,...',
+    group: MODEL,
+    describe: "how TL1 and TL2 tensors are cut: one of bitnet.cpp's lists, or its kernel_config.ini by shape [auto]",
+  },
+} as const satisfies Flags;
+
 /** How a model is loaded and run. */
 export const runtimeFlags = {
   ...modelFlag,
@@ -92,6 +110,12 @@ export const runtimeFlags = {
     choices: ['auto', 'file', 'q8_0', 'q6_k'],
     group: MODEL,
     describe: "embedding and head in memory; auto is the file's type if that fits, else q8_0, else q6_k [auto]",
+  },
+  ...layoutFlags,
+  'allow-dense': {
+    type: 'boolean',
+    group: MODEL,
+    describe: 'run a model whose projections are not ternary instead of refusing it',
   },
   'ctx-size': {
     type: 'integer',
@@ -266,6 +290,15 @@ export function logitBias(texts: readonly string[]): Map<number, number> {
     bias.set(Number(match[1]), value);
   }
   return bias;
+}
+
+/** Layout options as far as they were given. */
+export function layoutOptions(args: Values<typeof layoutFlags>): Pick<LoadOptions, 'i2sLayout' | 'tiles'> {
+  const tiles = args['tl-tiles'];
+  return {
+    ...(args['i2s-layout'] === undefined ? {} : { i2sLayout: args['i2s-layout'] }),
+    ...(tiles === undefined ? {} : { tiles: tiles === 'auto' ? tiles : parseTilesChoice(tiles) }),
+  };
 }
 
 type ContextArgs = Pick<Values<typeof runtimeFlags>, 'ctx-size' | 'cache-type-k' | 'cache-type-v'>;

@@ -7,10 +7,10 @@ import { DEFAULT_CONTEXT } from '../engine/session.ts';
 import { BitnetError } from '../errors.ts';
 import { describeValue, type GgufFile, type GgufValue, openGguf, StringArray } from '../formats/index.ts';
 import { command } from './command.ts';
-import { type Attempt, cacheBytes, type Description, describeFile, plain } from './describe.ts';
+import { type Attempt, cacheBytes, type Description, describeFile, findLayout, plain } from './describe.ts';
 import { type Fit, fitLine, fitOf } from './fit.ts';
 import { UsageError, type Values } from './flags.ts';
-import { jsonFlag, modelFlag, preFlag, runtimeFlags } from './flags-common.ts';
+import { jsonFlag, layoutFlags, layoutOptions, modelFlag, preFlag, runtimeFlags } from './flags-common.ts';
 import { bytes, count, grouped, oneLine, plural, shortFloat, table } from './format.ts';
 import type { Io } from './io.ts';
 import { kernelTable } from './kernels.ts';
@@ -20,6 +20,7 @@ import { isAnyBad, verdictCounts, verdictLines, verdictsOn } from './verdicts.ts
 const flags = {
   ...modelFlag,
   ...preFlag,
+  ...layoutFlags,
   'ctx-size': { ...runtimeFlags['ctx-size'], describe: 'positions to reckon memory for' },
   'cache-type-k': runtimeFlags['cache-type-k'],
   'cache-type-v': runtimeFlags['cache-type-v'],
@@ -45,6 +46,9 @@ const flags = {
 } as const;
 
 type Args = Values<typeof flags>;
+
+/** What describes a file, with the layout of its ternary tensors where their type does not tell it. */
+type Facts = Description & { readonly layout: string | undefined };
 
 /** Elements of an array that are shown. */
 const SHOWN = 4;
@@ -75,9 +79,17 @@ export const inspect = command({
     try {
       const gguf = await openGguf(source, { allowUnreadable: true });
       if (args.verify) return await verify(gguf, args, io);
-      if (args.metadata !== undefined) await io.write(`${wholeValue(gguf, args.metadata)}\n`);
-      else if (args.json) await io.write(`${JSON.stringify(await asJson(gguf, args), jsonable, 2)}\n`);
-      else await io.write(`${await asText(gguf, args)}\n`);
+      if (args.metadata !== undefined) {
+        await io.write(`${wholeValue(gguf, args.metadata)}\n`);
+        return 0;
+      }
+      const facts = {
+        ...describeFile(gguf, args.pre),
+        layout: await findLayout(gguf, { ...layoutOptions(args), signal: io.signal }),
+      };
+      const fit = await fitOfFile(gguf, facts, args);
+      if (args.json) await io.write(`${JSON.stringify(asJson(gguf, facts, fit, args), jsonable, 2)}\n`);
+      else await io.write(`${asText(gguf, facts, fit, args)}\n`);
       return 0;
     } finally {
       await source.close();
@@ -101,9 +113,7 @@ async function kernelsText(args: Args, io: Io): Promise<string> {
   return args.json ? `${JSON.stringify(survey, null, 2)}\n` : `${kernelTable(survey)}\n`;
 }
 
-async function asText(gguf: GgufFile, args: Args): Promise<string> {
-  const facts = describeFile(gguf, args.pre);
-  const fit = await fitOfFile(gguf, facts, args);
+function asText(gguf: GgufFile, facts: Facts, fit: Attempt<Fit> | undefined, args: Args): string {
   const sections = [
     table(factRows(facts, args, fit).map(([name, value]) => [`${name}:`, value])),
     gguf.tensors.length === 0 ? 'no tensors: a vocabulary file' : table(typeRows(facts), [1, 2, 3]),
@@ -113,7 +123,7 @@ async function asText(gguf: GgufFile, args: Args): Promise<string> {
   return sections.filter((section) => section !== '').join('\n\n');
 }
 
-function factRows(facts: Description, args: Args, fit: Attempt<Fit> | undefined): [string, string][] {
+function factRows(facts: Facts, args: Args, fit: Attempt<Fit> | undefined): [string, string][] {
   const shards = facts.shards > 1 ? `, ${facts.shards} files` : '';
   const rows: [string, string][] = [
     ['file', `${facts.file}, ${bytes(facts.fileBytes)}, GGUF version ${facts.version}${shards}`],
@@ -147,6 +157,7 @@ function factRows(facts: Description, args: Args, fit: Attempt<Fit> | undefined)
       rows.push(['special tokens', 'written behind the begin token by an older bitnet.cpp converter; read without it']);
     }
   } else rows.push(['tokenizer', facts.tokenizer.why]);
+  if (facts.layout !== undefined) rows.push(['layout', facts.layout]);
   if (facts.config.ok && facts.types.length > 0) rows.push(['memory', memoryLine(facts, args)]);
   if (fit !== undefined) rows.push(['fits', fitLine(fit)]);
   return rows;
@@ -230,9 +241,7 @@ function wholeValue(gguf: GgufFile, key: string): string {
   return JSON.stringify(whole, jsonable) ?? '';
 }
 
-async function asJson(gguf: GgufFile, args: Args): Promise<Record<string, unknown>> {
-  const facts = describeFile(gguf, args.pre);
-  const fit = await fitOfFile(gguf, facts, args);
+function asJson(gguf: GgufFile, facts: Facts, fit: Attempt<Fit> | undefined, args: Args): Record<string, unknown> {
   return {
     ...facts,
     activation: given(facts.activation),

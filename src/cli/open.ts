@@ -9,7 +9,7 @@ import { type ByteSource, openModelSource } from '../formats/index.ts';
 import { checkRelativePath, isHubReference } from '../hub/reference.ts';
 import { ioError, openFileSource } from '../platform/source-node.ts';
 import { UsageError, type Values } from './flags.ts';
-import { type modelFlag, type quietFlag, type runtimeFlags, sessionOptions } from './flags-common.ts';
+import { layoutOptions, type modelFlag, type quietFlag, type runtimeFlags, sessionOptions } from './flags-common.ts';
 import { bytes } from './format.ts';
 import { isOffline, openHubModel, referenceOf } from './hub.ts';
 import type { Io } from './io.ts';
@@ -75,6 +75,8 @@ export async function openModel(
     // The process is ours: its switches are, too.
     wideVectors: !args['no-wide-vectors'],
     ...(args.pre === undefined ? {} : { pre: args.pre }),
+    ...layoutOptions(args),
+    allowDense: args['allow-dense'],
     embeddingType: TABLE_TYPES[args['embd-type'] ?? 'auto'],
     // 0 is the model's own length, and longer ones count as that.
     planFor: sessionOptions(args, Number.MAX_SAFE_INTEGER),

@@ -9,9 +9,10 @@ import type { GgufFile } from '../formats/gguf/types.ts';
 import { isByteSource, openModelSource } from '../formats/open.ts';
 import type { ByteSource } from '../formats/source.ts';
 import type { Backend, BackendInfo, KvShape } from '../kernels/interface.ts';
-import type { ModelConfig } from '../model/config.ts';
+import { type Forms, isDecidedByTypes } from '../model/forms.ts';
+import { I2S_LAYOUTS } from '../model/layout.ts';
 import { countParameters, loadWeights, readModelConfig } from '../model/load.ts';
-import { planMemory, TABLE_TYPES } from '../model/plan.ts';
+import { type MemoryPlan, modelTensors, planMemory, TABLE_TYPES } from '../model/plan.ts';
 import { detectPlatform } from '../platform/detect.ts';
 import { createTokenizer, type Tokenizer } from '../tokenizer/index.ts';
 import { backendFactory } from './backends.ts';
@@ -22,6 +23,8 @@ import {
   type QuantizedEmbedding,
   type QuantizedFormat,
 } from './embed.ts';
+import { openInLayout } from './layout-choice.ts';
+import type { Speaker } from './layout-speech.ts';
 import { readTokenizerSpec } from './read-tokenizer.ts';
 import { kvShapeOf, SessionImpl } from './session.ts';
 import { Stepper } from './stepper.ts';
@@ -76,31 +79,74 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
     }),
   );
   const { backend: choice, threads, kernels, wideVectors, embeddingType = 'auto' } = options;
+  want(
+    options.i2sLayout === undefined || ['auto', ...I2S_LAYOUTS].includes(options.i2sLayout),
+    'bad-argument',
+    'no such layout',
+    () => ({ where: 'i2sLayout', expected: `auto, ${I2S_LAYOUTS.join(', ')}`, got: String(options.i2sLayout) }),
+  );
   want(TABLE_TYPES.includes(embeddingType), 'bad-argument', 'no such type for embedding and head', () => ({
     where: 'embeddingType',
     expected: TABLE_TYPES.join(', '),
     got: String(embeddingType),
   }));
-  const open = backendFactory(choice, { threads, kernels, wideVectors });
+  const openBackend = backendFactory(choice, { threads, kernels, wideVectors });
   signal?.throwIfAborted();
   const gguf = await openModelFile(input, signal);
-  let backend: Backend | undefined;
+  const opened: Backend[] = [];
   try {
     const tokenizer = createTokenizer(readTokenizerSpec(gguf, options.pre));
-    backend = await open();
-    const plan = planMemory(gguf, backend, { batchSize, kv: plannedKv(gguf, options), tables: options.embeddingType });
-    const weights = await loadWeights(gguf, backend, { plan, onProgress: options.onProgress, signal });
-    const stepper = new Stepper(backend, weights, batchSize);
-    const notes = [...backend.info.notes, ...plan.notes, ...embeddingNotes(weights.config)];
-    const parts = { gguf, config: weights.config, backend, tokenizer, stepper, notes };
-    return new LoadedModel(parts, performance.now() - startMs);
-  } catch (error) {
-    await backend?.dispose();
-    throw error;
+    opened.push(await openBackend());
+    // A model that does not fit is refused before anything of its weights is read, where that can be known.
+    if (isDecidedByTypes(modelTensors(gguf))) planParts(gguf, opened[0], batchSize, undefined, options);
+    const nextBackend = async () => opened.pop() ?? (await openBackend());
+    const found = await openInLayout(gguf, options, (forms) =>
+      openParts({ gguf, tokenizer, nextBackend, batchSize }, forms, options),
+    );
+    return new LoadedModel(found, performance.now() - startMs);
   } finally {
+    await opened.pop()?.dispose();
     // Everything needed is in memory now.
     await gguf.close();
   }
+}
+
+interface Opening {
+  readonly gguf: GgufFile;
+  readonly tokenizer: Tokenizer;
+  readonly nextBackend: () => Promise<Backend>;
+  readonly batchSize: number;
+}
+
+/** Loads the weights into a backend of their own. */
+async function openParts(
+  { gguf, tokenizer, nextBackend, batchSize }: Opening,
+  forms: Forms,
+  options: LoadOptions,
+): Promise<OpenedParts> {
+  const { onProgress, signal } = options;
+  const backend = await nextBackend();
+  try {
+    const plan = planParts(gguf, backend, batchSize, forms, options);
+    const weights = await loadWeights(gguf, backend, { plan, onProgress, signal });
+    const stepper = new Stepper(backend, weights, batchSize);
+    const notes = [...backend.info.notes, ...plan.notes, ...embeddingNotes(weights.config)];
+    return { gguf, config: weights.config, backend, tokenizer, stepper, notes };
+  } catch (error) {
+    await backend.dispose();
+    throw error;
+  }
+}
+
+function planParts(
+  gguf: GgufFile,
+  backend: Backend,
+  batchSize: number,
+  forms: Forms | undefined,
+  options: LoadOptions,
+): MemoryPlan {
+  const { embeddingType: tables } = options;
+  return planMemory(gguf, backend, { batchSize, kv: plannedKv(gguf, options), tables, forms });
 }
 
 /** The cache that memory is planned for. */
@@ -111,13 +157,13 @@ function plannedKv(gguf: GgufFile, { planFor = {} }: LoadOptions): KvShape {
   return kvShapeOf(config, { ...planFor, ...limited });
 }
 
-interface ModelParts {
+interface OpenedParts extends Speaker {
   readonly gguf: GgufFile;
-  readonly config: ModelConfig;
-  readonly backend: Backend;
-  readonly tokenizer: Tokenizer;
-  readonly stepper: Stepper;
   readonly notes: readonly string[];
+}
+
+interface ModelParts extends OpenedParts {
+  readonly layout: string | undefined;
 }
 
 class LoadedModel implements Model {
@@ -140,6 +186,7 @@ class LoadedModel implements Model {
       embeddingLength: config.hidden,
       blockCount: config.nLayers,
       fileBytes: gguf.byteLength,
+      ...(parts.layout === undefined ? {} : { layout: parts.layout }),
     };
     this.loadMs = loadMs;
     this.tokenizer = parts.tokenizer;

@@ -5,6 +5,7 @@
 
 import type { Backend, BackendInfo, KvType } from '../kernels/interface.ts';
 import type { KernelsChoice } from '../kernels/wasm/open.ts';
+import type { I2sLayout, TilesChoice } from '../model/layout.ts';
 import type { TableType } from '../model/plan.ts';
 import type { SamplingOptions } from '../sampling/chain.ts';
 import type { ChatMessage } from '../tokenizer/index.ts';
@@ -49,6 +50,21 @@ export interface LoadOptions {
    * the default: as in the file, unless the model would not fit into the 4 GiB of a WebAssembly memory.
    */
   readonly embeddingType?: TableType | undefined;
+  /**
+   * In which order the values of I2_S tensors are: as every published file has them (`x86`), as builds on ARM (`arm64`), or
+   * builds without ACT_PARALLEL (`rows4`) write them. `auto`, the default, finds out; `model.info.layout` tells what, and how.
+   */
+  readonly i2sLayout?: 'auto' | I2sLayout | undefined;
+  /**
+   * How TL1 and TL2 tensors are cut: `codegen` or `preset`, bitnet.cpp's two lists, or tiles by shape, as in its
+   * kernel_config.ini: `{ '4096x4096': '128/64/64' }` (BM/BK/bm). `auto`, the default, decides between the two lists.
+   */
+  readonly tiles?: 'auto' | TilesChoice | undefined;
+  /**
+   * Run a model whose projections are not ternary instead of refusing it. Default false: such a file is nearly always a ternary
+   * model that was converted as if it were an ordinary one, and speaks nonsense.
+   */
+  readonly allowDense?: boolean | undefined;
   /**
    * The session that memory is planned for: a model that does not fit together with its keys and values is refused
    * before any weight is read. Default: a session without options. A context longer than the model's own counts as that.
@@ -181,6 +197,8 @@ export interface ModelInfo {
   readonly embeddingLength: number;
   readonly blockCount: number;
   readonly fileBytes: number;
+  /** How ternary tensors are laid out where their type does not tell (I2_S, TL1), and how that is known. */
+  readonly layout?: string;
 }
 
 export interface Model {

@@ -25,7 +25,7 @@
  */
 
 import type { MemoryType } from '../tensors/dense-forms.ts';
-import type { TernaryDTypeName } from '../tensors/dtype.ts';
+import type { BlockTernaryName } from '../tensors/dtype.ts';
 
 /** Element type of a plain buffer. */
 export type BufType = 'f32' | 'i32';
@@ -111,7 +111,7 @@ export type WeightSource = WeightShape & {
  */
 export interface EncodedWeight {
   /** I2_S, TQ1_0 or TQ2_0 of a ternary matrix; of a dense one its own type, or the type of floats from which it is to be made. */
-  readonly dtype: TernaryDTypeName | Exclude<DenseType, 'AFFINE'>;
+  readonly dtype: BlockTernaryName | Exclude<DenseType, 'AFFINE'>;
   /** Fills `target` from byte `offsetBytes` of the tensor on. */
   read(target: Uint8Array, offsetBytes: number): Promise<void>;
   /** The scale of a ternary matrix is f32(the file's scale * factor). */

@@ -9,12 +9,13 @@ import type { GgufFile, GgufTensor } from '../formats/gguf/types.ts';
 import type { Backend, Buf, EncodedWeight, Weight } from '../kernels/interface.ts';
 import { decodeInto, findNotFinite } from '../tensors/decode.ts';
 import { DENSE_FILE_TYPES, loadDense, memoryTypeOf } from '../tensors/dense-forms.ts';
-import { isTernary } from '../tensors/dtype.ts';
+import { isBlockTernary, isReadable, isTernary } from '../tensors/dtype.ts';
 import { loadPacked } from '../tensors/load.ts';
 import { loadRequantized } from '../tensors/requantize.ts';
 import { allSettled, createTurns, type TakeTurn } from '../tensors/turns.ts';
 import { architectureOf } from './architectures.ts';
 import type { ModelConfig } from './config.ts';
+import { type Form, formOfType } from './forms.ts';
 import type { LayerWeights, ModelWeights } from './graph.ts';
 import { type MemoryPlan, modelTensors, weightShape } from './plan.ts';
 import type { TensorRule } from './tensors.ts';
@@ -158,8 +159,10 @@ class Loader {
     const tensor = this.#tensor(name);
     return this.#take(tensor, async () => {
       const where = this.#where(tensor);
-      const requantized = this.#options.plan?.requantized.get(name);
-      const shape = weightShape(tensor, where, requantized);
+      const { plan } = this.#options;
+      const form = plan?.forms?.of.get(name) ?? formOfType(tensor);
+      const requantized = plan?.requantized.get(name);
+      const shape = weightShape(tensor, where, requantized, form);
       want(
         factor === 1 || shape.kind === 'ternary',
         'unsupported-type',
@@ -169,32 +172,44 @@ class Loader {
           expected: 'a ternary weight',
         }),
       );
-      // Only what backends know: types that keep their form or are packed, and floats made smaller.
-      const dtype = tensor.dtype.name;
-      const read = (target: Uint8Array, at: number) => this.#read(tensor, target, at);
-      const isKnown = shape.kind === 'ternary' || dtype === memoryTypeOf(tensor.dtype, shape.columns);
-      const encoded = isKnown ? { encoded: { dtype: dtype as EncodedWeight['dtype'], factor, read } } : {};
       const fill = async (target: Uint8Array) => {
-        if (shape.kind === 'ternary') return Math.fround((await this.#packed(tensor, target)) * factor);
+        if (form === 'packed') return Math.fround((await this.#packed(tensor, target)) * factor);
         if (requantized === undefined) await this.#dense(tensor, target);
         else await this.#requantize(tensor, requantized, target);
         return 1;
       };
-      return this.#backend.upload({ ...shape, fill, ...encoded });
+      const encoded = this.#encoded(tensor, form, factor);
+      return this.#backend.upload({ ...shape, fill, ...(encoded === undefined ? {} : { encoded }) });
     });
+  }
+
+  /** The file's bytes, where they are what backends know how to repack; other forms and layouts are left to `fill`. */
+  #encoded(tensor: GgufTensor, form: Form, factor: number): EncodedWeight | undefined {
+    const { dtype } = tensor;
+    const { i2s = 'x86' } = this.#options.plan?.forms?.layout ?? {};
+    const read = (target: Uint8Array, at: number) => this.#read(tensor, target, at);
+    if (form !== 'packed') {
+      // Only types that keep their form, and floats to be made smaller.
+      const isKnown = dtype.name === memoryTypeOf(dtype, tensor.shape[0] ?? 1);
+      return isKnown ? { dtype: dtype.name as EncodedWeight['dtype'], factor, read } : undefined;
+    }
+    if (!isBlockTernary(dtype) || (dtype.name === 'I2_S' && i2s !== 'x86')) return undefined;
+    return { dtype: dtype.name, factor, read };
   }
 
   /** Packed rows of a ternary tensor; gives its scale. */
   #packed(tensor: GgufTensor, target: Uint8Array): Promise<number> {
     const { dtype } = tensor;
-    if (!isTernary(dtype)) throw new Error(`${tensor.name} is not ternary`);
+    if (!isReadable(dtype)) throw new Error(`${tensor.name} cannot be read`);
+    const { i2s: layout, tiles } = this.#options.plan?.forms?.layout ?? {};
     const [columns, rows] = [tensor.shape[0] ?? 1, tensor.shape[1] ?? 1];
-    const matrix = { where: this.#where(tensor), dtype: dtype.name, rows, columns };
+    const matrix = { where: this.#where(tensor), dtype: dtype.name, rows, columns, layout, tiles };
     const { signal } = this.#options;
     const read = (piece: Uint8Array, at: number) => this.#read(tensor, piece, at);
     return loadPacked(matrix, read, target, signal === undefined ? {} : { signal });
   }
 
+  /** In the form that the type has in memory. */
   #dense(tensor: GgufTensor, target: Uint8Array): Promise<void> {
     const { dtype, shape } = tensor;
     const matrix = { where: this.#where(tensor), dtype, rows: shape[1] ?? 1, columns: shape[0] ?? 1 };

@@ -8,13 +8,13 @@ import { BitnetError, want } from '../errors.ts';
 import type { GgufFile, GgufTensor } from '../formats/gguf/types.ts';
 import type { Backend, KvShape, Rehearsal, WeightShape } from '../kernels/interface.ts';
 import { DENSE_FILE_TYPES, memoryBytes, memoryTypeOf } from '../tensors/dense-forms.ts';
-import { type DType, isTernary } from '../tensors/dtype.ts';
 import { packedBytes } from '../tensors/packed.ts';
 import { canRequantize, type SmallType } from '../tensors/requantize.ts';
 import { architectureOf } from './architectures.ts';
 import { type ModelConfig, readConfig } from './config.ts';
+import { type Form, type Forms, formOfType } from './forms.ts';
 import { createScratch } from './graph.ts';
-import { matchTensors, type TensorRule } from './tensors.ts';
+import { isTable, matchTensors, type TensorRule } from './tensors.ts';
 
 /**
  * In which type embedding and head are kept. `file`: as they are, without loss (`tensors/dense-forms.ts`). `Q8_0`, `Q6_K`: those that
@@ -29,14 +29,17 @@ export interface PlanOptions {
   /** The cache of one session. */
   readonly kv: KvShape;
   readonly tables?: TableType | undefined;
+  /** What `decideForms` said of the projections; without it they are what their types say. */
+  readonly forms?: Forms | undefined;
 }
 
 export interface MemoryPlan {
+  readonly forms: Forms | undefined;
   /** Tensors that are kept in another type than the file's. */
   readonly requantized: ReadonlyMap<string, SmallType>;
   /** How long the backend's memory must be for all of it; undefined where it has no ceiling. */
   readonly spanBytes: number | undefined;
-  /** What the user should know: which tables are not as in the file, and why. */
+  /** What the user should know: which tables and projections are not as in the file, and why. */
   readonly notes: readonly string[];
 }
 
@@ -65,17 +68,20 @@ export function readModelConfig(gguf: GgufFile): ModelConfig {
   return readConfig(gguf, architectureOf(gguf.getString('general.architecture')));
 }
 
-/** Whether a matrix multiplies int8 activations, packed. Ternary tables do not: their rows are embeddings, or a head's. */
-export function isPacked(name: string, dtype: DType): boolean {
-  return isTernary(dtype) && !isTable(name);
-}
-
-/** What a matrix is in memory: packed, or dense in the form of the file's type or as `type`. `where` is for messages. */
-export function weightShape(tensor: GgufTensor, where: string, type?: SmallType): WeightShape {
+/**
+ * What a matrix is in memory: `packed` ones in two bits a weight, others in the form of the file's type or as `requantized`.
+ * `where` is for messages.
+ */
+export function weightShape(
+  tensor: GgufTensor,
+  where: string,
+  requantized?: SmallType,
+  form: Form = formOfType(tensor),
+): WeightShape {
   const { name, dtype } = tensor;
   const [columns, rows] = [tensor.shape[0] ?? 1, tensor.shape[1] ?? 1];
-  if (isPacked(name, dtype)) return { name, rows, columns, kind: 'ternary', byteLength: packedBytes(rows, columns) };
-  const memory = type ?? memoryTypeOf(dtype, columns);
+  if (form === 'packed') return { name, rows, columns, kind: 'ternary', byteLength: packedBytes(rows, columns) };
+  const memory = requantized ?? memoryTypeOf(dtype, columns);
   want(memory !== undefined, 'unsupported-type', `type ${dtype.name} ${dtype.why ?? 'is not a weight'}`, () => ({
     where,
     expected: DENSE_FILE_TYPES.join(', '),
@@ -86,19 +92,19 @@ export function weightShape(tensor: GgufTensor, where: string, type?: SmallType)
 /** Bytes of a tensor in a backend's memory as the file has it; those of the file where it cannot be loaded. */
 export function loadedBytes({ name, dtype, shape, elements, byteLength }: GgufTensor): number {
   const [columns, rows] = [shape[0] ?? 1, shape[1] ?? 1];
-  if (isPacked(name, dtype)) return packedBytes(rows, columns);
+  if (formOfType({ name, dtype }) === 'packed') return packedBytes(rows, columns);
   const memory = memoryTypeOf(dtype, columns);
   return memory === undefined ? byteLength : memoryBytes(memory, elements);
 }
 
 /** Reckons the memory of `gguf` in `backend` and decides how its tables are kept. Throws `out-of-memory` with the numbers. */
 export function planMemory(gguf: GgufFile, backend: Backend, options: PlanOptions): MemoryPlan {
-  const { tables = 'auto' } = options;
-  const model = { label: gguf.label, ...modelTensors(gguf) };
+  const { tables = 'auto', forms } = options;
+  const model = { label: gguf.label, forms, ...modelTensors(gguf) };
   const only = tables === 'auto' ? 'file' : tables;
   if (backend.rehearse === undefined) {
     const requantized = requantizedAs(model, only);
-    return { requantized, spanBytes: undefined, notes: notesOf(model, requantized, 'as asked') };
+    return { forms, requantized, spanBytes: undefined, notes: notesOf(model, requantized, 'as asked') };
   }
   const candidates = tables === 'auto' ? (['file', 'Q8_0', 'Q6_K'] as const) : [only];
   const reckonings = candidates.map((candidate) => {
@@ -113,13 +119,14 @@ export function planMemory(gguf: GgufFile, backend: Backend, options: PlanOption
       tables === 'auto'
         ? `since it would need ${gib(first.spanBytes)} and there are ${gib(first.capacityBytes)}`
         : 'as asked';
-    return { requantized, spanBytes, notes: notesOf(model, requantized, why) };
+    return { forms, requantized, spanBytes, notes: notesOf(model, requantized, why) };
   }
   throw tooLarge(model, backend, reckonings[reckonings.length - 1], options);
 }
 
 interface PlannedModel extends ModelTensors {
   readonly label: string;
+  readonly forms: Forms | undefined;
 }
 
 /** Bytes of the parts, and of the whole with what lies between them. */
@@ -137,10 +144,6 @@ function isFactor(name: string): boolean {
   return name.endsWith('.scale') || name === 'rope_freqs.weight';
 }
 
-function isTable(name: string): boolean {
-  return name === 'token_embd.weight' || name === 'output.weight';
-}
-
 function requantizedAs({ label, tensors }: PlannedModel, type: 'file' | SmallType): Map<string, SmallType> {
   const found = new Map<string, SmallType>();
   if (type === 'file') return found;
@@ -156,7 +159,7 @@ function requantizedAs({ label, tensors }: PlannedModel, type: 'file' | SmallTyp
 
 /** Makes the calls of loading, of the first step and of one session. */
 function reckon(
-  { label, config, tensors, matrices }: PlannedModel,
+  { label, forms, config, tensors, matrices }: PlannedModel,
   memory: Rehearsal,
   requantized: ReadonlyMap<string, SmallType>,
   { batchSize, kv }: PlanOptions,
@@ -166,7 +169,7 @@ function reckon(
   let projections = 0;
   for (const [name, tensor] of tensors) {
     if (matrices.has(name)) {
-      const shape = weightShape(tensor, `${label}: ${name}`, requantized.get(name));
+      const shape = weightShape(tensor, `${label}: ${name}`, requantized.get(name), forms?.of.get(name));
       memory.place(shape);
       if (isTable(name)) tables += shape.byteLength;
       else projections += shape.byteLength;
@@ -190,7 +193,7 @@ function rehearsalOf(backend: Backend): Rehearsal {
 }
 
 /** One note for the tables of one type that become another. */
-function notesOf({ tensors }: PlannedModel, requantized: ReadonlyMap<string, SmallType>, why: string): string[] {
+function notesOf({ forms, tensors }: PlannedModel, requantized: ReadonlyMap<string, SmallType>, why: string): string[] {
   const groups = new Map<string, { names: string[]; bytes: number; plainBytes: number }>();
   for (const [name, type] of requantized) {
     const tensor = tensors.get(name);
@@ -204,10 +207,11 @@ function notesOf({ tensors }: PlannedModel, requantized: ReadonlyMap<string, Sma
       plainBytes: plainBytes + weightShape(tensor, name).byteLength,
     });
   }
-  return [...groups].map(([kept, { names, bytes, plainBytes }]) => {
+  const ofTables = [...groups].map(([kept, { names, bytes, plainBytes }]) => {
     const sizes = `${gib(bytes)} instead of ${gib(plainBytes)}`;
     return `${names.join(' and ')} ${kept} (${sizes}), ${why}: logits are those of the requantised values`;
   });
+  return [...(forms?.notes ?? []), ...ofTables];
 }
 
 function tooLarge(

@@ -24,6 +24,11 @@ export interface TensorRule {
   readonly part?: { readonly layer: number; readonly name: string };
 }
 
+/** Embedding and head: their rows meet float activations, whatever their type. */
+export function isTable(name: string): boolean {
+  return name === 'token_embd.weight' || name === 'output.weight';
+}
+
 /** Rules of the tensors outside the layers; the head besides. */
 export function outerTensors(c: ModelConfig): TensorRule[] {
   return [

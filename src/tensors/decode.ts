@@ -6,7 +6,7 @@
 import { BitnetError, want } from '../errors.ts';
 import { type AffineBlocks, decodeAffineBlocks } from './affine.ts';
 import { readF16 } from './blocks.ts';
-import { type DType, isReadable, type ReadableDTypeName, TAIL_BYTES } from './dtype.ts';
+import { type DType, isReadable, type LookupTernaryName, type ReadableDTypeName, TAIL_BYTES } from './dtype.ts';
 import { decodeBF16, decodeF16, decodeF32 } from './floats.ts';
 import { decodeI2S, scaleOfI2S } from './i2s.ts';
 import { decodeQ3_K, Q2_K, Q3_K_BYTES, Q3_K_D } from './q2_q3_k.ts';
@@ -44,7 +44,8 @@ function affine(type: AffineBlocks, scalesAt: number): Codec {
   };
 }
 
-const codecs: Record<ReadableDTypeName, Codec> = {
+/** TL1 and TL2 are not here: where a value is depends on shape and tiles, see `tl1.ts`. */
+const codecs: Record<Exclude<ReadableDTypeName, LookupTernaryName>, Codec> = {
   F32: { decode: decodeF32, findNotFinite: (bytes) => findExponent(bytes, 4, 0x7f80) },
   F16: { decode: decodeF16, findNotFinite: (bytes) => findExponent(bytes, 2, 0x7c00) },
   BF16: { decode: decodeBF16, findNotFinite: (bytes) => findExponent(bytes, 2, 0x7f80) },
@@ -100,7 +101,10 @@ export function findNotFinite(dtype: DType, bytes: Uint8Array): number {
 }
 
 function codecOf(dtype: DType): Codec {
-  if (isReadable(dtype)) return codecs[dtype.name];
+  want(dtype.name !== 'TL1' && dtype.name !== 'TL2', 'unsupported-type', 'only whole matrices can be decoded', () => ({
+    got: dtype.name,
+  }));
+  if (isReadable(dtype)) return codecs[dtype.name as keyof typeof codecs];
   throw new BitnetError('unsupported-type', `type ${dtype.name} ${dtype.why}`);
 }
 

@@ -16,7 +16,8 @@
  *   39      TL2 in the fork until early 2026; MXFP4 in mainline and in the fork after that
  *   42      TL2 in the fork since mid 2026
  *
- * Id 39 can only be told apart by the room that the tensor has in its file: `dtypesById(39)` gives both.
+ * Id 39 can only be told apart by the room that the tensor has in its file: `dtypesById(39)` gives both. The removed
+ * types of 36 to 38 are blocks of 32 values in 18 bytes: `removedDType` is what a tensor of that size is.
  * @module
  */
 
@@ -45,6 +46,8 @@ const NOT_YET = 'not supported yet';
 const NOT_A_WEIGHT = 'not a type of model weights';
 const RUN_TIME = 'exists only while a program runs, never in files';
 const REMOVED = 'was removed upstream; requantise the model from its original';
+const MXFP4 =
+  'is not supported; by its size this is MXFP4 of llama.cpp, not TL2, for which bitnet.cpp wrote the same id 39 until 2026';
 const IQ = 'IQ types are not supported; no ternary model uses them';
 
 const rows = 'rows';
@@ -89,20 +92,11 @@ const table = [
   { name: 'TQ2_0', id: 35, blockElements: 256, blockBytes: 66, size: rows, readable: true },
   { name: 'I2_S', id: 36, blockElements: 128, blockBytes: 32, size: flat, readable: true },
   { name: 'I8_S', id: 37, blockElements: 1, blockBytes: 1, size: rows, readable: false, why: RUN_TIME },
-  { name: 'TL1', id: 38, blockElements: 4, blockBytes: 1, size: flat, readable: false, why: NOT_YET },
-  { name: 'MXFP4', id: 39, blockElements: 32, blockBytes: 17, size: rows, readable: false, why: NOT_YET },
+  { name: 'TL1', id: 38, blockElements: 4, blockBytes: 1, size: flat, readable: true },
+  { name: 'MXFP4', id: 39, blockElements: 32, blockBytes: 17, size: rows, readable: false, why: MXFP4 },
   { name: 'NVFP4', id: 40, blockElements: 1, blockBytes: 0, size: rows, readable: false, why: NOT_YET },
   { name: 'Q1_0', id: 41, blockElements: 1, blockBytes: 0, size: rows, readable: false, why: NOT_YET },
-  {
-    name: 'TL2',
-    id: 42,
-    formerId: 39,
-    blockElements: 1,
-    blockBytes: 1,
-    size: 'tl2',
-    readable: false,
-    why: `${NOT_YET}; take the I2_S file of the same model`,
-  },
+  { name: 'TL2', id: 42, formerId: 39, blockElements: 1, blockBytes: 1, size: 'tl2', readable: true },
 ] as const satisfies readonly Row[];
 
 /** Names of all types in the table. */
@@ -110,7 +104,11 @@ export type DTypeName = (typeof table)[number]['name'];
 /** Names of the types that can be decoded. */
 export type ReadableDTypeName = Extract<(typeof table)[number], { readable: true }>['name'];
 /** Types whose values are -scale, 0, +scale. */
-export type TernaryDTypeName = 'I2_S' | 'TQ1_0' | 'TQ2_0';
+export type TernaryDTypeName = BlockTernaryName | LookupTernaryName;
+/** Those of small blocks in the order of the rows, which a backend may read by itself. */
+export type BlockTernaryName = 'I2_S' | 'TQ1_0' | 'TQ2_0';
+/** Those cut into tiles for bitnet.cpp's look-up kernels: they cannot be decoded without the shape and its tiles. */
+export type LookupTernaryName = 'TL1' | 'TL2';
 
 /** A type of the table, or a stand-in (`#99`) for an id that the table does not know. */
 export interface DType extends Row {
@@ -153,11 +151,35 @@ export function unknownDType(id: number): DType {
   };
 }
 
+/** Types that mainline wrote for a while under ids that are the fork's today. */
+const removedNames = new Map([
+  [36, 'IQ4_NL_4_4'],
+  [37, 'IQ4_NL_4_8'],
+  [38, 'IQ4_NL_8_8'],
+]);
+
+/** Bytes of a tensor in the removed type of `id`, or undefined where there was none: they took rows in fours. */
+export function removedByteLength(id: number, [columns = 1, rows = 1]: readonly number[]): number | undefined {
+  if (!removedNames.has(id) || columns % 32 !== 0 || rows % 4 !== 0) return undefined;
+  return (rows * columns * 18) / 32;
+}
+
+/** A stand-in row for a tensor that is of the removed type of `id`. */
+export function removedDType(id: number): DType {
+  const meant = dtypeById(id)?.name;
+  const why = `is ${removedNames.get(id)} by its size, which ${REMOVED}; bitnet.cpp's ${meant} has the same id`;
+  return { ...unknownDType(id), why };
+}
+
 export function isReadable(dtype: DType): dtype is DType & { readonly name: ReadableDTypeName } {
   return dtype.readable;
 }
 
 export function isTernary(dtype: DType): dtype is DType & { readonly name: TernaryDTypeName } {
+  return isBlockTernary(dtype) || dtype.name === 'TL1' || dtype.name === 'TL2';
+}
+
+export function isBlockTernary(dtype: DType): dtype is DType & { readonly name: BlockTernaryName } {
   return dtype.name === 'I2_S' || dtype.name === 'TQ1_0' || dtype.name === 'TQ2_0';
 }
 

@@ -15,9 +15,9 @@
  * Value = scale * trit. Upstream leaves uninitialised memory behind the scale; we write zeros.
  *
  * Traps. Blocks do not restart with a row: when K is no multiple of 128 (1bitLLM's 3B model has K = 8640), odd rows
- * begin in the middle of a block; upstream's kernels get that wrong. Builds of late 2025 on ARM, and builds with other
- * tiling options, write the same type id with another order of the values; nothing in the file tells. A quantiser run with
- * more than one thread writes files full of code 3 with absurd scales: hence the checks here.
+ * begin in the middle of a block; upstream's kernels get that wrong. Builds for ARM since November 2025, and builds with other
+ * options, write the same type id with another order of the values: see `i2s-layouts.ts`; what is here is the order of x86. A
+ * quantiser run with more than one thread writes files full of code 3 with absurd scales: hence the checks here.
  *
  * Upstream: quantize_i2_s in src/ggml-bitnet-mad.cpp of microsoft/BitNet, as built for x86; the layout of every
  * published file.

@@ -59,6 +59,41 @@ export function packRows(trits: Int8Array, rows: number, columns: number): Uint8
   return out;
 }
 
+/**
+ * Rows of codes (trit + 1), a byte each, on their way to packed rows: for sources that are not in the order of columns. Rows are
+ * padded to whole blocks with code 1. Four codes are packed at a time: bytes keep their places within words of any order.
+ */
+export class CodeRows {
+  /** Words of one row. */
+  readonly strideWords: number;
+  /** Row r at r * strideWords. */
+  readonly words: Uint32Array;
+  /** The same: column c of row r at 4 * strideWords * r + c. */
+  readonly codes: Uint8Array;
+  readonly #packed: Uint32Array;
+
+  constructor(rows: number, columns: number) {
+    this.strideWords = Math.ceil(columns / PACK_COLUMNS) * (PACK_COLUMNS / 4);
+    this.words = new Uint32Array(rows * this.strideWords).fill(0x01010101);
+    this.codes = new Uint8Array(this.words.buffer);
+    this.#packed = new Uint32Array((rows * this.strideWords) / 4);
+  }
+
+  /** Writes the first `nRows` packed to the begin of `out`. */
+  pack(nRows: number, out: Uint8Array): void {
+    const { words } = this;
+    const packed = this.#packed;
+    const nBlocks = (nRows * this.strideWords) / 32;
+    for (let block = 0; block < nBlocks; block++) {
+      for (let w = 0; w < 8; w++) {
+        const at = 32 * block + w;
+        packed[8 * block + w] = (words[at] << 6) | (words[at + 8] << 4) | (words[at + 16] << 2) | words[at + 24];
+      }
+    }
+    out.set(new Uint8Array(packed.buffer, 0, nBlocks * PACK_BYTES));
+  }
+}
+
 /** The trits of one row. */
 export function unpackRow(packed: Uint8Array, row: number, columns: number, out: Int8Array, outAt = 0): void {
   const rowBytes = packedRowBytes(columns);

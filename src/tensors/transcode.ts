@@ -1,42 +1,71 @@
 /**
- * From the ternary file types to packed rows, a range of rows at a time.
+ * From the types of files to packed rows, a range of rows at a time.
  *
- * Each transcoder takes the bytes of some rows and writes them packed; nothing is decoded to floats on the way:
+ * Each transcoder takes the bytes of some rows and writes them packed:
  *
- *     I2_S, K multiple of 128   the same bytes: checked and copied
- *     I2_S, other K             rows begin inside blocks: re-cut value by value
- *     TQ2_0                     the same planes, the four fields of each byte in reverse order
- *     TQ1_0                     one table look-up per byte gives five codes, which fall into place by plane
+ *     I2_S x86, K multiple of 128   the same bytes: checked and copied
+ *     I2_S x86, other K             rows begin inside blocks: re-cut value by value
+ *     I2_S arm64, rows4             see `transcode-i2s.ts`
+ *     TQ2_0                         the same planes, the four fields of each byte in reverse order
+ *     TQ1_0                         one table look-up per byte gives five codes, which fall into place by plane
+ *     TL1, TL2                      tile by tile, see `transcode-codes.ts`
+ *     all others                    decoded to floats, which must be -s, 0 or s, see `transcode-codes.ts`
  *
- * Scales: a packed matrix has one. I2_S stores one; TQ types one per 256 values, which in a model made from one scale are
- * all equal except that a block of zeros stores 0. `ScaleCollector` holds them to that.
+ * Scales: a packed matrix has one. I2_S, TL1 and TL2 store one; TQ types one per 256 values, which in a model made from one
+ * scale are all equal except that a block of zeros stores 0. `ScaleCollector` holds them to that.
  * @module
  */
 
 import { BitnetError, want } from '../errors.ts';
 import { readF16 } from './blocks.ts';
-import { dtypeByName, type TernaryDTypeName } from './dtype.ts';
+import { dtypeByName, type ReadableDTypeName, tensorByteLength } from './dtype.ts';
 import { I2S_BLOCK_BYTES, I2S_BLOCK_ELEMENTS, wantNoCode3 } from './i2s.ts';
+import type { I2sLayout } from './i2s-layouts.ts';
 import { PACK_BYTES, packedRowBytes, ZERO_BYTE } from './packed.ts';
+import type { TilesChoice } from './tiles.ts';
 import { digitTableTQ1, TQ1_BLOCK_BYTES, TQ1_SCALE, wantBytesTQ1 } from './tq1.ts';
 import { TQ2_BLOCK_BYTES, TQ2_SCALE } from './tq2.ts';
+import { floatTranscoder, tl1Transcoder, tl2Transcoder } from './transcode-codes.ts';
+import { arm64Transcoder, rows4Transcoder } from './transcode-i2s.ts';
 
-/** A ternary matrix in a file. */
+/** A matrix of trits times one scale, as it is in a file. */
 export interface TernaryMatrix {
   /** For error messages: file and tensor. */
   readonly where: string;
-  readonly dtype: TernaryDTypeName;
+  /** A ternary type, or any other whose values happen to be -s, 0, s. */
+  readonly dtype: ReadableDTypeName;
   readonly rows: number;
   readonly columns: number;
+  /** Of I2_S [x86]. */
+  readonly layout?: I2sLayout | undefined;
+  /** Of TL1 and TL2 [codegen]. */
+  readonly tiles?: TilesChoice | undefined;
+}
+
+export interface ByteRange {
+  readonly offsetBytes: number;
+  readonly byteLength: number;
 }
 
 export interface Transcoder {
+  /** Rows are read in multiples of this; it divides their number. */
+  readonly rowsTogether: number;
   /** The bytes of the tensor that hold rows first .. first + count. */
-  range(firstRow: number, nRows: number): { readonly offsetBytes: number; readonly byteLength: number };
-  /** Writes those rows packed to the begin of `out`; `bytes` is exactly what `range` says. Checks every code. */
+  ranges(firstRow: number, nRows: number): readonly ByteRange[];
+  /** Writes those rows packed to the begin of `out`; `bytes` are the ranges, one behind the other. Checks every code. */
   transcode(bytes: Uint8Array, firstRow: number, nRows: number, out: Uint8Array): void;
-  /** What the scale of each block was; for I2_S nothing is collected. */
-  readonly scales: ScaleCollector;
+  /** Where the float32 scale stands; undefined where scales are among the values. */
+  readonly scaleAt: number | undefined;
+  /** What the scales among the values were. */
+  readonly scales: Scales;
+  /** Bytes that belong to no row, and the check they must pass. */
+  readonly fill?: { readonly range: ByteRange; readonly check: (bytes: Uint8Array) => void };
+}
+
+/** Scales met while transcoding. */
+export interface Scales {
+  /** The one scale of the tensor; throws where there are several. */
+  readonly scale: number;
 }
 
 export function createTranscoder(matrix: TernaryMatrix): Transcoder {
@@ -45,31 +74,36 @@ export function createTranscoder(matrix: TernaryMatrix): Transcoder {
     where,
     got: `${rows} x ${columns}`,
   }));
-  const perBlock = dtypeByName(dtype).blockElements;
-  const whole = dtype === 'I2_S' ? rows * columns : columns;
-  want(whole % perBlock === 0, 'bad-tensor', 'values do not fill whole blocks', () => ({
-    where,
-    expected: `a multiple of ${perBlock}`,
-    got: `${whole}`,
-  }));
-  return transcoders[dtype](matrix);
+  // Whole blocks, and a size at all.
+  tensorByteLength(dtypeByName(dtype), [columns, rows], where);
+  switch (dtype) {
+    case 'I2_S':
+      if (matrix.layout === 'arm64') return arm64Transcoder(matrix);
+      return matrix.layout === 'rows4' ? rows4Transcoder(matrix) : i2sTranscoder(matrix);
+    case 'TQ1_0':
+      return tq1Transcoder(matrix);
+    case 'TQ2_0':
+      return tq2Transcoder(matrix);
+    case 'TL1':
+      return tl1Transcoder(matrix);
+    case 'TL2':
+      return tl2Transcoder(matrix);
+    default:
+      return floatTranscoder(matrix);
+  }
 }
 
-const transcoders: Record<TernaryDTypeName, (matrix: TernaryMatrix) => Transcoder> = {
-  I2_S: i2sTranscoder,
-  TQ1_0: tq1Transcoder,
-  TQ2_0: tq2Transcoder,
-};
-
-function i2sTranscoder({ where, columns }: TernaryMatrix): Transcoder {
+function i2sTranscoder({ where, rows, columns }: TernaryMatrix): Transcoder {
   const blockOf = (element: number) => Math.floor(element / I2S_BLOCK_ELEMENTS);
   const rowBytes = packedRowBytes(columns);
   return {
+    rowsTogether: 1,
+    scaleAt: (rows * columns) / 4,
     scales: new ScaleCollector(where),
-    range(firstRow, nRows) {
+    ranges(firstRow, nRows) {
       const begin = blockOf(firstRow * columns);
       const end = blockOf((firstRow + nRows) * columns + I2S_BLOCK_ELEMENTS - 1);
-      return { offsetBytes: begin * I2S_BLOCK_BYTES, byteLength: (end - begin) * I2S_BLOCK_BYTES };
+      return [{ offsetBytes: begin * I2S_BLOCK_BYTES, byteLength: (end - begin) * I2S_BLOCK_BYTES }];
     },
     transcode(bytes, firstRow, nRows, out) {
       const firstElement = blockOf(firstRow * columns) * I2S_BLOCK_ELEMENTS;
@@ -108,8 +142,10 @@ function tq2Transcoder({ where, columns }: TernaryMatrix): Transcoder {
   const blocksPerRow = columns / 256;
   const scales = new ScaleCollector(where);
   return {
+    rowsTogether: 1,
+    scaleAt: undefined,
     scales,
-    range: (firstRow, nRows) => blockRange(firstRow, nRows, blocksPerRow, TQ2_BLOCK_BYTES),
+    ranges: (firstRow, nRows) => [blockRange(firstRow, nRows, blocksPerRow, TQ2_BLOCK_BYTES)],
     transcode(bytes, firstRow, nRows, out) {
       for (let b = 0; b < nRows * blocksPerRow; b++) {
         const at = b * TQ2_BLOCK_BYTES;
@@ -146,8 +182,10 @@ function tq1Transcoder({ where, columns }: TernaryMatrix): Transcoder {
   const scales = new ScaleCollector(where);
   const table = digitTableTQ1();
   return {
+    rowsTogether: 1,
+    scaleAt: undefined,
     scales,
-    range: (firstRow, nRows) => blockRange(firstRow, nRows, blocksPerRow, TQ1_BLOCK_BYTES),
+    ranges: (firstRow, nRows) => [blockRange(firstRow, nRows, blocksPerRow, TQ1_BLOCK_BYTES)],
     transcode(bytes, firstRow, nRows, out) {
       wantBytesTQ1(bytes, firstRow * blocksPerRow, table, where);
       for (let b = 0; b < nRows * blocksPerRow; b++) {
@@ -174,12 +212,12 @@ function tq1Transcoder({ where, columns }: TernaryMatrix): Transcoder {
   };
 }
 
-function blockRange(firstRow: number, nRows: number, blocksPerRow: number, blockBytes: number) {
+function blockRange(firstRow: number, nRows: number, blocksPerRow: number, blockBytes: number): ByteRange {
   return { offsetBytes: firstRow * blocksPerRow * blockBytes, byteLength: nRows * blocksPerRow * blockBytes };
 }
 
 /** Holds the block scales of one tensor to a single value. */
-export class ScaleCollector {
+export class ScaleCollector implements Scales {
   readonly #where: string;
   /** The first scale that is not zero, and where it was. */
   #scale = 0;
@@ -219,7 +257,18 @@ export class ScaleCollector {
       where: this.#where,
       expected: `one scale for the tensor: ${this.#scale} in ${this.#equal} blocks, 0 in ${this.#zeros}`,
       got: `${this.#different} others, the first ${scale} in block ${block}`,
-      hint: 'this model was quantised with a scale per block; only one scale per tensor can be run',
+      hint: 'the blocks that were looked at first had one scale: the file is damaged, or was put together from several; quantise it again',
     });
   }
+}
+
+const BLOCK_SCALES = {
+  TQ1_0: { blockBytes: TQ1_BLOCK_BYTES, at: TQ1_SCALE },
+  TQ2_0: { blockBytes: TQ2_BLOCK_BYTES, at: TQ2_SCALE },
+} as const;
+
+/** The scales of whole TQ blocks. */
+export function blockScales(dtype: keyof typeof BLOCK_SCALES, bytes: Uint8Array): Float32Array {
+  const { blockBytes, at } = BLOCK_SCALES[dtype];
+  return Float32Array.from({ length: bytes.length / blockBytes }, (_, b) => readF16(bytes, b * blockBytes + at));
 }

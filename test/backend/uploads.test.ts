@@ -15,7 +15,7 @@ import { chooseVariant } from '../../src/kernels/wasm/variants.ts';
 import { Rng } from '../../src/numeric/rng.ts';
 import { createNodeHost } from '../../src/platform/host-node.ts';
 import { findNotFinite } from '../../src/tensors/decode.ts';
-import { dtypeByName, type TernaryDTypeName } from '../../src/tensors/dtype.ts';
+import { type BlockTernaryName, dtypeByName } from '../../src/tensors/dtype.ts';
 import { encodeBF16, encodeF16, encodeF32 } from '../../src/tensors/floats.ts';
 import { encodeI2S } from '../../src/tensors/i2s.ts';
 import { loadPacked, type ReadTensor } from '../../src/tensors/load.ts';
@@ -56,7 +56,7 @@ function slow(bytes: Uint8Array, seed = 1): ReadTensor {
 }
 
 function ternary(
-  dtype: TernaryDTypeName,
+  dtype: BlockTernaryName,
   rows: number,
   columns: number,
   bytes: Uint8Array,
@@ -153,7 +153,7 @@ describe.each([1, 3])('%i threads', (nThreads) => {
   });
   afterAll(() => one.backend.dispose());
 
-  it.each<[TernaryDTypeName, number, number]>([
+  it.each<[BlockTernaryName, number, number]>([
     ['I2_S', 1, 128],
     ['I2_S', 2, 64],
     ['I2_S', 4, 32],
@@ -209,7 +209,7 @@ describe.each([1, 3])('%i threads', (nThreads) => {
     }
   });
 
-  type Damage = [what: string, dtype: TernaryDTypeName, rows: number, damage: (bytes: Uint8Array) => void];
+  type Damage = [what: string, dtype: BlockTernaryName, rows: number, damage: (bytes: Uint8Array) => void];
   const rowsOf2560 = { I2_S: 640, TQ1_0: 540, TQ2_0: 660 };
   const at = (bytes: Uint8Array, where: number, byte: number) => bytes.set([byte], where);
   it.each<Damage>([

@@ -314,11 +314,11 @@ const tensors: Case[] = [
     /IQ4_XS/,
   ],
   [
-    'TL1',
-    one({ shape: [128], type: 38 }),
-    one({ shape: [128], type: 36 }),
+    'I8_S, which exists only at run time',
+    one({ shape: [128], type: 37 }, 999),
+    one({ shape: [128], type: 36 }, 999),
     'unsupported-type',
-    /type TL1 not supported yet/,
+    /type I8_S exists only while a program runs/,
   ],
   [
     'an offset off alignment',

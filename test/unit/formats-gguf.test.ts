@@ -249,22 +249,60 @@ describe('id 39', () => {
   const shape = [1536, 256];
   const room = { MXFP4: (1536 * 256 * 17) / 32, TL2: 84704 };
 
+  const two = (
+    bytes: number,
+    type: number,
+    of: readonly number[] = shape,
+    keys = [key.text('general.architecture', 'llama')],
+  ) => {
+    const next = Math.ceil(bytes / 32) * 32;
+    const tensors = [
+      { name: 'w', shape: of, type, offset: 0 },
+      { name: 'x', shape: [8], type: 0, offset: next },
+    ];
+    return memorySource(gguf({ tensors, dataBytes: next + 32, keys }), 'f');
+  };
+
   it.each([
     ['MXFP4', room.MXFP4, 0],
     ['TL2', room.TL2, 0],
     ['MXFP4', room.MXFP4, 4096], // followed by something nameless
     ['TL2', room.TL2, 64], // followed by something nameless
-  ])('is %s in %i + %i bytes, and refused by that name', async (name, bytes, extra) => {
-    const next = Math.ceil((bytes + extra) / 32) * 32;
-    const tensors = [
-      { name: 'w', shape, type: 39, offset: 0 },
-      { name: 'x', shape: [8], type: 0, offset: next },
-    ];
-    const source = memorySource(gguf({ tensors, dataBytes: next + 32 }), 'f');
-    await refuses(openGguf(source), 'unsupported-type', new RegExp(`^f: w: type ${name} not supported yet`));
+  ])('is %s in %i + %i bytes', async (name, bytes, extra) => {
+    const source = two(bytes + extra, 39);
+    if (name === 'MXFP4') {
+      await refuses(openGguf(source), 'unsupported-type', /^f: w: type MXFP4 is not supported; .*not TL2.*bitnet\.cpp/);
+    }
     const file = await openGguf(source, { allowUnreadable: true });
     expect(file.tensor('w').dtype.name).toBe(name);
     expect(file.tensor('w').byteLength).toBe(bytes);
+  });
+
+  it.each([
+    ['architecture', key.text('general.architecture', 'bitnet')],
+    ['file type', key.u32('general.file_type', 39)],
+  ])('is TL2 in any room where the %s says that bitnet.cpp wrote it', async (_, written) => {
+    const type = async (keys?: [typeof written]) => {
+      const source = two(room.MXFP4 + 64, 39, shape, keys);
+      return (await openGguf(source, { allowUnreadable: true })).tensor('w').dtype.name;
+    };
+    expect(await type()).toBe('MXFP4');
+    expect(await type([written])).toBe('TL2');
+  });
+
+  it.each([
+    [36, 'IQ4_NL_4_4', 'I2_S'],
+    [38, 'IQ4_NL_8_8', 'TL1'],
+  ])('id %i in the room of %s is that removed type, not %s', async (id, removed, ours) => {
+    const n = 1536 * 256;
+    await refuses(
+      openGguf(two((n / 32) * 18, id)),
+      'unsupported-type',
+      new RegExp(
+        `f: w: type #${id} is ${removed} by its size, which was removed upstream.*bitnet.cpp's ${ours} has the`,
+      ),
+    );
+    expect((await openGguf(two(n / 4 + 32, id))).tensor('w').dtype.name).toBe(ours);
   });
 
   it('lists unknown and unreadable types on request', async () => {

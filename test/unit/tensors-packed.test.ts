@@ -1,20 +1,16 @@
 import { describe, expect, it } from 'vitest';
 import { f16ToNumber, numberToF16 } from '../../src/numeric/f16.ts';
+import type { BlockTernaryName } from '../../src/tensors/dtype.ts';
 import { encodeI2S } from '../../src/tensors/i2s.ts';
 import { loadPacked } from '../../src/tensors/load.ts';
 import { packedBytes, packedRowBytes, packRows, unpackRow, unpackRows } from '../../src/tensors/packed.ts';
 import { encodeTQ1 } from '../../src/tensors/tq1.ts';
 import { encodeTQ2 } from '../../src/tensors/tq2.ts';
-import { createTranscoder, type TernaryMatrix } from '../../src/tensors/transcode.ts';
+import { createTranscoder } from '../../src/tensors/transcode.ts';
 import { random, randomTrits, refuses } from '../hostile/builder.ts';
 
 const encoders = { I2_S: encodeI2S, TQ1_0: encodeTQ1, TQ2_0: encodeTQ2 };
-const matrix = (dtype: TernaryMatrix['dtype'], rows: number, columns: number): TernaryMatrix => ({
-  where: 'f: t',
-  dtype,
-  rows,
-  columns,
-});
+const matrix = (dtype: BlockTernaryName, rows: number, columns: number) => ({ where: 'f: t', dtype, rows, columns });
 /** Reads out of `bytes` and notes the ranges. */
 function reader(bytes: Uint8Array, ranges: [number, number][] = []) {
   return async (target: Uint8Array, offsetBytes: number) => {
@@ -56,7 +52,7 @@ describe('packed rows', () => {
   });
 });
 
-const shapes: [TernaryMatrix['dtype'], number, number][] = [
+const shapes: [BlockTernaryName, number, number][] = [
   ['I2_S', 5, 128],
   ['I2_S', 3, 640],
   ['I2_S', 4, 96], // 32 columns
@@ -98,7 +94,7 @@ describe('transcoding', () => {
       [rows - 1, 1],
       [1, rows - 1],
     ]) {
-      const { offsetBytes, byteLength } = transcoder.range(first, count);
+      const [{ offsetBytes, byteLength }] = transcoder.ranges(first, count);
       const out = new Uint8Array(count * rowBytes);
       transcoder.transcode(bytes.subarray(offsetBytes, offsetBytes + byteLength), first, count, out);
       expect(out).toEqual(expected.slice(first * rowBytes, (first + count) * rowBytes));

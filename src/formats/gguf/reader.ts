@@ -17,7 +17,16 @@
  */
 
 import { BitnetError, show, want } from '../../errors.ts';
-import { type DType, dtypes, dtypesById, elementCount, tensorByteLength, unknownDType } from '../../tensors/dtype.ts';
+import {
+  type DType,
+  dtypes,
+  dtypesById,
+  elementCount,
+  removedByteLength,
+  removedDType,
+  tensorByteLength,
+  unknownDType,
+} from '../../tensors/dtype.ts';
 import type { ByteSource } from '../source.ts';
 import { DEFAULT_ALIGNMENT, isAlignment, roundUp } from './align.ts';
 import { HeaderCursor } from './cursor.ts';
@@ -88,7 +97,8 @@ export async function readGgufHeader(source: ByteSource, options: OpenGgufOption
 
   const alignment = parseAlignment(source.label, metadata);
   const headerBytes = records.length === 0 ? cursor.position : roundUp(cursor.position, alignment);
-  const tensors = placeTensors(source, records, headerBytes, alignment, options);
+  const isFork = writtenByFork(metadata);
+  const tensors = placeTensors(source, records, headerBytes, { alignment, isFork, ...options });
   return { source, version, metadata, tensors, alignment, headerBytes };
 }
 
@@ -177,24 +187,18 @@ function placeTensors(
   source: ByteSource,
   records: readonly TensorRecord[],
   dataStart: number,
-  alignment: number,
-  options: OpenGgufOptions,
+  { alignment, isFork, allowUnreadable = false }: OpenGgufOptions & { alignment: number; isFork: boolean },
 ): GgufTensor[] {
   const spans = spanOfEach(source, records, dataStart, alignment);
   const tensors: GgufTensor[] = [];
   for (const { name, shape, typeId, relativeOffset } of records) {
     const where = `${source.label}: ${name}`;
     const spanBytes = spans.get(name)!;
-    const dtype = resolveType(typeId, shape, spanBytes, alignment);
-    want(
-      dtype.readable || options.allowUnreadable === true,
-      'unsupported-type',
-      `type ${dtype.name} ${dtype.why}`,
-      () => ({
-        where,
-        hint: `types that can be read: ${dtypes.flatMap((row) => (row.readable ? [row.name] : [])).join(' ')}`,
-      }),
-    );
+    const dtype = resolveType(typeId, shape, spanBytes, alignment, isFork);
+    want(dtype.readable || allowUnreadable, 'unsupported-type', `type ${dtype.name} ${dtype.why}`, () => ({
+      where,
+      hint: `types that can be read: ${dtypes.flatMap(({ name, readable }) => (readable ? [name] : [])).join(' ')}`,
+    }));
     const byteLength = tensorByteLength(dtype, shape, where) ?? spanBytes;
     const offsetBytes = dataStart + relativeOffset;
     tensors.push({ name, dtype, shape, elements: elementCount(shape), source, offsetBytes, byteLength, spanBytes });
@@ -243,17 +247,42 @@ function spanOfEach(
 }
 
 /**
- * The type an id stands for. For 39 (TL2 or MXFP4) the room in the file decides: the type whose padded size is
- * exactly the span, else the largest that fits it. They are far apart: MXFP4 takes 0.53 bytes a value, TL2 about 0.21.
+ * The type an id stands for. For 39 (TL2 or MXFP4) the room in the file decides: the type whose padded size is exactly the
+ * span; else TL2 where the file says that it comes from bitnet.cpp; else the largest that fits. They are far apart: MXFP4
+ * takes 0.53 bytes a value, TL2 about 0.21. For 36 to 38 a room that is exactly that of mainline's removed types tells those.
  */
-function resolveType(id: number, shape: readonly number[], spanBytes: number, alignment: number): DType {
+function resolveType(
+  id: number,
+  shape: readonly number[],
+  spanBytes: number,
+  alignment: number,
+  isFork: boolean,
+): DType {
+  const isSpan = (bytes: number | undefined) =>
+    bytes !== undefined && (bytes === spanBytes || roundUp(bytes, alignment) === spanBytes);
   const candidates = dtypesById(id);
+  const removed = removedByteLength(id, shape);
+  if (isSpan(removed) && !candidates.some((dtype) => isSpan(sizeIfPossible(dtype, shape)))) return removedDType(id);
   if (candidates.length < 2) return candidates[0] ?? unknownDType(id);
   const sized = candidates
     .map((dtype) => ({ dtype, bytes: sizeIfPossible(dtype, shape) }))
     .toSorted((a, b) => b.bytes - a.bytes);
-  const exact = sized.find(({ bytes }) => bytes === spanBytes || roundUp(bytes, alignment) === spanBytes);
-  return (exact ?? sized.find(({ bytes }) => bytes <= spanBytes) ?? sized[sized.length - 1]).dtype;
+  const found =
+    sized.find(({ bytes }) => isSpan(bytes)) ??
+    (isFork ? sized.find(({ dtype, bytes }) => dtype.name === 'TL2' && bytes <= spanBytes) : undefined) ??
+    sized.find(({ bytes }) => bytes <= spanBytes) ??
+    sized[sized.length - 1];
+  return found.dtype;
+}
+
+/** Whether bitnet.cpp's programs wrote the file: by its architecture, or by a file type of 39, which they give TL2. */
+function writtenByFork(metadata: ReadonlyMap<string, GgufValue>): boolean {
+  const architecture = metadata.get('general.architecture');
+  const fileType = metadata.get('general.file_type');
+  return (
+    (architecture?.type === 'string' && architecture.text.startsWith('bitnet')) ||
+    (fileType?.type === 'u32' && fileType.value === 39)
+  );
 }
 
 /** Infinity for shapes the type cannot have. */

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { TernaryDTypeName } from '../../tensors/dtype.ts';
+import type { BlockTernaryName } from '../../tensors/dtype.ts';
 import type { SmallType } from '../../tensors/requantize.ts';
 import type { DenseType, KvType, RopeStyle } from '../interface.ts';
 import type { TritKind, ValueKind } from './values.ts';
@@ -54,7 +54,7 @@ export type ConformanceCase = Common &
         readonly op: 'repack';
         readonly rows: number;
         readonly columns: number;
-        readonly dtype: TernaryDTypeName;
+        readonly dtype: BlockTernaryName;
       }
     | {
         /** A table of floats, kept as another type. */

@@ -4,7 +4,7 @@
  */
 
 import { encodeAffine } from '../../tensors/affine.ts';
-import { dtypeByName, type TernaryDTypeName } from '../../tensors/dtype.ts';
+import { type BlockTernaryName, dtypeByName } from '../../tensors/dtype.ts';
 import { encodeBF16, encodeF16, encodeF32 } from '../../tensors/floats.ts';
 import { encodeI2S } from '../../tensors/i2s.ts';
 import { loadPacked, type ReadTensor } from '../../tensors/load.ts';
@@ -55,7 +55,7 @@ const ENCODERS: Record<DenseType, (data: Float32Array) => Uint8Array> = {
   AFFINE: encodeAffine,
 };
 
-const TERNARY_ENCODERS: Record<TernaryDTypeName, (trits: Int8Array, scale: number) => Uint8Array> = {
+const TERNARY_ENCODERS: Record<BlockTernaryName, (trits: Int8Array, scale: number) => Uint8Array> = {
   I2_S: encodeI2S,
   TQ1_0: encodeTQ1,
   TQ2_0: encodeTQ2,
