@@ -10,7 +10,7 @@
  * @module
  */
 
-import { refuse } from '../config.ts';
+import { type ModelConfig, refuse } from '../config.ts';
 import {
   type Architecture,
   attend,
@@ -38,7 +38,7 @@ function forward(step: Step, weights: ModelWeights): void {
     normProject(step, s.v, w.v, s.h, w.gains.attn_v_norm_in, eps, s.p, s.hq); // v (n, nKvHeads * headDim)
     normHeads(step, c, w);
     rotate(step, c);
-    backend.scale(s.q, s.q, attentionScale(c), n);
+    backend.scale(s.q, s.q, queryScale(c), n);
     attend(step, layer, 1); // a (n, nHeads * headDim)
     normProject(step, s.h, w.o, s.a, w.gains.attn_output_norm_in, eps, s.q, s.aq); // q is free again; h (n, hidden)
     backend.rmsNorm(s.h, s.h, gain(w, 'post_attention_norm'), eps, n);
@@ -53,6 +53,11 @@ function forward(step: Step, weights: ModelWeights): void {
     backend.rmsNorm(s.h, s.h, gain(w, 'post_ffw_norm'), eps, n);
     backend.add(s.x, s.x, s.h, n);
   });
+}
+
+/** 1 / sqrt(headDim), but for the largest of the family (62 layers), which upstream, too, tells by that alone. */
+function queryScale(c: ModelConfig): number {
+  return c.nLayers === 62 ? Math.fround(1 / Math.fround(Math.sqrt(c.hidden / c.nHeads))) : attentionScale(c);
 }
 
 export const gemma3: Architecture = {
