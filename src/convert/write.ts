@@ -75,7 +75,12 @@ export function byteLengthOf({ name, dtype: given, shape, role }: Omit<FilledTen
     throw new BitnetError(
       'bad-argument',
       `this shape cannot be written as ${dtype.name}: ${error.message}`,
-      { hint: role === 'linear' ? 'I2_S takes every published model' : 'F16, BF16 and F32 take every shape' },
+      {
+        hint:
+          role === 'linear'
+            ? 'I2_S takes every published model'
+            : 'Q8_0, Q5_1, Q5_0, Q4_1 and Q4_0 take multiples of 32; F16, BF16 and F32 take every shape',
+      },
       error,
     );
   }

@@ -45,9 +45,9 @@ export interface LoadOptions {
   /** Largest number of tokens computed in one pass. Default 128. Never changes a result. */
   readonly batchSize?: number | undefined;
   /**
-   * In which type the embedding and the head are kept. `file`: as in the file. `Q8_0`, `Q6_K`: tables of F32, F16 or BF16
-   * are requantised while loading, and `model.notes` says so; logits are then those of the requantised tables. `auto`,
-   * the default: as in the file, unless the model would not fit into the 4 GiB of a WebAssembly memory.
+   * In which type the embedding and the head are kept. `file`: with the file's values, exactly. `Q8_0`, `Q6_K`: tables that would
+   * take more are requantised while loading, and `model.notes` says so; logits are then those of the requantised tables. `auto`,
+   * the default: as `file`, unless the model would not fit into the 4 GiB of a WebAssembly memory.
    */
   readonly embeddingType?: TableType | undefined;
   /**

@@ -1,6 +1,6 @@
 /**
- * AFFINE: how dense weights with a step and an offset lie in memory. Not a type of files: it takes in, without loss, the
- * five of them that have both (Q4_1, Q5_1, Q4_K, Q5_K; Q2_K changes offsets too often), so that kernels know one instead.
+ * AFFINE: how dense weights with a step and an offset lie in memory. Not a type of files: it takes in Q4_1, Q5_1, Q4_K and Q5_K
+ * without loss, so that kernels know one type instead of four. (Q2_K is left out: its offsets change every 16 values.)
  *
  *     byte 0       4       8                             39
  *          a f32   b f32   q0  q1  q2   ...   q31  u8          32 values in 40 bytes, little-endian
@@ -9,7 +9,7 @@
  *
  * Example: a = 0.5, b = 3, q0 = 7 -> value 0 = 0.5.
  *
- * Why nothing is lost. In all those types a weight is step * code - offset, computed in f32 in this order by
+ * Why nothing is lost. In those types a weight is step * code - offset, computed in f32 in this order by
  * dequantize_row_* of ggml-quants.c. There the step is a half, or a half times an integer of at most 6 bits: 17 significant bits
  * at most, exact in f32. So is the offset. The code has at most 5 bits, so that step * code has at most 22 and is exact too, fused
  * or not. One rounding is left, that of the difference, and it is the same one. (x * d + m of Q4_1 and Q5_1 is a * q - b with
