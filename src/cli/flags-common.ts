@@ -33,7 +33,7 @@ export const modelFlag = {
     value: 'PATH|URL|hf:USER/REPO',
     env: 'BITNET_MODEL',
     group: MODEL,
-    describe: 'GGUF file, may be gzipped [the built-in story model]',
+    describe: 'GGUF file, may be gzipped, or hf:USER/REPO[:QUANT] [the built-in story model]',
   },
   'model-url': { type: 'string', also: ['-mu'], value: 'URL', group: MODEL, describe: 'the same, by URL' },
   'hf-repo': {
