@@ -79,7 +79,7 @@ const wellFormed = (text: string) => text.replace(/[\ud800-\udfff]/gu, '\ufffd')
 
 interface Case {
   readonly name: string;
-  /** What our text must be for the ids to be the reference's. */
+  /** What becomes of text, special tokens aside, before the ids are the reference's. */
   readonly change?: (text: string) => string;
   /** Special tokens that are left out. */
   readonly without?: RegExp;
@@ -118,13 +118,19 @@ describe.skipIf(!isInstalled)('published vocabularies', () => {
         .slice(0, 64);
       let nTokens = 0;
       for (const text of oddTexts(SEED, N_TEXTS, { specials, avoid: disputed() })) {
-        const ids = tokenizer.encode(change(wellFormed(text)), { special: true });
+        // Special tokens are cut out first, and what is between them is changed: as Hugging Face does.
+        const fragments = tokenizer.partition(text, true);
+        const ids: number[] = [];
+        tokenizer.encodeFragments(
+          fragments.map((fragment) => (typeof fragment === 'string' ? change(fragment) : fragment)),
+          ids,
+        );
         const expected = theirs.encode(wellFormed(text), { add_special_tokens: false }).ids;
         // Comparing as text is many times faster than expect() and happens once.
         if (ids.join() !== expected.join()) expect(ids, JSON.stringify(text)).toEqual(expected);
-        if (!change(text).includes('\u2581')) {
-          const printed = tokenizer.decode(ids, { special: true });
-          if (name !== 'llama2') expect(printed).toBe(change(wellFormed(text)));
+        // Llama 2 puts a space behind each special token.
+        if (name !== 'llama2' && change(text) === text && !text.includes('\u2581')) {
+          expect(tokenizer.decode(ids, { special: true })).toBe(wellFormed(text));
         }
         nTokens += ids.length;
       }

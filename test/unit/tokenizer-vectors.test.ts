@@ -7,7 +7,12 @@ import { describe, expect, test } from 'vitest';
 import { readGgufHeader } from '../../src/formats/gguf/reader.ts';
 import type { GgufValue } from '../../src/formats/gguf/types.ts';
 import { memorySource } from '../../src/formats/sources.ts';
-import { createTokenizer, type FromMetadataOptions, tokenizerSpecFromMetadata } from '../../src/tokenizer/index.ts';
+import {
+  BITNET_2B4T_TEMPLATE,
+  createTokenizer,
+  type FromMetadataOptions,
+  tokenizerSpecFromMetadata,
+} from '../../src/tokenizer/index.ts';
 import { readVectors, vectorFolder, vocabularyPath } from './tokenizer-folder.ts';
 
 const NAMES = ['llama-bpe', 'llama-spm', 'falcon', 'gpt-2', 'starcoder', 'refact', 'mpt', 'deepseek-coder'];
@@ -43,6 +48,13 @@ describe.skipIf(vectorFolder === undefined)('published vocabularies', () => {
     expect(tokenizer.spec.pre).toEqual({ name: 'llama-bpe', origin: 'recognised' });
     expect(tokenizer.spec.addBos).toBe(true);
     await expect(load('gpt-2', {}, without)).rejects.toThrow(/--pre NAME/);
+  });
+
+  test('BitNet-b1.58-2B-4T without a template is known by architecture and vocabulary together', async () => {
+    const known = await load('llama-bpe', { architecture: 'bitnet-b1.58' });
+    expect(known.spec.chatTemplate).toEqual({ source: BITNET_2B4T_TEMPLATE, origin: 'recognised' });
+    expect((await load('llama-bpe', { architecture: 'llama' })).spec.chatTemplate).toBeUndefined();
+    expect((await load('gpt-2', { architecture: 'bitnet-b1.58' })).spec.chatTemplate).toBeUndefined();
   });
 
   test('--pre default gives the ids of bitnet.cpp, which differ', async () => {

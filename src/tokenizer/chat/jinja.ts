@@ -28,7 +28,7 @@ const MAX_LIST = 1_048_576;
 /** Brackets, blocks. Published templates stay below 20. */
 const MAX_NESTING = 200;
 /** Nodes within nodes while running, macros included. A sum of n terms is n deep. */
-const MAX_DEPTH = 1_000;
+const MAX_DEPTH = 300;
 
 /** What a template may see. */
 export interface TemplateInput {
