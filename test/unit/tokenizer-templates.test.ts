@@ -287,8 +287,8 @@ describe('wasting time and memory', () => {
     ['doubling', `${million}{{ n.s + n.s + n.s }}`, /too much text/],
     ['brackets', `{{ ${'['.repeat(5000)}${']'.repeat(5000)} }}`, /nested too deep/],
     ['blocks', `${'{% if true %}'.repeat(1000)}${'{% endif %}'.repeat(1000)}`, /nested too deep/],
-    ['not not not', `{{ ${'not '.repeat(15_000)} true }}`, /bad template|nested too deep/],
-    ['a sum of many', `{{ ${'1 + '.repeat(15_000)} 1 }}`, /nested too deep|bad template/],
+    ['not not not', `{{ ${'not '.repeat(15_000)} true }}`, /nested too deep/],
+    ['a sum of many', `{{ ${'1 + '.repeat(15_000)} 1 }}`, /nested too deep/],
     ['an endless source', `{# ${' '.repeat(70_000)} #}`, /template too long/],
   ])('%s', async (_name, template, says) => {
     const before = performance.now();

@@ -23,6 +23,7 @@ const MAX_TEMPLATE_CHARS = 64 * 1024;
 /** A conversation of one message takes a few hundred evaluations in the longest templates. */
 const MAX_STEPS = 500_000;
 const MAX_STEPS_PER_MESSAGE = 2_000;
+const JUMP_STEPS = 20;
 const MAX_RANGE = 65_536;
 const MAX_LIST = 1_048_576;
 /** Brackets, blocks. Published templates stay below 20. */
@@ -102,6 +103,8 @@ export async function runTemplate(source: string, input: TemplateInput): Promise
         const list = node.iterable;
         iterables.add(list?.type === 'SelectExpression' ? list.lhs : list);
       }
+      // These leave by an exception, which costs as much as many nodes.
+      if (node?.type === 'Break' || node?.type === 'Continue') stepsLeft -= JUMP_STEPS;
       const result = this.#deeper(() => super.evaluate(node, scope));
       const { value } = result;
       stepsLeft -= 1 + extraSteps(value, iterables.has(node));
@@ -170,6 +173,7 @@ function checkNesting(tokens: readonly JinjaToken[]): void {
   const BLOCKS = new Set(['if', 'for', 'macro', 'call', 'filter', 'generation']);
   let depth = 0;
   let blocks = 0;
+  let prefixes = 0;
   for (const [i, { type, value }] of tokens.entries()) {
     if (type.startsWith('Open') && type !== 'OpenStatement' && type !== 'OpenExpression') depth++;
     else if (type.startsWith('Close') && type !== 'CloseStatement' && type !== 'CloseExpression') depth--;
@@ -177,8 +181,9 @@ function checkNesting(tokens: readonly JinjaToken[]): void {
       if (BLOCKS.has(value)) blocks++;
       else if (value.startsWith('end')) blocks--;
     }
-    if (depth > MAX_NESTING || blocks > MAX_NESTING) {
-      throw failure('template nested too deep', `more than ${MAX_NESTING} brackets or blocks`);
+    prefixes = type === 'UnaryOperator' || value === 'not' ? prefixes + 1 : 0;
+    if (Math.max(depth, blocks, prefixes) > MAX_NESTING) {
+      throw failure('template nested too deep', `more than ${MAX_NESTING} brackets, blocks or signs`);
     }
   }
 }
