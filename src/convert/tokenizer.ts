@@ -8,7 +8,7 @@
  * @module
  */
 
-import { BitnetError } from '../errors.ts';
+import { BitnetError, want } from '../errors.ts';
 import { stringsValue, stringValue } from '../formats/gguf/writer.ts';
 import type { JsonObject } from '../formats/safetensors/json.ts';
 import { TokenType } from '../tokenizer/spec.ts';
@@ -76,7 +76,7 @@ function withMerges(own: RankedVocabulary, files: TokenizerFiles, size: number):
     metadata: [
       ['tokenizer.ggml.model', stringValue('gpt2')],
       ['tokenizer.ggml.pre', stringValue(own.pre)],
-      ['tokenizer.ggml.tokens', stringsValue([...texts])],
+      ['tokenizer.ggml.tokens', tokensValue(texts)],
       ['tokenizer.ggml.token_type', { type: 'array', of: 'i32', values: types }],
       ['tokenizer.ggml.merges', stringsValue([...own.merges])],
       ...specialKeys(special, files),
@@ -102,7 +102,7 @@ function withScores(own: ScoredVocabulary, files: TokenizerFiles, size: number):
   const metadata: Metadata = [
     ['tokenizer.ggml.model', stringValue('llama')],
     ['tokenizer.ggml.pre', stringValue('default')],
-    ['tokenizer.ggml.tokens', stringsValue(own.texts)],
+    ['tokenizer.ggml.tokens', tokensValue(own.texts)],
     ['tokenizer.ggml.scores', { type: 'array', of: 'f32', values: own.scores }],
     ['tokenizer.ggml.token_type', { type: 'array', of: 'i32', values: types }],
     ...specialKeys(special, files),
@@ -110,6 +110,24 @@ function withScores(own: ScoredVocabulary, files: TokenizerFiles, size: number):
   ];
   if (own.removeExtraWhitespaces) metadata.push(['tokenizer.ggml.remove_extra_whitespaces', bool(true)]);
   return { metadata, notes: [...own.notes, ...special.notes] };
+}
+
+/** The ceiling of the readers of GGUF files (from-metadata.ts). */
+const MAX_TOKEN_BYTES = 1 << 16;
+
+function tokensValue(texts: readonly string[]) {
+  const utf8 = new TextEncoder();
+  for (const [id, text] of texts.entries()) {
+    // A UTF-16 unit becomes three bytes at most: nearly all texts are seen to fit without encoding them.
+    if (text.length * 3 <= MAX_TOKEN_BYTES) continue;
+    const { length } = utf8.encode(text);
+    want(length <= MAX_TOKEN_BYTES, 'limit-exceeded', 'token too long', () => ({
+      where: `tokens[${id}]`,
+      expected: `at most ${MAX_TOKEN_BYTES} bytes`,
+      got: `${length}`,
+    }));
+  }
+  return stringsValue([...texts]);
 }
 
 function specialKeys(special: ReturnType<typeof specialTokens>, files: TokenizerFiles): Metadata {

@@ -48,11 +48,12 @@ const GPT2_SPLIT: PreTokenizer = { expressions: (c) => [GPT2(c)] };
 const QWEN2: PreTokenizer = { expressions: (c) => [qwen2(c)] };
 const DIGITS_THEN_GPT2: PreTokenizer = { expressions: (c) => [`[${c.number}]`, GPT2(c)] };
 /**
- * Mainline llama.cpp gives the name falcon3 to Llama 3's expression, with ignore_merges and a begin token. The reading
- * here is bitnet.cpp's: it is that of the program the 1.58-bit files were made for (falcon_e was added to it by TII
- * itself, microsoft/BitNet#268), and it goes with the vocabularies: Falcon's tokenizers since the first cut out runs of
- * punctuation, Falcon3 and Falcon-E single digits besides. Nobody could show us the tokenizer.json of Falcon3, which
- * would settle it: `bitnet convert` goes by that file, and `--pre llama-bpe` gives mainline's reading.
+ * The one name that two programs read differently. Mainline llama.cpp gives falcon3 the expression of Llama 3, with
+ * ignore_merges and a begin token; bitnet.cpp's fork has the list below, for Falcon3 and for Falcon-E, which TII added to
+ * it (microsoft/BitNet#268). Ours is the fork's: every 1.58-bit file was made for it, Falcon's own tokenizer.json has had
+ * these steps since the first model (runs of punctuation, GPT-2's words, digits), and their digits stand alone. The
+ * tokenizer.json of Falcon3 would settle it and was not to be had: `bitnet convert` goes by that file where there is
+ * one, and `--pre llama-bpe` gives mainline's reading.
  */
 const FALCON3: PreTokenizer = { expressions: (c) => [`[${c.punctuation}$+<=>^~|\`]+`, GPT2(c), '[0-9]'] };
 
