@@ -17,6 +17,7 @@ export async function* generatePieces(
   encode: () => Promise<readonly number[]>,
   options: GenerateOptions,
   progress: Progress,
+  turnEnd: () => Promise<number | undefined>,
 ): AsyncGenerator<Piece, void, void> {
   const { maxTokens = Infinity, signal } = options;
   want(
@@ -32,6 +33,7 @@ export async function* generatePieces(
   try {
     const { tokenizer } = session;
     const ids = await encode();
+    const ownEnd = await turnEnd();
     const cached = keepPrefix(session, ids);
     progress.begin(ids.length, cached, sampling.seed);
     const vocabularySize = Math.min(tokenizer.vocabSize, session.vocabularySize);
@@ -50,7 +52,7 @@ export async function* generatePieces(
       const row = logits.subarray(0, vocabularySize);
       const token = sampler.sample(row);
       sampler.accept(token);
-      const isEnd = tokenizer.isEog(token) && options.ignoreEos !== true;
+      const isEnd = (tokenizer.isEog(token) || token === ownEnd) && options.ignoreEos !== true;
       const isLast = progress.tokens.length + 1 >= maxTokens || session.position >= session.contextSize;
       const pushed = stops.push(isEnd ? stream.flush() : stream.push(token) + (isLast ? stream.flush() : ''));
       if (pushed.stop !== undefined) progress.stop(pushed.stop);

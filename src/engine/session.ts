@@ -7,7 +7,7 @@
 import { BitnetError, show, want } from '../errors.ts';
 import type { Backend, KvCache, KvShape } from '../kernels/interface.ts';
 import type { ModelConfig } from '../model/config.ts';
-import { type ChatMessage, encodeChat, type Tokenizer } from '../tokenizer/index.ts';
+import { type ChatMessage, encodeChat, type Tokenizer, turnEnd } from '../tokenizer/index.ts';
 import { generatePieces } from './generate.ts';
 import { Progress } from './progress.ts';
 import { GenerationRun } from './run.ts';
@@ -74,16 +74,26 @@ export class SessionImpl implements Session {
   }
 
   generate(prompt: Prompt, options: GenerateOptions = {}): Run {
-    return this.#run(() => this.#encode(prompt, options), options);
+    const end = async () => (typeof prompt !== 'string' && isMessages(prompt) ? turnEnd(this.tokenizer) : undefined);
+    return this.#run(() => this.#encode(prompt, options), options, end);
   }
 
   chat(messages: readonly ChatMessage[], options: ChatOptions = {}): Run {
-    return this.#run(() => encodeChat(this.tokenizer, options.template, messages), options);
+    const { template } = options;
+    return this.#run(
+      () => encodeChat(this.tokenizer, template, messages),
+      options,
+      () => turnEnd(this.tokenizer, template),
+    );
   }
 
-  #run(encode: () => Promise<readonly number[]>, options: GenerateOptions): Run {
+  #run(
+    encode: () => Promise<readonly number[]>,
+    options: GenerateOptions,
+    end: () => Promise<number | undefined>,
+  ): Run {
     const progress = new Progress();
-    return new GenerationRun(generatePieces(this, encode, options, progress), progress);
+    return new GenerationRun(generatePieces(this, encode, options, progress, end), progress);
   }
 
   async prefill(ids: readonly number[], options: EvaluateOptions = {}): Promise<Float32Array> {

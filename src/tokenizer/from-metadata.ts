@@ -9,7 +9,7 @@
 import { BitnetError, type ErrorCode, show } from '../errors.ts';
 import { findEndTokens } from './end-tokens.ts';
 import { preTokenizerNamed } from './pretokenize.ts';
-import { recognisePreTokenizer, recogniseTemplate, withoutBosPrefix } from './recognise.ts';
+import { fallbackTemplate, recognisePreTokenizer, recogniseTemplate, withoutBosPrefix } from './recognise.ts';
 import { type PreTokenizerChoice, type TokenBytes, type TokenizerSpec, TokenType } from './spec.ts';
 
 /**
@@ -21,7 +21,7 @@ export type MetadataGetter = (key: string) => unknown;
 export interface FromMetadataOptions {
   /** Pre-tokenizer to use whatever the file says; `default` is what bitnet.cpp does when a file names none. */
   readonly pre?: string | undefined;
-  /** `general.architecture`, for messages. */
+  /** `general.architecture`, for messages and for models that are known by it. */
   readonly architecture?: string | undefined;
 }
 
@@ -77,7 +77,8 @@ export function tokenizerSpecFromMetadata(get: MetadataGetter, options: FromMeta
     addEos: read.adds('tokenizer.ggml.add_eos_token', false, eosId),
     // Only SPM has a meaning for it; llama.cpp reads and ignores it for BPE.
     addSpacePrefix: model === 'llama' && (read.bool('tokenizer.ggml.add_space_prefix') ?? true),
-    chatTemplate: chatTemplateOf(read),
+    removeExtraWhitespaces: model === 'llama' && (read.bool('tokenizer.ggml.remove_extra_whitespaces') ?? false),
+    chatTemplate: chatTemplateOf(read) ?? knownTemplate(tokens, merges.length, options),
   };
 }
 
@@ -154,6 +155,15 @@ function chatTemplateOf(read: Metadata): TokenizerSpec['chatTemplate'] {
   if (source === undefined || source === '') return undefined;
   const real = recogniseTemplate(source);
   return real === undefined ? { source, origin: 'file' } : { source: real, origin: 'recognised' };
+}
+
+function knownTemplate(
+  tokens: readonly Uint8Array[],
+  nMerges: number,
+  { architecture }: FromMetadataOptions,
+): TokenizerSpec['chatTemplate'] {
+  const source = fallbackTemplate(architecture, recognisePreTokenizer(tokens, nMerges));
+  return source === undefined ? undefined : { source, origin: 'recognised' };
 }
 
 function bad(code: ErrorCode, where: string, what: string, expected: string, got: string): BitnetError {

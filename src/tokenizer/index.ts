@@ -3,6 +3,7 @@
  * @module
  */
 
+export { turnEnd } from './chat/turns.ts';
 export { type ChatMessage, type EncodeChatOptions, encodeChat, type RenderChatOptions, renderChat } from './chat.ts';
 export { type EndTokens, findEndTokens } from './end-tokens.ts';
 export { type FromMetadataOptions, type MetadataGetter, tokenizerSpecFromMetadata } from './from-metadata.ts';

@@ -47,7 +47,14 @@ const LLAMA3: PreTokenizer = { ...LLAMA3_SPLIT, ignoreMerges: true, addBos: true
 const GPT2_SPLIT: PreTokenizer = { expressions: (c) => [GPT2(c)] };
 const QWEN2: PreTokenizer = { expressions: (c) => [qwen2(c)] };
 const DIGITS_THEN_GPT2: PreTokenizer = { expressions: (c) => [`[${c.number}]`, GPT2(c)] };
-// bitnet.cpp's reading. Later llama.cpp gives the name falcon3 to the Llama 3 expression.
+/**
+ * The one name that two programs read differently. Mainline llama.cpp gives falcon3 the expression of Llama 3, with
+ * ignore_merges and a begin token; bitnet.cpp's fork has the list below, for Falcon3 and for Falcon-E, which TII added to
+ * it (microsoft/BitNet#268). Ours is the fork's: every 1.58-bit file was made for it, Falcon's own tokenizer.json has had
+ * these steps since the first model (runs of punctuation, GPT-2's words, digits), and their digits stand alone. The
+ * tokenizer.json of Falcon3 would settle it and was not to be had: `bitnet convert` goes by that file where there is
+ * one, and `--pre llama-bpe` gives mainline's reading.
+ */
 const FALCON3: PreTokenizer = { expressions: (c) => [`[${c.punctuation}$+<=>^~|\`]+`, GPT2(c), '[0-9]'] };
 
 /** Every name we know. */
@@ -55,9 +62,12 @@ export const preTokenizers: Readonly<Record<string, PreTokenizer>> = {
   'llama-bpe': LLAMA3,
   llama3: LLAMA3,
   'llama-v3': LLAMA3,
+  pixtral: LLAMA3,
+  lfm2: LLAMA3,
   dbrx: LLAMA3_SPLIT,
   'smaug-bpe': LLAMA3_SPLIT,
   'chatglm-bpe': LLAMA3_SPLIT,
+  glm4: LLAMA3_SPLIT,
   'gpt-2': GPT2_SPLIT,
   'phi-2': GPT2_SPLIT,
   'jina-es': GPT2_SPLIT,
@@ -66,6 +76,10 @@ export const preTokenizers: Readonly<Record<string, PreTokenizer>> = {
   'jina-v2-es': GPT2_SPLIT,
   'jina-v2-de': GPT2_SPLIT,
   'jina-v2-code': GPT2_SPLIT,
+  'roberta-bpe': GPT2_SPLIT,
+  gigachat: GPT2_SPLIT,
+  mellum: GPT2_SPLIT,
+  'a.x-4.0': GPT2_SPLIT,
   mpt: GPT2_SPLIT,
   olmo: GPT2_SPLIT,
   jais: GPT2_SPLIT,
@@ -73,6 +87,8 @@ export const preTokenizers: Readonly<Record<string, PreTokenizer>> = {
   falcon3: FALCON3,
   falcon_e: FALCON3,
   qwen2: QWEN2,
+  'deepseek-r1-qwen': QWEN2,
+  megrez: QWEN2,
   stablelm2: QWEN2,
   starcoder: DIGITS_THEN_GPT2,
   refact: DIGITS_THEN_GPT2,

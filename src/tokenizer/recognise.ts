@@ -92,3 +92,16 @@ function isAdded(type: number): boolean {
 function startsWith(bytes: Uint8Array, start: Uint8Array): boolean {
   return start.every((byte, i) => bytes[i] === byte);
 }
+
+/**
+ * The template of a model whose file has none. Only where the file leaves no doubt which model it is: the same
+ * architecture and vocabulary come as base and as chat models elsewhere, and a wrong template is worse than none.
+ */
+export function fallbackTemplate(
+  architecture: string | undefined,
+  recognisedPre: string | undefined,
+): string | undefined {
+  // Published under these names with Llama 3's vocabulary: BitNet-b1.58-2B-4T, a chat model, and nothing else.
+  const is2B4T = architecture === 'bitnet-b1.58' || architecture === 'bitnet-25';
+  return is2B4T && recognisedPre === 'llama-bpe' ? BITNET_2B4T_TEMPLATE : undefined;
+}

@@ -71,12 +71,12 @@ function placesToMask(text: string, special: SpecialTokens, controlTexts: readon
   const trimmedEnd = trimmedStart + trimmed.length;
   for (const control of controlTexts) {
     if (trimmed.length < control.length && control.includes(trimmed)) places.add(trimmedStart);
-    for (let cut = 1; cut < control.length; cut++) {
-      const tail = control.slice(cut);
+    for (let length = Math.min(control.length - 1, text.length); length > 0; length--) {
+      const tail = control.slice(-length);
       for (const start of [0, trimmedStart]) if (text.startsWith(tail, start)) places.add(start);
-      const head = control.slice(0, cut);
+      const head = control.slice(0, length);
       for (const end of [text.length, trimmedEnd]) {
-        if (end >= cut && text.startsWith(head, end - cut)) places.add(end - cut);
+        if (end >= length && text.startsWith(head, end - length)) places.add(end - length);
       }
     }
   }
