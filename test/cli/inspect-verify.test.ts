@@ -3,6 +3,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { verdictLines } from '../../src/cli/verdicts.ts';
 import { type Grade, type Verdict, verifyFile } from '../../src/engine/verify/file.ts';
 import { BitnetError } from '../../src/errors.ts';
 import { type GgufFile, memorySource, openGguf, stringsValue } from '../../src/formats/index.ts';
@@ -487,6 +488,21 @@ describe('hostile files', () => {
     );
   });
 
+  it('a thousand tensors of one role, and names that would move the cursor', async () => {
+    const file = await changed(llama, (loose) => {
+      const { dtype, shape, bytes } = loose.tensor('blk.0.attn_norm.weight');
+      for (let i = 2; i < 1000; i++) loose.tensors.push({ name: `blk.${i}.attn_norm.weight`, dtype, shape, bytes });
+      loose.tensors.push({ name: '\u001b[2Jgone', dtype, shape, bytes });
+    });
+    const verdicts = await verdictsOn(file);
+    expect(verdicts).toContainEqual(
+      expect.objectContaining({ what: 'blk.*.attn_norm', finding: expect.stringMatching(/^1000 F32/) }),
+    );
+    const lines = verdictLines(verdicts);
+    expect(lines).toContain('\ufffd[2Jgone');
+    expect(lines).not.toContain('\u001b');
+  });
+
   it('metadata of a wrong type are a verdict', async () => {
     const wrong = await changed(story, set('split.tensors.count', text('many')));
     expect(worse(await verdictsOn(wrong))).toMatchObject([{ grade: 'bad', what: 'container' }]);
@@ -558,6 +574,18 @@ describe('what looks odd and is right', () => {
     const verdicts = await verdictsOn(file);
     expect(worse(verdicts)).toEqual([]);
     expect(verdicts.find(({ what }) => what === 'scales')?.finding).toMatch(/^14 scales, 0\.05,/);
+  });
+
+  it('rope factors of 1', async () => {
+    const file = await changed(llama, (loose) => {
+      loose.tensors.push({
+        name: 'rope_freqs.weight',
+        dtype: 'F32',
+        shape: [32],
+        bytes: encodeF32(new Float32Array(32).fill(1)),
+      });
+    });
+    expect(worse(await verdictsOn(file))).toEqual([]);
   });
 
   it('F16 norms, which the embedding models have', async () => {
