@@ -13,10 +13,15 @@ export function verdictLines(verdicts: readonly Verdict[]): string {
   return table(
     verdicts.map(({ grade, what, finding, todo }) => [
       grade.padEnd(4),
-      what,
-      todo === undefined ? finding : `${finding}  -> ${todo}`,
+      printable(what),
+      printable(todo === undefined ? finding : `${finding}  -> ${todo}`),
     ]),
   );
+}
+
+/** Names come out of files: control characters among them are not for the terminal. */
+function printable(text: string): string {
+  return text.replaceAll(/\p{Cc}/gu, '\ufffd');
 }
 
 export function isAnyBad(verdicts: readonly Verdict[]): boolean {
@@ -29,7 +34,7 @@ export function verdictCounts(verdicts: readonly Verdict[]): string {
   return `${n('ok')} ok, ${plural(n('warn'), 'warning')}, ${n('bad')} bad`;
 }
 
-/** All verdicts on the file. What it is called on disk and what it hashes to say nothing: no official sums are known here. */
+/** All verdicts on the file, with progress on a terminal. */
 export async function verdictsOn(gguf: GgufFile, io: Io, options: VerifyFileOptions = {}): Promise<Verdict[]> {
   const startMs = performance.now();
   try {

@@ -3,10 +3,12 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { verdictLines } from '../../src/cli/verdicts.ts';
 import { type Grade, type Verdict, verifyFile } from '../../src/engine/verify/file.ts';
 import { BitnetError } from '../../src/errors.ts';
 import { type GgufFile, memorySource, openGguf, stringsValue } from '../../src/formats/index.ts';
 import { encodeF16, encodeF32 } from '../../src/tensors/floats.ts';
+import { encodeI2S } from '../../src/tensors/i2s.ts';
 import { BITNET_2B4T_TEMPLATE } from '../../src/tokenizer/index.ts';
 import { random } from '../hostile/builder.ts';
 import { tinyModel, wideModel } from '../model/models.ts';
@@ -52,12 +54,18 @@ describe('sound files', () => {
     expect(worse(await verdictsOn(file, `tiny-${type}-embed-${embeddingType}.gguf`))).toEqual([]);
   });
 
-  it('counts codes as they are', async () => {
-    const file = await changed(story, (loose) =>
-      loose.setTrits('blk.0.attn_q.weight', (i) => [-1, 0, 0, 1, 1, -1, 0, 1, -1, 0][i % 10]),
+  it('counts codes as they are, padding of packed rows not among them', async () => {
+    const file = await changed(story, (loose) => {
+      for (const { name } of loose.like('attn_q')) loose.setTrits(name, (i) => (i % 20 < 5 ? -1 : i % 20 < 14 ? 0 : 1));
+      // Rows of 160 are padded to 256 when packed.
+      const trits = Int8Array.from({ length: 160 * 8 }, (_, i) => (i % 20 < 9 ? -1 : i % 20 < 10 ? 0 : 1));
+      loose.tensors.push({ name: 'odd', dtype: 'I2_S', shape: [160, 8], bytes: encodeI2S(trits, 0.5) });
+    });
+    const verdicts = await verdictsOn(file);
+    expect(verdicts.find(({ what }) => what === 'blk.*.attn_q')?.finding).toBe(
+      '6 I2_S: -1 25 %, 0 45 %, +1 30 % (zeros 45 % to 45 %), scale 0.113 to 0.122',
     );
-    const line = (await verdictsOn(file)).find(({ what }) => what === 'blk.*.attn_q');
-    expect(line?.finding).toMatch(/^6 I2_S: -1 3\d %, 0 \d\d %, \+1 3\d % \(zeros \d\d % to 40 %\), scale 0\.11/);
+    expect(verdicts.find(({ what }) => what === 'odd')).toMatchObject({ grade: 'warn', finding: 'odd has 5 % zeros' });
   });
 });
 
@@ -480,6 +488,21 @@ describe('hostile files', () => {
     );
   });
 
+  it('a thousand tensors of one role, and names that would move the cursor', async () => {
+    const file = await changed(llama, (loose) => {
+      const { dtype, shape, bytes } = loose.tensor('blk.0.attn_norm.weight');
+      for (let i = 2; i < 1000; i++) loose.tensors.push({ name: `blk.${i}.attn_norm.weight`, dtype, shape, bytes });
+      loose.tensors.push({ name: '\u001b[2Jgone', dtype, shape, bytes });
+    });
+    const verdicts = await verdictsOn(file);
+    expect(verdicts).toContainEqual(
+      expect.objectContaining({ what: 'blk.*.attn_norm', finding: expect.stringMatching(/^1000 F32/) }),
+    );
+    const lines = verdictLines(verdicts);
+    expect(lines).toContain('\ufffd[2Jgone');
+    expect(lines).not.toContain('\u001b');
+  });
+
   it('metadata of a wrong type are a verdict', async () => {
     const wrong = await changed(story, set('split.tensors.count', text('many')));
     expect(worse(await verdictsOn(wrong))).toMatchObject([{ grade: 'bad', what: 'container' }]);
@@ -551,6 +574,18 @@ describe('what looks odd and is right', () => {
     const verdicts = await verdictsOn(file);
     expect(worse(verdicts)).toEqual([]);
     expect(verdicts.find(({ what }) => what === 'scales')?.finding).toMatch(/^14 scales, 0\.05,/);
+  });
+
+  it('rope factors of 1', async () => {
+    const file = await changed(llama, (loose) => {
+      loose.tensors.push({
+        name: 'rope_freqs.weight',
+        dtype: 'F32',
+        shape: [32],
+        bytes: encodeF32(new Float32Array(32).fill(1)),
+      });
+    });
+    expect(worse(await verdictsOn(file))).toEqual([]);
   });
 
   it('F16 norms, which the embedding models have', async () => {

@@ -15,6 +15,7 @@ import { type LoadOptions, loadModel } from '../../src/index.ts';
 import { PUBLISHED } from '../../src/model/verify/published.ts';
 import { littleEndianBytes } from '../../src/oracle/npy.ts';
 import { tinyModel } from '../model/models.ts';
+import { runIn, runtimes, wantRuntime } from '../runtime/runtimes.ts';
 import { changed, type Loose, stories, u32 } from './mutants.ts';
 import { bitnet } from './program.ts';
 
@@ -52,6 +53,12 @@ describe('the embedded model', () => {
       fact: STORIES.fact,
       logits: STORIES.logits,
     });
+  });
+
+  it.each(runtimes)('gives them on $name', { timeout: 60_000 }, async (runtime) => {
+    wantRuntime(runtime);
+    const { stdout } = await runIn(runtime, 'dist/cli/main.js', ['verify', '-t', '2']);
+    expect(stdout).toMatch(/it gives the recorded answers, bit for bit\.\n$/);
   });
 
   it('passes as a command, without and with its name', async () => {
@@ -96,7 +103,7 @@ const broken: readonly (readonly [name: string, change: (loose: Loose) => void, 
   [
     'one scale a hundred times too large',
     (l) => l.setScale(l.tensor('blk.0.attn_output.weight'), (scale) => 100 * scale),
-    [/^warn {2}blk\.\*\.attn_output .*blk\.0\.attn_output\.weight has scale/m, /^bad {3}logits/m],
+    [/^warn {2}blk\.\*\.attn_output .*blk\.0\.attn_output\.weight has scale/m, /^bad {3}prose/m, /^bad {3}logits/m],
   ],
   [
     'a vocabulary in another order',

@@ -44,10 +44,8 @@ const FACT_TOKENS = 8;
 
 export async function speak(model: Model, options: SpeakOptions = {}): Promise<Speech> {
   const { onProgress, onLogits } = options;
-  onProgress?.('predicting a text');
-  const prose = await surpriseOf(model, PROSE, options, onLogits);
-  onProgress?.('predicting its words backwards');
-  const shuffled = await surpriseOf(model, SHUFFLED, options);
+  const prose = await surpriseOf(model, PROSE, 'a text', options, onLogits);
+  const shuffled = await surpriseOf(model, SHUFFLED, 'its words backwards', options);
   onProgress?.('telling a story');
   const story = await continuationOf(model, STORY_PROMPT, STORY_TOKENS, options);
   onProgress?.('answering');
@@ -58,7 +56,8 @@ export async function speak(model: Model, options: SpeakOptions = {}): Promise<S
 async function surpriseOf(
   model: Model,
   text: string,
-  { signal }: SpeakOptions,
+  name: string,
+  { onProgress, signal }: SpeakOptions,
   onLogits?: (rows: Float32Array) => void,
 ): Promise<Surprise> {
   const { tokenizer, info } = model;
@@ -69,12 +68,14 @@ async function surpriseOf(
     let at = 1;
     let nats = 0;
     let bytes = 0;
+    onProgress?.(`predicting ${name}, ${ids.length} tokens`);
     for await (const rows of session.logits(ids.slice(0, -1), { signal })) {
       onLogits?.(rows);
       for (let row = 0; row < rows.length; row += info.vocabularySize) {
         nats -= logProbability(rows.subarray(row, row + info.vocabularySize), ids[at]);
         bytes += tokenizer.tokenBytes(ids[at++], true).length;
       }
+      onProgress?.(`predicting ${name}, ${at} of ${ids.length} tokens`);
     }
     return { tokens: at - 1, bytes, nats, bitsPerByte: nats / Math.LN2 / bytes };
   } finally {

@@ -43,7 +43,9 @@ export function weightVerdicts(gguf: GgufFile, census: readonly TensorCensus[], 
   const groups = new Map<string, TensorCensus[]>();
   for (const one of inFileOrder(gguf, scaled)) {
     const role = roleOf(one.tensor.name);
-    groups.set(role, [...(groups.get(role) ?? []), one]);
+    const group = groups.get(role);
+    if (group === undefined) groups.set(role, [one]);
+    else group.push(one);
   }
   const verdicts = [...groups].flatMap(([role, group]) => groupVerdicts(role, group, roles));
   return [...verdicts, ...scaleVerdicts(scaled.filter((one) => one.kind === 'ternary'))];
@@ -88,15 +90,16 @@ function typesOf(group: readonly TensorCensus[]): string {
 }
 
 function vectorVerdict(role: string, group: readonly VectorCensus[]): Verdict {
-  const least = Math.min(...group.map((one) => one.least));
-  const greatest = Math.max(...group.map((one) => one.greatest));
+  const [least] = ends(group.map((one) => one.least));
+  const [, greatest] = ends(group.map((one) => one.greatest));
   const fact = `${group.length} ${typesOf(group)}, ${number(least)} to ${number(greatest)}`;
-  if (role.endsWith('.scale')) return ok(role, fact);
+  // Scales, rope factors and biases may be anything.
+  if (!role.includes('norm')) return ok(role, fact);
   const zero = group.find((one) => one.least === 0 && one.greatest === 0);
   if (zero !== undefined) return bad(role, `${zero.tensor.name} is all zeros: its layer is dead`, AGAIN);
   if (least === 1 && greatest === 1 && group[0].tensor.elements > 1) {
     const isSub = role.includes('sub_norm');
-    const finding = `all gains are exactly 1, which no training leaves: they were lost`;
+    const finding = 'all gains are exactly 1, which no training leaves: they were lost';
     return isSub ? bad(role, finding, CONVERT) : warn(role, finding, CONVERT);
   }
   return ok(role, fact);
@@ -110,7 +113,7 @@ function ternaryVerdict(role: string, group: readonly TernaryCensus[]): Verdict 
   const scales = group.map(({ scale }) => scale);
   const fact =
     `${group.length} ${typesOf(group)}: -1 ${percent(minus / all)}, 0 ${percent(zero / all)}, +1 ${percent(plus / all)}` +
-    (group.length > 1 ? ` (zeros ${percent(Math.min(...zeros))} to ${percent(Math.max(...zeros))})` : '') +
+    (group.length > 1 ? ` (zeros ${ends(zeros).map(percent).join(' to ')})` : '') +
     `, scale ${range(scales)}`;
   for (const one of group) {
     const problem = codesProblem(one);
@@ -191,8 +194,13 @@ function median(values: readonly number[]): number {
 }
 
 function range(values: readonly number[]): string {
-  const [least, greatest] = [Math.min(...values), Math.max(...values)];
+  const [least, greatest] = ends(values);
   return least === greatest ? number(least) : `${number(least)} to ${number(greatest)}`;
+}
+
+/** Least and greatest; not by spreading, as a file may have more tensors than a call takes arguments. */
+function ends(values: readonly number[]): [least: number, greatest: number] {
+  return [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
 }
 
 function number(value: number): string {
