@@ -15,6 +15,7 @@ export type {
   EvaluateOptions,
   GenerateOptions,
   GenerateResult,
+  I2sLayout,
   KernelsChoice,
   LoadOptions,
   LoadProgress,
@@ -27,6 +28,7 @@ export type {
   Session,
   SessionOptions,
   StopReason,
+  TilesChoice,
   Timings,
   Usage,
 } from './engine/types.ts';
