@@ -26,6 +26,7 @@ export type {
   EvaluateOptions,
   GenerateOptions,
   GenerateResult,
+  I2sLayout,
   KernelsChoice,
   LoadOptions,
   LoadProgress,
@@ -38,6 +39,7 @@ export type {
   Session,
   SessionOptions,
   StopReason,
+  TilesChoice,
   Timings,
   Usage,
 } from './engine/types.ts';

@@ -13,6 +13,7 @@ import type { EmbedOptions, QuantizedEmbedding, QuantizedFormat } from './embed.
 
 export type { ModelInput } from '../formats/open.ts';
 export type { KernelsChoice } from '../kernels/wasm/open.ts';
+export type { I2sLayout, TilesChoice } from '../model/layout.ts';
 
 export interface LoadProgress {
   readonly loadedBytes: number;
@@ -204,7 +205,10 @@ export interface ModelInfo {
 export interface Model {
   readonly info: ModelInfo;
   readonly backend: BackendInfo;
-  /** What a user should know about how the model was loaded: the notes of its backend, and tables that were requantised. */
+  /**
+   * What a user should know about how the model was loaded: the notes of its backend, tables that were requantised, projections
+   * that are not run as their types say, and a layout that is not the usual one or not certain.
+   */
   readonly notes: readonly string[];
   readonly tokenizer: import('../tokenizer/index.ts').Tokenizer;
   readonly loadMs: number;
