@@ -17,10 +17,18 @@ import { type Flags, UsageError, type Values } from './flags.ts';
 import { quietFlag } from './flags-common.ts';
 import { isOffline, pullCheckpoint } from './hub.ts';
 import type { Io } from './io.ts';
-import { embeddingTypeFlag, linearTypeFlag, typeNamed, writingProgress, writtenLine } from './written.ts';
+import {
+  embeddingTypeFlag,
+  i2sLayoutFlag,
+  linearTypeFlag,
+  typeNamed,
+  writingProgress,
+  writtenLine,
+} from './written.ts';
 
 const flags = {
   outtype: linearTypeFlag,
+  'i2s-layout': i2sLayoutFlag,
   'embd-type': embeddingTypeFlag,
   pre: { type: 'string', value: 'NAME', describe: 'pre-tokenizer, where it is not recognised' },
   name: { type: 'string', also: ['--model-name'], describe: "name to write into the file [the folder's]" },
@@ -69,6 +77,7 @@ async function toGguf(args: Args, io: Io): Promise<number> {
   const { dir, name } = await checkpointFolder(args.word!, args.quiet, io);
   const converted = await convertHf(folder(dir), await createFileSink(args.output), {
     outType,
+    i2sLayout: args['i2s-layout'],
     embeddingType,
     pre: args.pre,
     name: args.name ?? name,
@@ -83,7 +92,7 @@ async function toGguf(args: Args, io: Io): Promise<number> {
 
 async function toFolder(args: Args, target: string, io: Io): Promise<number> {
   if (args.output !== undefined) throw new UsageError('--to-hf and -o exclude each other');
-  for (const name of ['outtype', 'name'] as const) {
+  for (const name of ['outtype', 'name', 'i2s-layout'] as const) {
     if (args[name] !== undefined) throw new UsageError(`--${name} has no meaning with --to-hf`);
   }
   const embeddingType = typeNamed('--embd-type', args['embd-type'], ['F32', 'F16', 'BF16']);

@@ -10,8 +10,7 @@ import { BitnetError } from '../errors.ts';
 import type { GgufFile, GgufTensor, GgufValue } from '../formats/index.ts';
 import { architectureOf } from '../model/architectures.ts';
 import { type ModelConfig, readConfig } from '../model/config.ts';
-import { guessLayout, type LayoutOptions } from '../model/layout.ts';
-import { loadedBytes, modelTensors } from '../model/plan.ts';
+import { loadedBytes } from '../model/plan.ts';
 import { createTokenizer, type Tokenizer } from '../tokenizer/index.ts';
 
 /** Something, or the reason why it is not there. */
@@ -77,13 +76,6 @@ export function describeFile(gguf: GgufFile, pre: string | undefined): Descripti
     tokenizer: attempt(() => tokenizerFacts(tokenizerOf(gguf, pre))),
     weightBytes: gguf.tensors.reduce((sum, tensor) => sum + loadedBytes(tensor), 0),
   };
-}
-
-/** In which layout ternary tensors are, as far as a sample of the weights tells; undefined where their types do. */
-export async function findLayout(gguf: GgufFile, options: LayoutOptions): Promise<string | undefined> {
-  // What is wrong with a file that is no model is told elsewhere.
-  const model = attempt(() => modelTensors(gguf));
-  return model.ok ? (await guessLayout(gguf, model.value, options)).finding : undefined;
 }
 
 /** What `act` gives, or why it was refused. */

@@ -6,8 +6,9 @@
 import { DEFAULT_CONTEXT } from '../engine/session.ts';
 import { BitnetError } from '../errors.ts';
 import { describeValue, type GgufFile, type GgufValue, openGguf, StringArray } from '../formats/index.ts';
+import { findLayout } from '../model/layout.ts';
 import { command } from './command.ts';
-import { type Attempt, cacheBytes, type Description, describeFile, findLayout, plain } from './describe.ts';
+import { type Attempt, cacheBytes, type Description, describeFile, plain } from './describe.ts';
 import { type Fit, fitLine, fitOf } from './fit.ts';
 import { UsageError, type Values } from './flags.ts';
 import { jsonFlag, layoutFlags, layoutOptions, modelFlag, preFlag, runtimeFlags } from './flags-common.ts';
@@ -85,7 +86,7 @@ export const inspect = command({
       }
       const facts = {
         ...describeFile(gguf, args.pre),
-        layout: await findLayout(gguf, { ...layoutOptions(args), signal: io.signal }),
+        layout: (await findLayout(gguf, { ...layoutOptions(args), signal: io.signal })).finding,
       };
       const fit = await fitOfFile(gguf, facts, args);
       if (args.json) await io.write(`${JSON.stringify(asJson(gguf, facts, fit, args), jsonable, 2)}\n`);
@@ -99,7 +100,7 @@ export const inspect = command({
 
 /** Prints the verdicts; the exit status. */
 async function verify(gguf: GgufFile, args: Args, io: Io): Promise<number> {
-  const verdicts = await verdictsOn(gguf, io, { pre: args.pre });
+  const verdicts = await verdictsOn(gguf, io, { pre: args.pre, layout: layoutOptions(args) });
   const isGood = !isAnyBad(verdicts);
   if (args.json) await io.write(`${JSON.stringify({ file: gguf.label, good: isGood, verdicts }, null, 2)}\n`);
   else await io.write(`${verdictLines(verdicts)}\n\n${verdictCounts(verdicts)}. ${NEXT}\n`);

@@ -11,8 +11,8 @@ import { openGguf, openModelSource } from '../formats/index.ts';
 import { createFileSink, openFileSource } from '../platform/source-node.ts';
 import { command } from './command.ts';
 import { UsageError } from './flags.ts';
-import { quietFlag } from './flags-common.ts';
-import { typeNamed, writingProgress, writtenLine } from './written.ts';
+import { layoutFlags, layoutOptions, quietFlag } from './flags-common.ts';
+import { i2sLayoutFlag, typeNamed, writingProgress, writtenLine } from './written.ts';
 
 const names = Object.keys(linearTypes) as LinearType[];
 
@@ -33,11 +33,17 @@ export const quantize = command({
       type: 'boolean',
       describe: 'make projections of floats ternary that are not, by their mean magnitude as in training',
     },
+    'output-i2s-layout': { ...i2sLayoutFlag, describe: 'order of the values of I2_S to write [x86]' },
+    ...layoutFlags,
     ...quietFlag,
   },
   examples: [
     ['bitnet quantize model.gguf small.gguf tq1_0 --token-embedding-type q6_k', 'the same trits in fewer bytes'],
     ['bitnet quantize model-f32.gguf model.gguf i2_s', 'as llama-quantize'],
+    [
+      'bitnet quantize model.gguf arm.gguf i2_s --output-i2s-layout arm64',
+      'for bitnet.cpp on ARM, as it is since November 2025',
+    ],
   ],
   async run(args, io) {
     const { input, output, type } = wordsOf(args.words);
@@ -47,6 +53,8 @@ export const quantize = command({
       outputTensorType: typeNamed('--output-tensor-type', args['output-tensor-type'], embeddingTypes),
       allowRequantize: args['allow-requantize'],
       ternarize: args.ternarize,
+      outputI2sLayout: args['output-i2s-layout'],
+      ...layoutOptions(args),
       signal: io.signal,
       onProgress: writingProgress(io, args.quiet),
     };

@@ -11,7 +11,14 @@ import { createFileSink } from '../platform/source-node.ts';
 import { command } from './command.ts';
 import { UsageError } from './flags.ts';
 import { quietFlag } from './flags-common.ts';
-import { embeddingTypeFlag, linearTypeFlag, typeNamed, writingProgress, writtenLine } from './written.ts';
+import {
+  embeddingTypeFlag,
+  i2sLayoutFlag,
+  linearTypeFlag,
+  typeNamed,
+  writingProgress,
+  writtenLine,
+} from './written.ts';
 
 export const synth = command({
   name: 'synth',
@@ -24,6 +31,7 @@ export const synth = command({
       describe: "architecture [the preset's own]",
     },
     type: linearTypeFlag,
+    'i2s-layout': i2sLayoutFlag,
     'embd-type': embeddingTypeFlag,
     seed: { type: 'integer', also: ['-s'], min: 0, describe: 'same seed, same file [1]' },
     output: { type: 'string', also: ['-o'], value: 'PATH', describe: 'the file to write' },
@@ -39,6 +47,7 @@ export const synth = command({
       preset: (args.preset ?? 'tiny') as keyof typeof presets,
       architecture: args.arch,
       type: typeNamed('--type', args.type, Object.keys(linearTypes) as (keyof typeof linearTypes)[]),
+      i2sLayout: args['i2s-layout'],
       embeddingType: typeNamed('--embd-type', args['embd-type'], embeddingTypes),
       seed: args.seed,
       signal: io.signal,

@@ -22,7 +22,7 @@ import { createFileSink } from '../platform/source-node.ts';
 import { command } from './command.ts';
 import { attempt } from './describe.ts';
 import { UsageError, type Values } from './flags.ts';
-import { jsonFlag, quietFlag, runtimeFlags } from './flags-common.ts';
+import { jsonFlag, layoutOptions, quietFlag, runtimeFlags } from './flags-common.ts';
 import { plural } from './format.ts';
 import type { Io } from './io.ts';
 import { openModel, openSource, readTextFile } from './open.ts';
@@ -145,7 +145,7 @@ async function factsOf(source: ByteSource, args: Args, io: Io): Promise<FileFact
   const gguf = await openGguf(source, { allowUnreadable: true });
   const trits = createHash('sha256');
   const onTrits = (name: string, packed: Uint8Array) => void trits.update(`${name}\n`).update(packed);
-  const verdicts = await verdictsOn(gguf, io, { pre: args.pre, onTrits });
+  const verdicts = await verdictsOn(gguf, io, { pre: args.pre, layout: layoutOptions(args), onTrits });
   return {
     label: gguf.label,
     bytes: gguf.byteLength,

@@ -5,6 +5,7 @@
 
 import { embeddingTypes, linearTypes } from '../convert/types.ts';
 import type { WriteProgress, Written } from '../convert/write.ts';
+import { I2S_LAYOUTS } from '../model/layout.ts';
 import { UsageError } from './flags.ts';
 import { bytes, count } from './format.ts';
 import type { Io } from './io.ts';
@@ -14,6 +15,13 @@ export const linearTypeFlag = {
   type: 'string',
   value: 'TYPE',
   describe: `of the ternary matrices: ${Object.keys(linearTypes).join(', ').toLowerCase()} [i2_s]`,
+} as const;
+
+/** Flag of the order of I2_S's values in a file that is written. */
+export const i2sLayoutFlag = {
+  type: 'string',
+  choices: I2S_LAYOUTS,
+  describe: 'order of the values of I2_S: x86 is every published file [x86]',
 } as const;
 
 export const embeddingTypeFlag = {

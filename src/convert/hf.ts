@@ -12,13 +12,14 @@ import { openSafetensors } from '../formats/safetensors/reader.ts';
 import type { SafetensorsFile } from '../formats/safetensors/types.ts';
 import type { ByteSink } from '../formats/sink.ts';
 import type { ByteSource } from '../formats/source.ts';
+import type { I2sLayout } from '../tensors/i2s-layouts.ts';
 import { type HfConfig, readHfConfig } from './hf-config.ts';
 import { type PairedTensor, pairTensors } from './hf-tensors.ts';
 import { modelMetadata, u32 } from './layout.ts';
 import { encodeMatrix, RoundedScales, type TritMatrix } from './linear.ts';
 import { FloatKinds, wantTernaryMaster } from './ternary-floats.ts';
 import { readTokenizerFiles, tokenizerMetadata } from './tokenizer.ts';
-import { type EmbeddingType, encodeFloats, fittingTableType, type LinearType } from './types.ts';
+import { type EmbeddingType, encodeFloats, fittingTableType, type LinearType, wantWritable } from './types.ts';
 import { floatPieces, floatTrits, packedTrits, rotaryOrder, sampleOf, surveyFloats } from './weights.ts';
 import {
   beforeWriting,
@@ -40,6 +41,8 @@ export interface HfReader {
 export interface ConvertOptions extends WriteOptions {
   /** Of the ternary matrices [I2_S]. */
   readonly outType?: LinearType | undefined;
+  /** Order of the values of I2_S [x86]. */
+  readonly i2sLayout?: I2sLayout | undefined;
   /** Of the embedding and, where there is one, the head [F16]. */
   readonly embeddingType?: EmbeddingType | undefined;
   /** `general.name` [the folder's]. */
@@ -61,7 +64,8 @@ const MAX_TEXT_BYTES = 256 << 20;
 
 /** Writes the checkpoint of `reader` and closes the sink; on failure aborts it. */
 export async function convertHf(reader: HfReader, sink: ByteSink, options: ConvertOptions = {}): Promise<Converted> {
-  const { outType = 'I2_S', embeddingType = 'F16' } = options;
+  const { outType = 'I2_S', embeddingType = 'F16', i2sLayout } = options;
+  const form = { type: outType, i2sLayout };
   const { config, metadata, weights, notes } = await beforeWriting(sink, () => readCheckpoint(reader, options));
   try {
     const rounded = new RoundedScales(outType);
@@ -80,12 +84,13 @@ export async function convertHf(reader: HfReader, sink: ByteSink, options: Conve
       return paired.tensors.map((tensor): FilledTensor => {
         const typed = { ...tensor, dtype: dtypes[tensor.role] };
         byteLengthOf(typed);
+        if (tensor.role === 'linear') wantWritable(form, tensor.shape[1], tensor.shape[0], tensor.name);
         const plain = tensor.role === 'vector' ? 'F32' : tableType;
         const pieces = async function* () {
           if (tensor.role !== 'linear') return yield* plainPieces(tensor, plain);
           const matrix = await linearMatrix(tensor, config, kinds, options.signal);
           rounded.add(matrix.scale, tensor.name);
-          yield* encodeMatrix(outType, matrix);
+          yield* encodeMatrix(form, matrix);
         };
         return { ...typed, pieces };
       });

@@ -5,14 +5,15 @@
  */
 
 import {
+  encoderOf,
   encodeTrits,
+  type LinearForm,
   type LinearType,
   RUN,
   storedScale,
   tailOf,
   tritBlockColumns,
   type WholeEncoder,
-  wholeEncoders,
 } from './types.ts';
 
 /** Trits of a matrix times one scale. */
@@ -29,12 +30,12 @@ export interface TritMatrix {
   readonly packed?: Uint8Array;
 }
 
-/** The bytes of the matrix as `type`, piece by piece; a piece is valid until the next is asked for. */
-export async function* encodeMatrix(type: LinearType, matrix: TritMatrix): AsyncGenerator<Uint8Array> {
+/** The bytes of the matrix in that form, piece by piece; a piece is valid until the next is asked for. */
+export async function* encodeMatrix(form: LinearForm, matrix: TritMatrix): AsyncGenerator<Uint8Array> {
   const { columns, scale, packed } = matrix;
-  const whole = wholeEncoders[type];
-  if (whole !== undefined) {
-    yield await encodeWhole(whole, matrix);
+  const type = encoderOf(form);
+  if (typeof type === 'function') {
+    yield await encodeWhole(type, matrix);
     return;
   }
   // Packed rows without padding are the blocks of I2_S.

@@ -5,6 +5,7 @@
 
 import { BitnetError, want } from '../errors.ts';
 import type { GgufTensor } from '../formats/gguf/types.ts';
+import type { TernaryLayout } from '../model/forms.ts';
 import { decodeInto, findNotFinite } from '../tensors/decode.ts';
 import { isTernary, type TernaryDTypeName } from '../tensors/dtype.ts';
 import { loadPacked, type ReadTensor } from '../tensors/load.ts';
@@ -23,11 +24,22 @@ function reading({ source, offsetBytes }: GgufTensor): ReadTensor {
   return (target, at) => source.readInto(target, offsetBytes + at);
 }
 
+export interface ReadingOptions {
+  /** Where a ternary type does not tell. */
+  readonly layout?: TernaryLayout | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
 /** A ternary tensor. It is held as packed rows: at most a few ten MB. */
-export async function ternaryTensor(tensor: GgufTensor, where: string, signal?: AbortSignal): Promise<TritMatrix> {
+export async function ternaryTensor(
+  tensor: GgufTensor,
+  where: string,
+  { layout, signal }: ReadingOptions = {},
+): Promise<TritMatrix> {
   const [columns, rows] = matrixShape(tensor);
   const packed = new Uint8Array(packedBytes(rows, columns));
-  const matrix = { where, dtype: tensor.dtype.name as TernaryDTypeName, rows, columns };
+  const dtype = tensor.dtype.name as TernaryDTypeName;
+  const matrix = { where, dtype, rows, columns, layout: layout?.i2s, tiles: layout?.tiles };
   const scale = await loadPacked(matrix, reading(tensor), packed, signal === undefined ? {} : { signal });
   return packedMatrix(packed, rows, columns, scale);
 }
@@ -104,11 +116,11 @@ export interface TernarisedTensor {
 export async function tritsOfTensor(
   tensor: GgufTensor,
   where: string,
-  signal?: AbortSignal,
+  options: ReadingOptions = {},
 ): Promise<TernarisedTensor> {
-  if (isTernary(tensor.dtype)) return { matrix: await ternaryTensor(tensor, where, signal), survey: undefined };
+  if (isTernary(tensor.dtype)) return { matrix: await ternaryTensor(tensor, where, options), survey: undefined };
   const pieces = floatsOf(tensor, where);
-  const survey = await surveyFloats(pieces, signal);
+  const survey = await surveyFloats(pieces, options.signal);
   return { matrix: floatTrits(survey, matrixShape(tensor), pieces), survey };
 }
 

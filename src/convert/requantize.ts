@@ -2,7 +2,7 @@
  * GGUF -> GGUF with other tensor types, in llama-quantize's way: projections take the type of the file, tables their own,
  * everything else is copied. Between ternary types trits are kept and only a scale may be rounded, which is said.
  *
- *     from                 to I2_S, TQ1_0, TQ2_0           to F32, F16, BF16       tables to F32 .. Q6_K
+ *     from                 to a ternary type               to F32, F16, BF16       tables to F32 .. Q2_K
  *     ternary              trits kept                      trits times scale       trits times scale
  *     floats, ternary      trits kept                      converted               converted
  *     floats, other        only with `ternarize`           converted               converted
@@ -17,7 +17,10 @@ import { BitnetError, want } from '../errors.ts';
 import type { GgufFile, GgufTensor, GgufValue } from '../formats/gguf/types.ts';
 import { copyOf } from '../formats/gguf/writer.ts';
 import type { ByteSink } from '../formats/sink.ts';
+import type { TernaryLayout } from '../model/forms.ts';
+import { findLayout, type LayoutOptions } from '../model/layout.ts';
 import { type DTypeName, dtypeByName, isTernary } from '../tensors/dtype.ts';
+import type { I2sLayout } from '../tensors/i2s-layouts.ts';
 import { ternarinessOf } from '../tensors/ternariness.ts';
 import { type Metadata, u32 } from './layout.ts';
 import { encodeMatrix, RoundedScales } from './linear.ts';
@@ -28,8 +31,10 @@ import {
   embeddingTypes,
   encodeFloats,
   fittingTableType,
+  type LinearForm,
   type LinearType,
   linearTypes,
+  wantWritable,
 } from './types.ts';
 import { NEARLY_TERNARY, surveyFloats } from './weights.ts';
 import {
@@ -41,9 +46,11 @@ import {
   writeModel,
 } from './write.ts';
 
-export interface RequantizeOptions extends WriteOptions {
+export interface RequantizeOptions extends WriteOptions, LayoutOptions {
   /** Of the projections; COPY leaves every tensor as it is. */
   readonly type: LinearType | 'COPY';
+  /** Order of the values of I2_S that is written [x86]. */
+  readonly outputI2sLayout?: I2sLayout | undefined;
   /** [F16 for float tables and a ternary `type`; else as it is in the file] */
   readonly tokenEmbeddingType?: EmbeddingType | undefined;
   readonly outputTensorType?: EmbeddingType | undefined;
@@ -79,12 +86,17 @@ interface Plan {
   readonly notes: string[];
   readonly kinds: FloatKinds;
   readonly rounded: RoundedScales | undefined;
+  /** Of the file that is read. */
+  readonly layout: TernaryLayout;
 }
 
 async function makePlan(gguf: GgufFile, options: RequantizeOptions): Promise<Plan> {
   const { type } = options;
   const rounded = type === 'COPY' ? undefined : new RoundedScales(type);
-  const plan: Plan = { metadata: metadataOf(gguf, type), tensors: [], notes: [], kinds: new FloatKinds(), rounded };
+  const { layout, finding, isNews } = await findLayout(gguf, type === 'COPY' ? { i2sLayout: 'x86' } : options);
+  const notes = isNews && finding !== undefined ? [`read as ${finding}`] : [];
+  const metadata = metadataOf(gguf, type);
+  const plan: Plan = { metadata, tensors: [], notes, kinds: new FloatKinds(), rounded, layout };
   if (type === 'COPY') return { ...plan, tensors: gguf.tensors.map((tensor) => copied(tensor, roleOf(tensor))) };
   await wantTernarisable(gguf, type, options);
   return { ...plan, tensors: gguf.tensors.map((tensor) => filled(gguf, tensor, type, options, plan)) };
@@ -104,10 +116,13 @@ function filled(
     const wanted = tableTypeOf(tensor, type, options, plan.notes);
     return wanted === tensor.dtype.name ? copied(tensor, role) : plainly(tensor, where, role, wanted, options);
   }
-  if (tensor.dtype.name === type) return copied(tensor, role);
+  const form: LinearForm = { type, i2sLayout: options.outputI2sLayout };
+  if (tensor.dtype.name === type && isSameOrder(form, plan.layout)) return copied(tensor, role);
   if (!isTernary(tensor.dtype) && !isTernaryType(type))
     return plainly(tensor, where, role, type, options, plan.rounded);
   const { name, shape, elements } = tensor;
+  const [columns, rows] = matrixShape(tensor);
+  wantWritable(form, rows, columns, where);
   return sized({
     name,
     role,
@@ -115,16 +130,25 @@ function filled(
     elements,
     dtype: type,
     async *pieces() {
-      const { matrix, survey } = await tritsOfTensor(tensor, where, options.signal);
+      const { matrix, survey } = await tritsOfTensor(tensor, where, { layout: plan.layout, signal: options.signal });
       // Looked at as a whole now; a first look at its first rows may have been too kind.
       if (survey?.kind === 'master' && survey.mean > 0 && options.ternarize !== true) {
         throw notTernary(gguf.label, [[name, survey.ternariness.distance]]);
       }
       if (survey !== undefined) plan.kinds.add(survey);
       plan.rounded?.add(matrix.scale, name);
-      yield* encodeMatrix(type, matrix);
+      yield* encodeMatrix(form, matrix);
     },
   });
+}
+
+/** Whether bytes of the file are those that would be written. */
+function isSameOrder(
+  { type, i2sLayout = 'x86' }: LinearForm,
+  { i2s = 'x86', tiles = 'codegen' }: TernaryLayout,
+): boolean {
+  if (type === 'I2_S') return i2sLayout === i2s;
+  return (type !== 'TL1' && type !== 'TL2') || tiles === 'codegen';
 }
 
 /** The type of embedding or head. */

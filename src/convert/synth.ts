@@ -13,6 +13,7 @@ import { architectureOf } from '../model/architectures.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { dtypeByName } from '../tensors/dtype.ts';
 import { decodeTritsI2S } from '../tensors/i2s.ts';
+import type { I2sLayout } from '../tensors/i2s-layouts.ts';
 import {
   type Metadata,
   mayHaveHead,
@@ -24,7 +25,16 @@ import {
 } from './layout.ts';
 import { codeTable, fillCodes, fillIndices, gains, scaleOf, streamOf, valueTable } from './noise.ts';
 import { type PresetName, presets, type Shape } from './presets.ts';
-import { type EmbeddingType, encodeFloats, encodeTrits, type LinearType, tailOf } from './types.ts';
+import {
+  type EmbeddingType,
+  encodeFloats,
+  encoderOf,
+  encodeTrits,
+  type LinearForm,
+  type LinearType,
+  tailOf,
+  wantWritable,
+} from './types.ts';
 import { FIRST_WORD, inventedVocabulary } from './vocabulary.ts';
 import {
   beforeWriting,
@@ -41,6 +51,8 @@ export interface SynthOptions extends WriteOptions {
   readonly architecture?: Shape['architecture'] | undefined;
   /** Of the ternary matrices [I2_S]. */
   readonly type?: LinearType | undefined;
+  /** Order of the values of I2_S [x86]. */
+  readonly i2sLayout?: I2sLayout | undefined;
   /** Of the embedding and, where there is one, the head [F16]. */
   readonly embeddingType?: EmbeddingType | undefined;
   /** A safe integer >= 0 [1]. */
@@ -53,9 +65,9 @@ const RUN_VALUES = 1 << 16;
 /** Writes a model of random weights and closes the sink; on failure aborts it. */
 export async function synthesize(sink: ByteSink, options: SynthOptions): Promise<Written> {
   const plan = await beforeWriting(sink, () => makePlan(options));
-  const { config, type, seed } = plan;
+  const { config, form, seed } = plan;
   const metadata: Metadata = [
-    ...modelMetadata(config, type),
+    ...modelMetadata(config, form.type),
     ['general.description', stringValue(`random weights, seed ${seed}`)],
     ...inventedVocabulary(config.vocabulary),
     ['general.quantization_version', u32(2)],
@@ -70,7 +82,7 @@ export async function synthesize(sink: ByteSink, options: SynthOptions): Promise
 
 interface Plan {
   readonly config: ModelConfig;
-  readonly type: LinearType;
+  readonly form: LinearForm;
   readonly embeddingType: EmbeddingType;
   readonly seed: number;
   /** See `codeTable`. */
@@ -80,7 +92,9 @@ interface Plan {
 
 type TypedTensor = Omit<FilledTensor, 'pieces'>;
 
-function makePlan({ preset, architecture, type = 'I2_S', embeddingType = 'F16', seed = 1 }: SynthOptions): Plan {
+function makePlan(options: SynthOptions): Plan {
+  const { preset, architecture, type = 'I2_S', i2sLayout, embeddingType = 'F16', seed = 1 } = options;
+  const form = { type, i2sLayout };
   want(Object.hasOwn(presets, preset), 'bad-argument', 'no such preset', () => ({
     expected: Object.keys(presets).join(', '),
     got: show(preset),
@@ -94,10 +108,12 @@ function makePlan({ preset, architecture, type = 'I2_S', embeddingType = 'F16', 
   const dtypes = { linear: type, embedding: embeddingType, vector: vectorType(config) } as const;
   const tensors = planTensors(config, shape.ownHead && mayHaveHead(config)).map((tensor) => {
     const typed = { ...tensor, dtype: dtypes[tensor.role] };
-    byteLengthOf(typed); // refuses impossible shapes before anything is written
+    // Refuse impossible shapes before anything is written.
+    byteLengthOf(typed);
+    if (tensor.role === 'linear') wantWritable(form, tensor.shape[1], tensor.shape[0], tensor.name);
     return typed;
   });
-  return { config, type, embeddingType, seed, codes: codeTable(), tensors };
+  return { config, form, embeddingType, seed, codes: codeTable(), tensors };
 }
 
 function configOf(preset: string, shape: Shape, architecture: Shape['architecture']): ModelConfig {
@@ -121,21 +137,25 @@ function piecesOf(tensor: PlannedTensor, plan: Plan): Iterable<Uint8Array> {
 type Stream = ReturnType<typeof streamOf>;
 
 /** Random bytes are the codes of I2_S; other types are made from the trits they stand for. */
-function* ternaryPieces({ shape, elements }: PlannedTensor, { type, codes }: Plan, rng: Stream): Generator<Uint8Array> {
+function* ternaryPieces({ shape, elements }: PlannedTensor, { form, codes }: Plan, rng: Stream): Generator<Uint8Array> {
   const scale = scaleOf(shape[0]);
+  const encoder = encoderOf(form);
+  const asWhole = typeof encoder === 'function';
   const bytes = new Uint8Array(RUN_VALUES / 4);
-  const trits = new Int8Array(type === 'I2_S' ? 0 : RUN_VALUES);
+  const trits = new Int8Array(asWhole ? elements : encoder === 'I2_S' ? 0 : RUN_VALUES);
   for (let done = 0; done < elements; done += RUN_VALUES) {
     const count = Math.min(RUN_VALUES, elements - done);
     const piece = bytes.subarray(0, count / 4);
     fillCodes(rng, codes, piece);
-    if (type === 'I2_S') yield piece;
+    if (asWhole) decodeTritsI2S(piece, 0, count, trits, done);
+    else if (encoder === 'I2_S') yield piece;
     else {
       decodeTritsI2S(piece, 0, count, trits);
-      yield encodeTrits(type, trits.subarray(0, count), scale);
+      yield encodeTrits(encoder, trits.subarray(0, count), scale);
     }
   }
-  yield tailOf(type, scale);
+  if (asWhole) yield encoder(trits, shape[1], shape[0], scale);
+  else yield tailOf(encoder, scale);
 }
 
 /**

@@ -14,6 +14,8 @@ import type { GgufFile, GgufTensor } from '../formats/gguf/types.ts';
 import { type SafetensorsTensorToWrite, writeSafetensors } from '../formats/safetensors/writer.ts';
 import type { ByteSink } from '../formats/sink.ts';
 import type { ModelConfig } from '../model/config.ts';
+import type { TernaryLayout } from '../model/forms.ts';
+import { findLayout, type LayoutOptions } from '../model/layout.ts';
 import { modelTensors } from '../model/plan.ts';
 import { bf16ToNumber, numberToBF16 } from '../numeric/bf16.ts';
 import { encodeBF16, encodeF32 } from '../tensors/floats.ts';
@@ -38,7 +40,7 @@ export interface HfWriter {
   abort(): Promise<void>;
 }
 
-export interface ToHfOptions extends WriteOptions {
+export interface ToHfOptions extends WriteOptions, LayoutOptions {
   /** Type of embedding and head [as in the file; F32 for those that are quantised]. */
   readonly embeddingType?: 'F32' | 'F16' | 'BF16' | undefined;
   /** Pre-tokenizer, where the file's own is unknown or wrong. */
@@ -75,11 +77,12 @@ async function writeFolder(gguf: GgufFile, folder: HfWriter, options: ToHfOption
   const hasHead = tensors.has('output.weight');
   const scales = new Scales(family.packedAs);
   const kinds = new FloatKinds();
+  const { layout, finding, isNews } = await findLayout(gguf, options);
   const list: SafetensorsTensorToWrite[] = [];
   for (const tensor of tensors.values()) {
     if (tensor.name.endsWith('.scale')) continue; // goes into the scale of its matrix
     const name = hfName(tensor.name, { ...COMMON_MODULES, ...family.modules });
-    const job: Job = { gguf, tensors, config, family, tensor, name, options, scales, kinds };
+    const job: Job = { gguf, tensors, config, family, tensor, name, options, layout, scales, kinds };
     list.push(...(isProjection(tensor) ? await packed(job) : [plain(job)]));
   }
   const json = { ...configJson(config, className, family, hasHead), ...tokenizer.ids };
@@ -90,7 +93,12 @@ async function writeFolder(gguf: GgufFile, folder: HfWriter, options: ToHfOption
     files: [...texts.keys(), 'model.safetensors'],
     byteLength: bytes,
     parameters: [...tensors.values()].reduce((sum, { elements }) => sum + elements, 0),
-    notes: [...classNotes(className), ...kinds.notes(), ...scales.notes()],
+    notes: [
+      ...(isNews && finding !== undefined ? [`read as ${finding}`] : []),
+      ...classNotes(className),
+      ...kinds.notes(),
+      ...scales.notes(),
+    ],
   };
 }
 
@@ -141,6 +149,7 @@ interface Job {
   readonly tensor: GgufTensor;
   readonly name: string;
   readonly options: ToHfOptions;
+  readonly layout: TernaryLayout;
   readonly scales: Scales;
   readonly kinds: FloatKinds;
 }
@@ -170,9 +179,9 @@ async function packed(job: Job): Promise<SafetensorsTensorToWrite[]> {
 }
 
 /** The trits of a projection, and its scale with the factor that some files keep apart. */
-async function matrixOf({ gguf, tensors, tensor, options }: Job, kinds?: FloatKinds): Promise<TritMatrix> {
+async function matrixOf({ gguf, tensors, tensor, options, layout }: Job, kinds?: FloatKinds): Promise<TritMatrix> {
   const where = `${gguf.label}: ${tensor.name}`;
-  const { matrix, survey } = await tritsOfTensor(tensor, where, options.signal);
+  const { matrix, survey } = await tritsOfTensor(tensor, where, { layout, signal: options.signal });
   if (survey?.kind === 'master' && survey.mean > 0 && options.force !== true) {
     throw new BitnetError('unsupported-type', 'a projection that is not ternary', {
       where,

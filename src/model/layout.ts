@@ -29,7 +29,7 @@ import { hasTwoTilings, type TilesChoice } from '../tensors/tiles.ts';
 import { createTranscoder } from '../tensors/transcode.ts';
 import { allSettled, createTurns } from '../tensors/turns.ts';
 import { projectionsOf, type TernaryLayout } from './forms.ts';
-import type { ModelTensors } from './plan.ts';
+import { type ModelTensors, modelTensors } from './plan.ts';
 
 export type { I2sLayout, TilesChoice };
 export { I2S_LAYOUTS };
@@ -155,6 +155,35 @@ const GAINS: readonly (readonly [projection: string, gains: readonly string[]])[
   ['ffn_gate', ['ffn_gate_norm_in', 'ffn_norm']],
   ['ffn_down', ['ffn_down_norm_in', 'ffn_sub_norm']],
 ];
+
+/** The layout as far as the file itself tells, for whoever reads weights without running them. */
+export interface FoundLayout {
+  readonly layout: TernaryLayout;
+  /** As in `LayoutGuess`, and what was assumed where only the running model could tell. */
+  readonly finding: string | undefined;
+  readonly isNews: boolean;
+}
+
+/** As `guessLayout`; of files that are no model the layout asked for, else the usual one. */
+export async function findLayout(gguf: GgufFile, options: LayoutOptions): Promise<FoundLayout> {
+  const { i2sLayout = 'auto', tiles = 'auto' } = options;
+  const asked: TernaryLayout = {
+    ...(i2sLayout === 'auto' ? {} : { i2s: i2sLayout }),
+    ...(tiles === 'auto' ? {} : { tiles }),
+  };
+  let model: ModelTensors;
+  try {
+    model = modelTensors(gguf);
+  } catch (error) {
+    // What is wrong with it is told elsewhere.
+    if (error instanceof BitnetError) return { layout: asked, finding: undefined, isNews: false };
+    throw error;
+  }
+  const { candidates, finding, isNews } = await guessLayout(gguf, model, options);
+  const [layout] = candidates;
+  if (candidates.length === 1) return { layout, finding, isNews };
+  return { layout, finding: finding ?? `${nameOf(layout, projectionsOf(model)) ?? 'usual'}: assumed`, isNews: true };
+}
 
 /** Scores of the candidates; undefined where nothing can be measured, or something is wrong that loading will tell. */
 export async function measureLayouts(
