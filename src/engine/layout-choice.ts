@@ -1,7 +1,7 @@
 /**
  * Loading a model in the layout that it has. Nearly always statistics of a few rows tell it before anything is loaded, or the
- * weights are random and no layout is better than another. What remains is heard: the commonest layout is loaded, and if the
- * model does not speak then, the next.
+ * weights are random and no layout is better than another. What remains, and what is not the usual, is heard: the likeliest layout
+ * is loaded, and if the model does not speak then, the next.
  * @module
  */
 
@@ -36,7 +36,10 @@ export async function openInLayout<T extends Speaker & { readonly notes: readonl
     try {
       const speech = await hear(parts);
       heard.push(speech);
-      if (speech.speaks) return withFinding(parts, `${nameOf(layout, projections)}: ${tellSpeech(speech)}`, i !== 0);
+      if (speech.speaks) {
+        const measured = i === 0 && guess.isMeasured ? `${guess.finding}, and ` : `${nameOf(layout, projections)}: `;
+        return withFinding(parts, measured + tellSpeech(speech), layout !== guess.usual);
+      }
     } catch (error) {
       await parts.backend.dispose();
       throw error;
@@ -45,9 +48,8 @@ export async function openInLayout<T extends Speaker & { readonly notes: readonl
   }
   const parts = await open(forms);
   const bits = heard.map((speech) => speech.bits.toFixed(1)).join(', ');
-  const finding =
-    `${nameOf(guess.candidates[0], projections)}: assumed, the model speaks in no layout ` +
-    `(${bits} bits a token, guessing ${heard[0].guessing.toFixed(1)})`;
+  const assumed = guess.isMeasured ? `${guess.finding}, but` : `${nameOf(guess.candidates[0], projections)}: assumed,`;
+  const finding = `${assumed} the model speaks in no layout (${bits} bits a token, guessing ${heard[0].guessing.toFixed(1)})`;
   return withFinding(parts, finding, true);
 }
 

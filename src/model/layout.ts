@@ -42,10 +42,14 @@ export interface LayoutOptions {
 
 /** What is known of the layout before loading. */
 export interface LayoutGuess {
-  /** The likeliest first. One where it is sure, or nothing more can be found out. */
+  /** The likeliest first. One where it is sure, or nothing more can be found out; of several the model must speak in one. */
   readonly candidates: readonly TernaryLayout[];
-  /** What was found and how, for people: `x86: measured, ...`; undefined where types tell everything. */
+  /** What was found of the first, and how, for people; undefined where types tell everything. */
   readonly finding: string | undefined;
+  /** Whether `finding` stands on a measurement. */
+  readonly isMeasured: boolean;
+  /** What nearly every file is. */
+  readonly usual: TernaryLayout;
   /** Whether the user should be told: it is not what nearly every file is, or not known for certain. */
   readonly isNews: boolean;
 }
@@ -84,30 +88,36 @@ export async function guessLayout(
     const isAsked = i2sLayout !== 'auto' || tiles !== 'auto';
     const named = isAsked ? nameOf(given, projections) : undefined;
     const finding = named === undefined ? undefined : `${named}: as asked`;
-    return { candidates: [given], finding, isNews: false };
+    return { candidates: [given], finding, isMeasured: false, usual: given, isNews: false };
   }
   const candidates = open.map((one) => ({ ...given, ...one }));
+  const [usual] = candidates;
+  const assumed = { candidates: [usual], isMeasured: false, usual, isNews: false };
   const name = (layout: TernaryLayout) => nameOf(layout, projections) ?? '';
   for (const sample of SAMPLES) {
     const measured = await measureLayouts(gguf, model, candidates, { ...sample, signal });
-    if (measured === undefined) return { candidates: [candidates[0]], finding: undefined, isNews: false };
+    if (measured === undefined) return { ...assumed, finding: undefined };
     const { matrices, scores, isTrained } = measured;
-    const [best, second] = scores.map((_, i) => i).sort((a, b) => scores[b] - scores[a]);
-    const [high, low] = [scores[best], scores[second]];
+    const order = scores.map((_, i) => i).sort((i, j) => scores[j] - scores[i]);
+    const [high, low] = order.map((i) => scores[i]);
     if (high - low > DECISIVE && high - matrices > 3 * (low - matrices)) {
       const numbers = `zeros go with the gains of norms, score ${high.toFixed(0)} against ${low.toFixed(0)}, ${matrices} by chance`;
+      const isUsual = order[0] === 0;
+      const ordered = order.map((i) => candidates[i]);
       return {
-        candidates: [candidates[best]],
-        finding: `${name(candidates[best])}: measured (${numbers})`,
-        isNews: best !== 0,
+        // What is not the usual is worth one more look: whether the model speaks then.
+        candidates: isUsual ? ordered.slice(0, 1) : ordered,
+        finding: `${name(ordered[0])}: measured (${numbers})`,
+        isMeasured: true,
+        usual,
+        isNews: !isUsual,
       };
     }
     if (!isTrained) {
-      const finding = `${name(candidates[0])}: assumed, the weights look random and nothing decides`;
-      return { candidates: [candidates[0]], finding, isNews: false };
+      return { ...assumed, finding: `${name(usual)}: assumed, the weights look random and nothing decides` };
     }
   }
-  return { candidates, finding: `${name(candidates[0])}: not decided by the weights alone`, isNews: true };
+  return { ...assumed, candidates, finding: `${name(usual)}: not decided by the weights alone`, isNews: true };
 }
 
 /** The layouts that are possible, the commonest first; undefined where there is nothing to find out. */
