@@ -48,7 +48,9 @@ export function rankedVocabulary(files: TokenizerFiles, size: number, pre?: stri
   const notes: string[] = [];
   if (nPadding > 0) notes.push(`${nPadding} ids without a token became [PADi]`);
   if (isObject(tokenizer?.normalizer)) {
-    notes.push(`the normalizer ${show(tokenizer.normalizer.type)} cannot be carried over`);
+    const { type } = tokenizer.normalizer;
+    const advice = type === 'NFC' ? ": compose text that may be decomposed with normalize('NFC')" : '';
+    notes.push(`the normalizer ${show(type)} cannot be carried over${advice}`);
   }
   const name = pre ?? (tokenizer === undefined ? classPre(files) : preOf(tokenizer, model));
   return { texts, types, merges: mergesOf(merges, mergesFile), pre: name, ids, notes };

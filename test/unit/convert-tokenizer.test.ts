@@ -75,6 +75,11 @@ describe('tokenizer.json', () => {
     expect(tokenizerMetadata(files(), 40).notes).toEqual(['16 ids without a token became [PADi]']);
   });
 
+  it('says what a GGUF file has no key for', () => {
+    const nfc = files({ tokenizer: { ...tokenizerJson(), normalizer: { type: 'NFC' } } });
+    expect(tokenizerMetadata(nfc, 40).notes[1]).toMatch(/"NFC" cannot be carried over: compose/);
+  });
+
   it('finds special tokens by name first, then by number', () => {
     expect(metadataOf(files({ tokenizerConfig: undefined })).has('tokenizer.ggml.bos_token_id')).toBe(false);
     const numbered = metadataOf(

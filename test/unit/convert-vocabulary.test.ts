@@ -144,6 +144,8 @@ describe('tokenizer.model', () => {
     expect(made.vocabSize).toBe(401);
     expect(made.encode('a<extra>', { special: true }).at(-1)).toBe(400);
     expect(made.spec.scores[400]).toBe(-1000);
+    // A piece of the model; in the JSON 271 is "hello".
+    expect(made.decode([271])).toBe('the');
   });
 
   it('takes added_tokens.json, which has no flags, and added_tokens_decoder, which has', () => {
