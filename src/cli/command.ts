@@ -14,6 +14,8 @@ export interface Command {
   readonly flags: Flags;
   /** A word that may follow the command, e.g. the file to inspect. */
   readonly word?: { readonly name: string; readonly describe: string; readonly required?: boolean };
+  /** Several words instead: as shown in the help, and how many there must be. */
+  readonly words?: { readonly shown: string; readonly min: number; readonly max: number };
   readonly examples: readonly (readonly [command: string, does: string])[];
   readonly run: (args: Record<string, unknown>, io: Io) => Promise<number>;
 }
@@ -22,8 +24,11 @@ export interface Command {
 export function command<const F extends Flags>(
   definition: Omit<Command, 'flags' | 'run'> & {
     readonly flags: F;
-    /** Resolves to the exit code. `word` is the word behind the command. */
-    readonly run: (args: Values<F> & { readonly word?: string }, io: Io) => Promise<number>;
+    /** Resolves to the exit code. `word` is the word behind the command, `words` are all. */
+    readonly run: (
+      args: Values<F> & { readonly word?: string; readonly words: readonly string[] },
+      io: Io,
+    ) => Promise<number>;
   },
 ): Command {
   return definition as unknown as Command;

@@ -7,21 +7,29 @@ import { bench } from './bench.ts';
 import { chat } from './chat.ts';
 import type { Command } from './command.ts';
 import { convert } from './convert.ts';
+import { embed } from './embed.ts';
 import { inspect } from './inspect.ts';
 import { oracleLogits } from './oracle.ts';
 import { perplexity } from './perplexity.ts';
+import { pull } from './pull.ts';
+import { quantize } from './quantize.ts';
 import { run } from './run.ts';
 import { synth } from './synth.ts';
 import { tokenize } from './tokenize.ts';
+import { verify } from './verify.ts';
 
 export const commands: readonly Command[] = [
   run,
   chat,
   inspect,
+  verify,
   tokenize,
   oracleLogits,
   perplexity,
+  embed,
   bench,
   convert,
+  quantize,
   synth,
+  pull,
 ];

@@ -50,6 +50,7 @@ export interface TokenizerFacts {
   readonly addBos: boolean;
   readonly addEos: boolean;
   readonly bos: string | undefined;
+  readonly bosPrefixRemoved: boolean;
   /** Tokens that end a generation, as `128009 "<|eot_id|>"`. */
   readonly stop: readonly string[];
   readonly chatTemplate: { readonly source: string; readonly origin: string } | undefined;
@@ -77,7 +78,8 @@ export function describeFile(gguf: GgufFile, pre: string | undefined): Descripti
   };
 }
 
-function attempt<T>(act: () => T): Attempt<T> {
+/** What `act` gives, or why it was refused. */
+export function attempt<T>(act: () => T): Attempt<T> {
   try {
     return { ok: true, value: act() };
   } catch (error) {
@@ -109,6 +111,7 @@ function tokenizerFacts(tokenizer: Tokenizer): TokenizerFacts {
     addBos: spec.addBos,
     addEos: spec.addEos,
     bos: spec.bosId === undefined ? undefined : token(spec.bosId),
+    bosPrefixRemoved: spec.bosPrefixRemoved,
     stop: tokenizer.eogIds.map(token),
     chatTemplate: spec.chatTemplate,
   };

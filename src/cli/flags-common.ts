@@ -11,11 +11,25 @@ const MODEL = 'Model';
 const SAMPLING = 'Sampling';
 const OUTPUT = 'Output';
 
+/** Where models of the Hugging Face hub come from. */
+export const hubFlags = {
+  offline: {
+    type: 'boolean',
+    group: MODEL,
+    describe: 'take models of the hub from its cache only, as with HF_HUB_OFFLINE=1',
+  },
+  'no-cache': {
+    type: 'boolean',
+    group: MODEL,
+    describe: 'read models of the hub in place, by ranges, without looking at its cache or writing to it',
+  },
+} as const satisfies Flags;
+
 export const modelFlag = {
   model: {
     type: 'string',
     also: ['-m'],
-    value: 'PATH|URL',
+    value: 'PATH|URL|hf:USER/REPO',
     env: 'BITNET_MODEL',
     group: MODEL,
     describe: 'GGUF file, may be gzipped [the built-in story model]',
@@ -26,9 +40,10 @@ export const modelFlag = {
     also: ['-hf'],
     value: 'USER/REPO[:QUANT]',
     group: MODEL,
-    describe: 'the same, on the Hugging Face hub (HF_TOKEN, HF_ENDPOINT); read in place, not cached',
+    describe: 'the same, on the Hugging Face hub (HF_TOKEN, HF_ENDPOINT); downloaded to its cache (HF_HUB_CACHE) once',
   },
   'hf-file': { type: 'string', also: ['-hff'], value: 'FILE', group: MODEL, describe: 'which file of that repository' },
+  ...hubFlags,
 } as const satisfies Flags;
 
 export const preFlag = {

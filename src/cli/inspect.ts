@@ -8,12 +8,14 @@ import { BitnetError } from '../errors.ts';
 import { describeValue, type GgufFile, type GgufValue, openGguf, StringArray } from '../formats/index.ts';
 import { command } from './command.ts';
 import { type Attempt, cacheBytes, type Description, describeFile, plain } from './describe.ts';
+import { type Fit, fitLine, fitOf } from './fit.ts';
 import { UsageError, type Values } from './flags.ts';
 import { jsonFlag, modelFlag, preFlag, runtimeFlags } from './flags-common.ts';
 import { bytes, count, grouped, oneLine, plural, shortFloat, table } from './format.ts';
 import type { Io } from './io.ts';
 import { kernelTable } from './kernels.ts';
 import { openSource } from './open.ts';
+import { isAnyBad, verdictCounts, verdictLines, verdictsOn } from './verdicts.ts';
 
 const flags = {
   ...modelFlag,
@@ -28,6 +30,12 @@ const flags = {
     group: 'Output',
     describe: 'print the whole value of one key and nothing else',
   },
+  verify: {
+    type: 'boolean',
+    group: 'Output',
+    describe:
+      'read the whole file and give a verdict a line: ok, warn, bad and what to do; exit status 1 if any is bad',
+  },
   kernels: {
     type: 'boolean',
     group: 'Output',
@@ -41,6 +49,8 @@ type Args = Values<typeof flags>;
 /** Elements of an array that are shown. */
 const SHOWN = 4;
 const SHOWN_CHARACTERS = 72;
+/** What verdicts cannot tell. */
+const NEXT = 'Checksums are not comparable: no official ones are known here. "bitnet verify" lets the model speak.';
 
 export const inspect = command({
   name: 'inspect',
@@ -52,6 +62,7 @@ export const inspect = command({
     ['bitnet inspect model.gguf --tensors', 'with the table of tensors'],
     ['bitnet inspect model.gguf --metadata tokenizer.chat_template', 'one value, whole'],
     ['bitnet inspect model.gguf -c 4096 --json', 'for programs'],
+    ['bitnet inspect model.gguf --verify', 'is it what it says it is, and whole?'],
     ['bitnet inspect --kernels', 'which build of the kernels runs here, and how fast'],
   ],
   async run(args, io) {
@@ -60,18 +71,28 @@ export const inspect = command({
       await io.write(await kernelsText(args, io));
       return 0;
     }
-    const source = await openSource(args.word === undefined ? args : { ...args, model: args.word }, io);
+    const source = await openSource(args.word === undefined ? args : { ...args, model: args.word }, io, true);
     try {
       const gguf = await openGguf(source, { allowUnreadable: true });
+      if (args.verify) return await verify(gguf, args, io);
       if (args.metadata !== undefined) await io.write(`${wholeValue(gguf, args.metadata)}\n`);
-      else if (args.json) await io.write(`${JSON.stringify(asJson(gguf, args), jsonable, 2)}\n`);
-      else await io.write(`${asText(gguf, args)}\n`);
+      else if (args.json) await io.write(`${JSON.stringify(await asJson(gguf, args), jsonable, 2)}\n`);
+      else await io.write(`${await asText(gguf, args)}\n`);
       return 0;
     } finally {
       await source.close();
     }
   },
 });
+
+/** Prints the verdicts; the exit status. */
+async function verify(gguf: GgufFile, args: Args, io: Io): Promise<number> {
+  const verdicts = await verdictsOn(gguf, io, { pre: args.pre });
+  const isGood = !isAnyBad(verdicts);
+  if (args.json) await io.write(`${JSON.stringify({ file: gguf.label, good: isGood, verdicts }, null, 2)}\n`);
+  else await io.write(`${verdictLines(verdicts)}\n\n${verdictCounts(verdicts)}. ${NEXT}\n`);
+  return isGood ? 0 : 1;
+}
 
 async function kernelsText(args: Args, io: Io): Promise<string> {
   const { surveyKernels } = await import('../engine/backends.ts');
@@ -80,10 +101,11 @@ async function kernelsText(args: Args, io: Io): Promise<string> {
   return args.json ? `${JSON.stringify(survey, null, 2)}\n` : `${kernelTable(survey)}\n`;
 }
 
-function asText(gguf: GgufFile, args: Args): string {
+async function asText(gguf: GgufFile, args: Args): Promise<string> {
   const facts = describeFile(gguf, args.pre);
+  const fit = await fitOfFile(gguf, facts, args);
   const sections = [
-    table(factRows(facts, args).map(([name, value]) => [`${name}:`, value])),
+    table(factRows(facts, args, fit).map(([name, value]) => [`${name}:`, value])),
     gguf.tensors.length === 0 ? 'no tensors: a vocabulary file' : table(typeRows(facts), [1, 2, 3]),
     table([...gguf.metadata].map(([key, value]) => [key, shortValue(value)])),
   ];
@@ -91,7 +113,7 @@ function asText(gguf: GgufFile, args: Args): string {
   return sections.filter((section) => section !== '').join('\n\n');
 }
 
-function factRows(facts: Description, args: Args): [string, string][] {
+function factRows(facts: Description, args: Args, fit: Attempt<Fit> | undefined): [string, string][] {
   const shards = facts.shards > 1 ? `, ${facts.shards} files` : '';
   const rows: [string, string][] = [
     ['file', `${facts.file}, ${bytes(facts.fileBytes)}, GGUF version ${facts.version}${shards}`],
@@ -121,9 +143,19 @@ function factRows(facts: Description, args: Args): [string, string][] {
       ['stop tokens', t.stop.length === 0 ? '(none)' : t.stop.join(', ')],
       ['chat template', templateLine(t.chatTemplate)],
     );
+    if (t.bosPrefixRemoved) {
+      rows.push(['special tokens', 'written behind the begin token by an older bitnet.cpp converter; read without it']);
+    }
   } else rows.push(['tokenizer', facts.tokenizer.why]);
   if (facts.config.ok && facts.types.length > 0) rows.push(['memory', memoryLine(facts, args)]);
+  if (fit !== undefined) rows.push(['fits', fitLine(fit)]);
   return rows;
+}
+
+/** Nothing to say where there is no model. */
+async function fitOfFile(gguf: GgufFile, facts: Description, args: Args): Promise<Attempt<Fit> | undefined> {
+  if (!facts.config.ok || gguf.tensors.length === 0) return undefined;
+  return fitOf(gguf, facts.config.value, args);
 }
 
 function told<T>(attempt: Attempt<T>, tell: (value: T) => string): string {
@@ -198,14 +230,16 @@ function wholeValue(gguf: GgufFile, key: string): string {
   return JSON.stringify(whole, jsonable) ?? '';
 }
 
-function asJson(gguf: GgufFile, args: Args): Record<string, unknown> {
+async function asJson(gguf: GgufFile, args: Args): Promise<Record<string, unknown>> {
   const facts = describeFile(gguf, args.pre);
+  const fit = await fitOfFile(gguf, facts, args);
   return {
     ...facts,
     activation: given(facts.activation),
     config: given(facts.config),
     tokenizer: given(facts.tokenizer),
     memory: memoryOf(facts, args),
+    ...(fit === undefined ? {} : { fit: given(fit) }),
     metadata: Object.fromEntries([...gguf.metadata].map(([key, value]) => [key, jsonValue(value)])),
     ...(args.tensors ? { tensors: jsonTensors(gguf) } : {}),
   };

@@ -6,11 +6,12 @@
 import { readFile } from 'node:fs/promises';
 import type { LoadOptions, Model } from '../engine/types.ts';
 import { type ByteSource, openModelSource } from '../formats/index.ts';
+import { checkRelativePath, isHubReference } from '../hub/reference.ts';
 import { ioError, openFileSource } from '../platform/source-node.ts';
 import { UsageError, type Values } from './flags.ts';
 import { type modelFlag, type quietFlag, type runtimeFlags, sessionOptions } from './flags-common.ts';
 import { bytes } from './format.ts';
-import { findHubFile } from './hub.ts';
+import { isOffline, openHubModel, referenceOf } from './hub.ts';
 import type { Io } from './io.ts';
 
 /** The story model inside the package; at the same place seen from src/cli and dist/cli. */
@@ -30,18 +31,32 @@ export function namesModel(args: Values<typeof modelFlag>): boolean {
   return (args.model ?? args['model-url'] ?? args['hf-repo']) !== undefined;
 }
 
-/** The bytes of the model that the flags name. Gzipped files are unpacked in memory. */
-export async function openSource(args: Values<typeof modelFlag>, io: Io): Promise<ByteSource> {
+/**
+ * The bytes of the model that the flags name. Gzipped files are unpacked in memory. `inPlace` is for commands that read
+ * little: a model of the hub that is not in its cache is then read by ranges, not downloaded.
+ */
+export async function openSource(
+  args: Values<typeof modelFlag> & Partial<Values<typeof quietFlag>>,
+  io: Io,
+  inPlace = false,
+): Promise<ByteSource> {
   const { model, 'model-url': url, 'hf-repo': repo, 'hf-file': file } = args;
-  if (file !== undefined && repo === undefined) throw new UsageError('-hff needs -hf');
   // These two come before -m, which may stem from the environment.
   if (repo !== undefined && url !== undefined) throw new UsageError('-hf and -mu exclude each other');
-  const options = { openPath: openFileSource, signal: io.signal };
-  if (repo !== undefined) {
-    const found = await findHubFile(repo, file, io.env, io.signal);
-    return openModelSource(found.url, { ...options, headers: found.headers });
+  const onHub = repo ?? (url === undefined && model !== undefined && isHubReference(model) ? model : undefined);
+  if (file !== undefined && onHub === undefined) throw new UsageError('-hff needs -hf');
+  if (onHub !== undefined) {
+    const reference = referenceOf(repo === undefined ? '-m' : '-hf', onHub);
+    if (file !== undefined) checkRelativePath(file, '-hff');
+    const choices = {
+      quiet: args.quiet ?? false,
+      offline: isOffline(io, args.offline),
+      ignoreCache: args['no-cache'],
+      inPlace,
+    };
+    return openHubModel({ ...reference, file: file ?? reference.file }, choices, io);
   }
-  return openModelSource(url ?? model ?? EMBEDDED, options);
+  return openModelSource(url ?? model ?? EMBEDDED, { openPath: openFileSource, signal: io.signal });
 }
 
 /** The library's names of what `--embd-type` takes. */

@@ -96,10 +96,13 @@ async function parse(command: Command, rest: readonly string[], io: Io): Promise
   const parsed = await parserFor(command).parseAsync(given);
   const words = parsed._.map(String);
   const { word } = command;
-  if (words.length > (word === undefined ? 0 : 1))
+  const { min, max, shown } = command.words ?? { min: 0, max: word === undefined ? 0 : 1, shown: '' };
+  if (words.length < min)
+    throw new UsageError(`expected ${shown}, got ${words.length === 0 ? 'nothing' : words.join(' ')}`);
+  if (words.length > max)
     throw new UsageError(`unexpected argument ${JSON.stringify(words.at(-1))}${hintFor(words.at(-1), flags)}`);
   if (word?.required === true && words.length === 0) throw new UsageError(`${word.name} is missing`);
-  const args: Record<string, unknown> = { word: words[0] };
+  const args: Record<string, unknown> = { word: words[0], words };
   for (const [name, flag] of Object.entries(command.flags)) {
     args[name] = parsed[name] ?? (flag.type === 'boolean' ? false : flag.type === 'list' ? [] : undefined);
   }
@@ -132,11 +135,13 @@ function bareParser(): Argv {
 
 function parserFor(command: Command): Argv {
   const word =
-    command.word === undefined
-      ? ''
-      : command.word.required === true
-        ? ` ${command.word.name}`
-        : ` [${command.word.name}]`;
+    command.words !== undefined
+      ? ` ${command.words.shown}`
+      : command.word === undefined
+        ? ''
+        : command.word.required === true
+          ? ` ${command.word.name}`
+          : ` [${command.word.name}]`;
   let parser = bareParser().usage(`bitnet ${command.name}${word} [flags]\n\n${command.describe}`);
   for (const [name, flag] of Object.entries({ ...command.flags, ...globalFlags })) {
     parser = parser.option(name, yargsOption(flag));

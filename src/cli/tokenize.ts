@@ -36,7 +36,7 @@ export const tokenize = command({
     const sources = [args.prompt !== undefined, args.file !== undefined, args.stdin].filter(Boolean).length;
     if (sources !== 1) throw new UsageError('give one of -p, -f and --stdin');
     const text = args.prompt ?? (args.file !== undefined ? await readTextFile(args.file) : await io.readAll());
-    const source = await openSource(args, io);
+    const source = await openSource(args, io, true);
     try {
       const tokenizer = tokenizerOf(await openGguf(source, { allowUnreadable: true }), args.pre);
       const { addBos, addEos } = tokenizer.spec;

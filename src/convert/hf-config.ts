@@ -20,8 +20,10 @@ export interface Family {
   readonly modules: Readonly<Record<string, string>>;
   /** Rows of q and k are put in the order of NORM rope (pairs side by side) instead of NEOX (halves). */
   readonly permuted: boolean;
-  /** An ordinary model of this class is not ternary: only one that says it is can be meant. */
+  /** An ordinary model of this class is not ternary: one that does not say that it is must show it. */
   readonly mustBeDeclared: boolean;
+  /** How packed checkpoints of this family hold their scales. */
+  readonly packedAs: 'packed, multiply' | 'packed, divide';
 }
 
 /** `blk.N.<key>` is `model.layers.N.<value>`. */
@@ -37,8 +39,8 @@ export const COMMON_MODULES: Readonly<Record<string, string>> = {
   ffn_down: 'mlp.down_proj',
 };
 
-/** The names differ in one letter's case. */
-const families: Readonly<Record<string, Family>> = {
+/** By the name of the class. The first two differ in one letter's case. */
+export const families: Readonly<Record<string, Family>> = {
   // microsoft/bitnet-b1.58-2B-4T and its relatives.
   BitNetForCausalLM: {
     architecture: 'bitnet-b1.58',
@@ -47,6 +49,7 @@ const families: Readonly<Record<string, Family>> = {
     modules: { attn_sub_norm: 'self_attn.attn_sub_norm', ffn_sub_norm: 'mlp.ffn_sub_norm' },
     permuted: false,
     mustBeDeclared: false,
+    packedAs: 'packed, multiply',
   },
   // 1bitLLM/bitnet_b1_58-*.
   BitnetForCausalLM: {
@@ -56,6 +59,7 @@ const families: Readonly<Record<string, Family>> = {
     modules: { attn_sub_norm: 'self_attn.inner_attn_ln', ffn_sub_norm: 'mlp.ffn_layernorm' },
     permuted: false,
     mustBeDeclared: false,
+    packedAs: 'packed, multiply',
   },
   // HF1BitLLM/Llama3-8B-1.58-*, tiiuae/Falcon3-*-1.58bit, tiiuae/Falcon-E-*.
   LlamaForCausalLM: {
@@ -65,6 +69,7 @@ const families: Readonly<Record<string, Family>> = {
     modules: {},
     permuted: true,
     mustBeDeclared: true,
+    packedAs: 'packed, divide',
   },
 };
 
@@ -81,6 +86,8 @@ export interface HfConfig {
   readonly family: Family;
   readonly model: ModelConfig;
   readonly storedAs: StoredAs;
+  /** False where neither the class nor config.json says that the model is ternary. */
+  readonly isDeclared: boolean;
   /** Undefined where the file leaves it to the presence of a head. */
   readonly tied: boolean | undefined;
   /** Modules that were left alone when the rest was made ternary. */
@@ -89,14 +96,27 @@ export interface HfConfig {
 
 const FILE = 'config.json';
 
+/** Ceilings as for GGUF files (`model/config.ts`): a lie must not become an allocation. */
+const LIMITS: Readonly<Record<string, number>> = {
+  num_hidden_layers: 1024,
+  num_attention_heads: 1024,
+  num_key_value_heads: 1024,
+  head_dim: 1024,
+  vocab_size: 1 << 22,
+  max_position_embeddings: 1 << 24,
+};
+const MAX_WIDTH = 1 << 20;
+
 export function readHfConfig(json: JsonObject, name: string): HfConfig {
   const family = familyOf(json);
   const { architecture } = family;
   const count = (key: string, fallback?: number): number => {
     const value = json[key] ?? fallback;
-    want(Number.isSafeInteger(value) && Number(value) > 0, 'bad-metadata', 'bad value', () => ({
+    const limit = LIMITS[key] ?? MAX_WIDTH;
+    const good = Number.isSafeInteger(value) && Number(value) > 0 && Number(value) <= limit;
+    want(good, 'bad-metadata', 'bad value', () => ({
       where: `${FILE}: ${key}`,
-      expected: 'a positive integer',
+      expected: `an integer of 1 to ${limit}`,
       got: show(value),
     }));
     return Number(value);
@@ -127,21 +147,17 @@ export function readHfConfig(json: JsonObject, name: string): HfConfig {
     activation: architectureOf(architecture).activation,
     ropeStyle: architectureOf(architecture).ropeStyle,
   };
-  want(
-    model.nLayers <= 1024 && model.headDim % 2 === 0 && nHeads % model.nKvHeads === 0,
-    'bad-metadata',
-    'bad shape',
-    () => ({
-      where: FILE,
-      expected: 'at most 1024 layers, heads of even size, a whole number of them for each key/value head',
-      got: `${model.nLayers} layers, ${nHeads} heads of ${model.headDim} over ${model.nKvHeads}`,
-    }),
-  );
+  want(model.headDim % 2 === 0 && nHeads % model.nKvHeads === 0, 'bad-metadata', 'bad shape', () => ({
+    where: FILE,
+    expected: 'heads of even size, a whole number of them for each key/value head',
+    got: `${nHeads} heads of ${model.headDim} over ${model.nKvHeads}`,
+  }));
   const tied = json.tie_word_embeddings;
   return {
     family,
     model,
-    storedAs: storedAs(json, family),
+    storedAs: storedAs(json),
+    isDeclared: !family.mustBeDeclared || (json.quantization_config ?? undefined) !== undefined,
     tied: typeof tied === 'boolean' ? tied : undefined,
     notConverted: notConverted(json),
   };
@@ -158,7 +174,9 @@ function familyOf(json: JsonObject): Family {
 }
 
 function positive(value: unknown, key: string): number {
-  want(typeof value === 'number' && Number.isFinite(value) && value > 0, 'bad-metadata', 'bad value', () => ({
+  // As it will be stored: 1e300 is infinite, and 1e-300 zero, as a float32.
+  const stored = typeof value === 'number' ? Math.fround(value) : 0;
+  want(typeof value === 'number' && Number.isFinite(stored) && stored > 0, 'bad-metadata', 'bad value', () => ({
     where: `${FILE}: ${key}`,
     expected: 'a positive number',
     got: show(value),
@@ -181,18 +199,10 @@ function ropeOf(json: JsonObject, family: Family): { base: number; factor: numbe
   });
 }
 
-function storedAs(json: JsonObject, family: Family): StoredAs {
+function storedAs(json: JsonObject): StoredAs {
   const where = `${FILE}: quantization_config`;
   const declared = json.quantization_config ?? undefined;
-  if (declared === undefined) {
-    want(!family.mustBeDeclared, 'unsupported-type', 'this model does not say that it is ternary', () => ({
-      where,
-      expected: 'quant_method "bitnet"',
-      got: 'none',
-      hint: 'making an ordinary model ternary destroys it',
-    }));
-    return 'master';
-  }
+  if (declared === undefined) return 'master';
   const quantization = isObject(declared) ? declared : {};
   const choice = (key: string, fallback: string | undefined, choices: readonly string[]): string => {
     const value = quantization[key] ?? fallback;

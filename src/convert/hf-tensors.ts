@@ -69,7 +69,7 @@ export function pairTensors(file: SafetensorsFile, config: HfConfig): Pairing {
 }
 
 /** `blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`. */
-function hfName(name: string, modules: Readonly<Record<string, string>>): string {
+export function hfName(name: string, modules: Readonly<Record<string, string>>): string {
   const inLayer = /^blk\.(\d+)\.(\w+)\.weight$/.exec(name);
   if (inLayer !== null) return `model.layers.${inLayer[1]}.${modules[inLayer[2]]}.weight`;
   if (name === 'token_embd.weight') return 'model.embed_tokens.weight';

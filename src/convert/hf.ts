@@ -1,6 +1,8 @@
 /**
  * Hugging Face checkpoint -> GGUF. Ternary weights go over without loss: trits stay trits, and the scale stays what it
  * is where the type has room for it (I2_S, F32). The same folder gives the same bytes.
+ *
+ * Memory: one piece of a table, or one packed matrix, at a time.
  * @module
  */
 
@@ -13,9 +15,11 @@ import type { ByteSource } from '../formats/source.ts';
 import { type HfConfig, readHfConfig } from './hf-config.ts';
 import { type PairedTensor, pairTensors } from './hf-tensors.ts';
 import { modelMetadata, u32 } from './layout.ts';
+import { encodeMatrix, RoundedScales, type TritMatrix } from './linear.ts';
+import { FloatKinds, wantTernaryMaster } from './ternary-floats.ts';
 import { tokenizerMetadata } from './tokenizer-json.ts';
-import { type EmbeddingType, encodeFloats, encodeTrits, type LinearType, storedScale, tailOf } from './types.ts';
-import { floatPieces, masterTrits, packedTrits, rotaryOrder } from './weights.ts';
+import { type EmbeddingType, encodeFloats, fittingTableType, type LinearType } from './types.ts';
+import { floatPieces, floatTrits, packedTrits, rotaryOrder, sampleOf, surveyFloats } from './weights.ts';
 import {
   beforeWriting,
   byteLengthOf,
@@ -42,6 +46,8 @@ export interface ConvertOptions extends WriteOptions {
   readonly name?: string | undefined;
   /** Pre-tokenizer, where tokenizer.json has one that is not recognised. */
   readonly pre?: string | undefined;
+  /** Make a model ternary that neither says nor shows that it is one. */
+  readonly force?: boolean | undefined;
 }
 
 export interface Converted extends Written {
@@ -59,17 +65,28 @@ export async function convertHf(reader: HfReader, sink: ByteSink, options: Conve
   const { config, metadata, weights, notes } = await beforeWriting(sink, () => readCheckpoint(reader, options));
   try {
     const rounded = new RoundedScales(outType);
-    const dtypes = { linear: outType, embedding: embeddingType, vector: 'F32' } as const;
-    const tensors = await beforeWriting(sink, () => {
+    const kinds = new FloatKinds();
+    const tensors = await beforeWriting(sink, async () => {
       const paired = pairTensors(weights, config);
       notes.push(...paired.notes);
+      if (!config.isDeclared) await wantShown(reader.label, paired.tensors, options);
+      const tableType = fittingTableType(embeddingType, config.model.hidden);
+      if (tableType !== embeddingType) {
+        notes.push(
+          `rows of ${config.model.hidden} values are no whole ${embeddingType} blocks: tables are ${tableType}`,
+        );
+      }
+      const dtypes = { linear: outType, embedding: tableType, vector: 'F32' } as const;
       return paired.tensors.map((tensor): FilledTensor => {
         const typed = { ...tensor, dtype: dtypes[tensor.role] };
         byteLengthOf(typed);
-        const pieces =
-          tensor.role === 'linear'
-            ? () => linearPieces(tensor, config, outType, rounded)
-            : () => plainPieces(tensor, tensor.role === 'vector' ? 'F32' : embeddingType);
+        const plain = tensor.role === 'vector' ? 'F32' : tableType;
+        const pieces = async function* () {
+          if (tensor.role !== 'linear') return yield* plainPieces(tensor, plain);
+          const matrix = await linearMatrix(tensor, config, kinds, options.signal);
+          rounded.add(matrix.scale, tensor.name);
+          yield* encodeMatrix(outType, matrix);
+        };
         return { ...typed, pieces };
       });
     });
@@ -79,7 +96,11 @@ export async function convertHf(reader: HfReader, sink: ByteSink, options: Conve
       tensors,
       options,
     );
-    return { ...written, architecture: config.model.architecture, notes: [...notes, ...rounded.notes()] };
+    return {
+      ...written,
+      architecture: config.model.architecture,
+      notes: [...notes, ...kinds.notes(), ...rounded.notes()],
+    };
   } finally {
     await weights.close();
   }
@@ -184,50 +205,31 @@ function lastName(label: string): string {
   return label.split(/[/\\]/).findLast((part) => part !== '' && part !== '.') ?? 'model';
 }
 
-async function* linearPieces(
+/** The weights of a model that does not say that it is ternary must be, or the user must insist. */
+async function wantShown(label: string, tensors: readonly PairedTensor[], { force, signal }: ConvertOptions) {
+  if (force === true) return;
+  const samples: [name: string, values: Float32Array][] = [];
+  for (const { role, source } of tensors) {
+    signal?.throwIfAborted();
+    if (role === 'linear') samples.push([source.name, await sampleOf(source)]);
+  }
+  wantTernaryMaster(label, samples);
+}
+
+async function linearMatrix(
   tensor: PairedTensor,
   { family, model, storedAs }: HfConfig,
-  type: LinearType,
-  rounded: RoundedScales,
-): AsyncGenerator<Uint8Array> {
+  kinds: FloatKinds,
+  signal: AbortSignal | undefined,
+): Promise<TritMatrix> {
   const isRotated = /\.attn_[qk]\.weight$/.test(tensor.name);
   const order = family.permuted && isRotated ? rotaryOrder(model.headDim) : undefined;
-  const { scale, pieces } =
-    storedAs === 'master'
-      ? await masterTrits(tensor.source, order)
-      : await packedTrits(tensor.source, tensor.scale!, storedAs, order);
-  rounded.add(scale, tensor.name);
-  for await (const trits of pieces()) yield encodeTrits(type, trits, scale);
-  yield tailOf(type, scale);
+  if (storedAs !== 'master') return packedTrits(tensor.source, tensor.scale!, storedAs, order);
+  const survey = await surveyFloats(() => floatPieces(tensor.source), signal);
+  kinds.add(survey);
+  return floatTrits(survey, [tensor.shape[0], tensor.shape[1]], () => floatPieces(tensor.source, order));
 }
 
 async function* plainPieces({ source, name }: PairedTensor, type: EmbeddingType): AsyncGenerator<Uint8Array> {
   for await (const values of floatPieces(source)) yield encodeFloats(type, values, name);
-}
-
-/** Counts the scales that a type cannot hold exactly. */
-class RoundedScales {
-  readonly #type: LinearType;
-  #count = 0;
-  #rounded = 0;
-  #worst = 0;
-
-  constructor(type: LinearType) {
-    this.#type = type;
-  }
-
-  add(scale: number, where: string): void {
-    const stored = storedScale(this.#type, scale, where);
-    this.#count++;
-    if (stored !== scale) this.#rounded++;
-    this.#worst = Math.max(this.#worst, Math.abs(stored - scale) / scale);
-  }
-
-  notes(): string[] {
-    if (this.#rounded === 0) return [];
-    const percent = (100 * this.#worst).toFixed(3);
-    return [
-      `${this.#type} cannot hold ${this.#rounded} of ${this.#count} scales exactly; the worst is off by ${percent} %`,
-    ];
-  }
 }

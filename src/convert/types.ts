@@ -6,9 +6,9 @@
 import { BitnetError } from '../errors.ts';
 import { bf16ToNumber, numberToBF16 } from '../numeric/bf16.ts';
 import { f16ToNumber, numberToF16 } from '../numeric/f16.ts';
-import { TAIL_BYTES } from '../tensors/dtype.ts';
+import { dtypeByName, TAIL_BYTES } from '../tensors/dtype.ts';
 import { encodeBF16, encodeF16, encodeF32 } from '../tensors/floats.ts';
-import { encodeI2S, wantScale } from '../tensors/i2s.ts';
+import { encodeI2S, I2S_BLOCK_ELEMENTS, wantScale } from '../tensors/i2s.ts';
 import { encodeQ2_K, encodeQ3_K } from '../tensors/q2_q3_k.ts';
 import { encodeQ4_0, encodeQ4_1, encodeQ5_0, encodeQ5_1 } from '../tensors/q4_q5.ts';
 import { encodeQ4_K, encodeQ5_K } from '../tensors/q4_q5_k.ts';
@@ -67,6 +67,25 @@ export function encodeTrits(type: LinearType, trits: Int8Array, scale: number): 
       return floatEncoders[type](values);
     }
   }
+}
+
+/** Columns of one block of `encodeTrits`'s I2_S, and of packed rows. */
+export const tritBlockColumns = I2S_BLOCK_ELEMENTS;
+
+/** A whole tensor, tail included: for types whose tiles reach over rows, so that runs of values are not enough. */
+export type WholeEncoder = (trits: Int8Array, rows: number, columns: number, scale: number) => Uint8Array;
+
+/** The types that are written as a whole; all others go through `encodeTrits` in runs. */
+export const wholeEncoders: Partial<Record<LinearType, WholeEncoder>> = {};
+
+/** What llama-quantize takes where rows are no whole blocks. */
+const substitutes: Readonly<Record<string, string>> = { Q6_K: 'Q8_0', Q5_K: 'Q5_1', Q4_K: 'Q5_0' };
+
+/** `type`, or what takes its place for rows of `columns` values; F16 where nothing else does. */
+export function fittingTableType(type: EmbeddingType, columns: number): EmbeddingType {
+  if (columns % dtypeByName(type).blockElements === 0) return type;
+  const substitute = embeddingTypes.find((other) => other === substitutes[type]);
+  return substitute === undefined ? 'F16' : fittingTableType(substitute, columns);
 }
 
 /** A scale as `type` keeps it. */

@@ -16,6 +16,9 @@
  * The mean is taken over the whole matrix: |W| summed in double precision in the order of the file, divided by their
  * number, rounded once to float32. torch adds in float32 by a tree of its own, so its mean may differ in the last bits;
  * s and W s are float32 as there. Halves go to even, so |W s| = 0.5 becomes 0, and only larger ones become 1.
+ *
+ * Floats that are ternary already (a checkpoint saved after dequantising) keep their scale: the mean of -s, 0, s would be
+ * smaller than s by the share of zeros.
  * @module
  */
 
@@ -24,10 +27,8 @@ import type { SafetensorsTensor } from '../formats/safetensors/types.ts';
 import { decodeInto, findNotFinite } from '../tensors/decode.ts';
 import { dtypeByName } from '../tensors/dtype.ts';
 import { findCode3, wantScale } from '../tensors/i2s.ts';
-import { RUN } from './types.ts';
-
-/** Values handed out at a time, as long as a row is not longer. */
-const PIECE_VALUES = 1 << 16;
+import { type Ternariness, ternarinessOf } from '../tensors/ternariness.ts';
+import { rowsPerPiece, type TritMatrix } from './linear.ts';
 
 /** Row r of the result is row order(r) of the checkpoint. */
 export type RowOrder = (row: number) => number;
@@ -43,10 +44,13 @@ export function rotaryOrder(headDim: number): RowOrder {
   };
 }
 
-/** A matrix as trits. The buffer of a piece is used again for the next. */
-export interface Trits {
-  readonly scale: number;
-  readonly pieces: () => AsyncIterable<Int8Array>;
+/** The way back: row (head, j d/2 + i) of HF is row (head, 2i + j) of llama.cpp. */
+export function inverseRotaryOrder(headDim: number): RowOrder {
+  const half = headDim / 2;
+  return (row) => {
+    const inHead = row % headDim;
+    return row - inHead + 2 * (inHead % half) + Math.floor(inHead / half);
+  };
 }
 
 /** A packed matrix. It is read whole: it is at most a few ten MB, and every row of it is spread over a quarter. */
@@ -55,19 +59,24 @@ export async function packedTrits(
   scale: SafetensorsTensor,
   direction: 'packed, multiply' | 'packed, divide',
   order: RowOrder | undefined,
-): Promise<Trits> {
+): Promise<TritMatrix> {
   const factor = (await readFloats(scale))[0];
   wantScale(factor, scale.name);
   const [quarter, columns] = tensor.shape;
   const bytes = new Uint8Array(tensor.byteLength);
   await tensor.source.readInto(bytes, tensor.offsetBytes);
   wantTernary(bytes, tensor);
+  const own = direction === 'packed, divide' ? Math.fround(1 / factor) : factor;
+  // A denormal factor has no finite inverse.
+  wantScale(own, scale.name);
+  const rows = 4 * quarter;
   return {
-    scale: direction === 'packed, divide' ? Math.fround(1 / factor) : factor,
-    async *pieces() {
-      const rows = 4 * quarter;
+    rows,
+    columns,
+    scale: own,
+    *pieces() {
       const perPiece = rowsPerPiece(columns);
-      const trits = new Int8Array(perPiece * columns);
+      const trits = new Int8Array(Math.min(perPiece, rows) * columns);
       for (let first = 0; first < rows; first += perPiece) {
         const count = Math.min(perPiece, rows - first);
         for (let r = 0; r < count; r++) {
@@ -82,24 +91,93 @@ export async function packedTrits(
   };
 }
 
-/** A matrix of master weights: read once for its mean, and again when the pieces are asked for. */
-export async function masterTrits(tensor: SafetensorsTensor, order: RowOrder | undefined): Promise<Trits> {
+/** All values of a matrix in whole rows; each call reads them again. */
+export type FloatPieces = () => AsyncIterable<Float32Array>;
+
+/**
+ * Up to this distance floats are ternary weights that lost a little on their way (a copy in Q6_K has 0.01, one in Q4_0 0.07).
+ * Master weights have 0.43, if they are Gaussian.
+ */
+export const NEARLY_TERNARY = 0.1;
+
+/**
+ * What floats are. `ternary`: -s, 0, s already. `rounded`: the same with noise. `master`: as trained, to be quantised.
+ */
+export type FloatKind = 'ternary' | 'rounded' | 'master';
+
+export interface FloatSurvey {
+  readonly kind: FloatKind;
+  /** Of all values, or of the first piece where that is far enough from ternary to tell. */
+  readonly ternariness: Ternariness;
+  /** Of |W|. */
+  readonly mean: number;
+}
+
+/** Reads a matrix once, and a second time if it may be ternary with noise. */
+export async function surveyFloats(pieces: FloatPieces, signal?: AbortSignal): Promise<FloatSurvey> {
   let sum = 0;
   let n = 0;
-  for await (const values of floatPieces(tensor)) {
-    for (let i = 0; i < values.length; i++) sum += Math.abs(values[i]);
+  let magnitude = 0;
+  let isExact = true;
+  let first: Ternariness | undefined;
+  for await (const values of pieces()) {
+    signal?.throwIfAborted();
+    for (let i = 0; i < values.length; i++) {
+      const a = Math.abs(values[i]);
+      sum += a;
+      if (a === magnitude || a === 0) continue;
+      if (magnitude === 0) magnitude = a;
+      else isExact = false;
+    }
     n += values.length;
+    first ??= ternarinessOf(values);
   }
-  const inverse = Math.fround(1 / Math.max(Math.fround(sum / n), Math.fround(1e-5)));
+  const mean = sum / n;
+  // Zeros say nothing about their scale; quantising gives them the one of training.
+  if (magnitude === 0) return { kind: 'master', mean, ternariness: { distance: 0, scale: 0, isExact } };
+  if (isExact) return { kind: 'ternary', mean, ternariness: { distance: 0, scale: magnitude, isExact } };
+  const ternariness = first!.distance > NEARLY_TERNARY ? first! : await wholeTernariness(pieces, mean);
+  return { kind: ternariness.distance > NEARLY_TERNARY ? 'master' : 'rounded', mean, ternariness };
+}
+
+/** `ternarinessOf` of a matrix that is not exactly ternary, piece by piece. */
+async function wholeTernariness(pieces: FloatPieces, mean: number): Promise<Ternariness> {
+  let sumSquares = 0;
+  let projected = 0;
+  let nonzero = 0;
+  for await (const values of pieces()) {
+    for (let i = 0; i < values.length; i++) {
+      const a = Math.abs(values[i]);
+      sumSquares += a * a;
+      if (a <= mean / 2) continue;
+      projected += a;
+      nonzero++;
+    }
+  }
+  const rest = Math.max(0, sumSquares - (projected * projected) / nonzero);
+  return { distance: Math.sqrt(rest / sumSquares), scale: projected / nonzero, isExact: false };
+}
+
+/** Trits of floats: those that are there already, or the ones that training computed with. */
+export function floatTrits(
+  { kind, mean, ternariness }: FloatSurvey,
+  [columns, rows]: readonly [columns: number, rows: number],
+  pieces: FloatPieces,
+): TritMatrix {
+  const inverse = kind === 'master' ? Math.fround(1 / Math.max(Math.fround(mean), Math.fround(1e-5))) : 1;
+  // The rounded product decides, as in training: |W s| just above a half may become one.
+  const half = kind === 'master' ? 0.5 : mean / 2;
   return {
-    scale: Math.fround(1 / inverse),
+    rows,
+    columns,
+    scale: Math.fround(kind === 'master' ? 1 / inverse : ternariness.scale),
     async *pieces() {
       let trits = new Int8Array(0);
-      for await (const values of floatPieces(tensor, order)) {
+      for await (const values of pieces()) {
         if (trits.length < values.length) trits = new Int8Array(values.length);
         for (let i = 0; i < values.length; i++) {
           const scaled = Math.fround(values[i] * inverse);
-          trits[i] = scaled > 0.5 ? 1 : scaled < -0.5 ? -1 : 0;
+          trits[i] = scaled > half ? 1 : scaled < -half ? -1 : 0;
         }
         yield trits.subarray(0, values.length);
       }
@@ -127,12 +205,23 @@ export async function* floatPieces(tensor: SafetensorsTensor, order?: RowOrder):
       }
     }
     const bad = findNotFinite(dtype, piece);
-    want(bad < 0, 'bad-tensor', 'a weight is not a finite number', () => ({
-      where: `${tensor.name} value ${first * columns + bad}`,
-    }));
+    want(bad < 0, 'bad-tensor', 'a weight is not a finite number', () => {
+      const row = first + Math.floor(bad / columns);
+      return { where: `${tensor.name} value ${(order?.(row) ?? row) * columns + (bad % columns)}` };
+    });
     decodeInto(dtype, piece, 0, count * columns, values);
     yield values.subarray(0, count * columns);
   }
+}
+
+/** Values of some rows all over a matrix: enough to tell master weights from ternary ones. */
+export async function sampleOf(tensor: SafetensorsTensor): Promise<Float32Array> {
+  const [rows, columns] = tensor.shape;
+  const count = Math.min(rows, rowsPerPiece(columns));
+  const spread: SafetensorsTensor = { ...tensor, shape: [count, columns] };
+  // One piece: as many rows as it has.
+  for await (const values of floatPieces(spread, (row) => Math.floor((row * rows) / count))) return values;
+  return new Float32Array(0);
 }
 
 /** A small tensor as a whole. */
@@ -146,13 +235,6 @@ export async function readFloats(tensor: SafetensorsTensor): Promise<Float32Arra
     at += piece.length;
   }
   return whole;
-}
-
-/** As many rows as make a good piece, and together a multiple of `RUN` values, so that blocks end with pieces. */
-function rowsPerPiece(columns: number): number {
-  let step = 1;
-  while ((step * columns) % RUN !== 0) step *= 2; // RUN is a power of two
-  return Math.max(step, Math.floor(PIECE_VALUES / columns / step) * step);
 }
 
 function wantTernary(bytes: Uint8Array, { name, shape }: SafetensorsTensor): void {

@@ -6,9 +6,8 @@
 import { BitnetError } from '../errors.ts';
 import { type TensorChunks, writeGguf } from '../formats/gguf/writer.ts';
 import type { ByteSink } from '../formats/sink.ts';
-import { dtypeByName, tensorByteLength } from '../tensors/dtype.ts';
+import { type DType, type DTypeName, dtypeByName, tensorByteLength } from '../tensors/dtype.ts';
 import type { Metadata, PlannedTensor } from './layout.ts';
-import type { EmbeddingType, LinearType } from './types.ts';
 
 export interface WriteProgress {
   readonly tensor: string;
@@ -28,7 +27,7 @@ export interface Written {
 
 /** A planned tensor with its type and, when its turn comes, its bytes. */
 export interface FilledTensor extends PlannedTensor {
-  readonly dtype: LinearType | EmbeddingType;
+  readonly dtype: DTypeName | DType;
   readonly pieces: () => TensorChunks;
 }
 
@@ -66,24 +65,23 @@ export async function writeModel(
 }
 
 /** Throws where the shape does not fit the blocks of the type. */
-export function byteLengthOf({ name, dtype, shape, role }: Omit<FilledTensor, 'pieces'>): number {
+export function byteLengthOf({ name, dtype: given, shape, role }: Omit<FilledTensor, 'pieces'>): number {
+  const dtype = typeof given === 'string' ? dtypeByName(given) : given;
+  let byteLength: number | undefined;
   try {
-    // Every type that can be written has a size.
-    return tensorByteLength(dtypeByName(dtype), shape, name)!;
+    byteLength = tensorByteLength(dtype, shape, name);
   } catch (error) {
     if (!(error instanceof BitnetError)) throw error;
     throw new BitnetError(
       'bad-argument',
-      `this shape cannot be written as ${dtype}: ${error.message}`,
-      {
-        hint:
-          role === 'linear'
-            ? 'I2_S takes every published model'
-            : 'Q8_0, Q5_1, Q5_0, Q4_1 and Q4_0 take multiples of 32; F16, BF16 and F32 take every shape',
-      },
+      `this shape cannot be written as ${dtype.name}: ${error.message}`,
+      { hint: role === 'linear' ? 'I2_S takes every published model' : 'F16, BF16 and F32 take every shape' },
       error,
     );
   }
+  // Only types that nobody here writes have no size; a copy of such a tensor would be of unknown length.
+  if (byteLength !== undefined) return byteLength;
+  throw new BitnetError('unsupported-type', `the size of type ${dtype.name} is not known`, { where: name });
 }
 
 /** Runs `make`; if it throws, nothing will be written, and the sink is told so. */

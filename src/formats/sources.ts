@@ -244,6 +244,7 @@ async function httpOf<T>(label: string, pending: Promise<T>, signal?: AbortSigna
     return await pending;
   } catch (error) {
     if (signal?.aborted || (error instanceof Error && error.name === 'AbortError')) throw error;
+    if (error instanceof BitnetError) throw error; // of the caller's own fetch
     // fetch says only that it failed; the reason (ENOTFOUND, ECONNREFUSED) is in its cause.
     const cause = error instanceof Error && error.cause instanceof Error ? ` (${error.cause.message})` : '';
     throw new BitnetError('http', 'network failure', { where: label, got: `${error}${cause}` }, error);

@@ -14,7 +14,7 @@ import { canRequantize, type SmallType } from '../tensors/requantize.ts';
 import { architectureOf } from './architectures.ts';
 import { type ModelConfig, readConfig } from './config.ts';
 import { createScratch } from './graph.ts';
-import { matchTensors } from './tensors.ts';
+import { matchTensors, type TensorRule } from './tensors.ts';
 
 /**
  * In which type embedding and head are kept. `file`: as they are, without loss (`tensors/dense-forms.ts`). `Q8_0`, `Q6_K`: those that
@@ -47,7 +47,7 @@ export function modelTensors(gguf: GgufFile): ModelTensors {
   const tensors = matchTensors(gguf, rules);
   for (const rule of rules) if (rule.kind === 'ignored') tensors.delete(rule.name);
   const matrices = new Set(rules.filter((rule) => rule.kind === 'matrix').map((rule) => rule.name));
-  return { config, tensors, matrices };
+  return { config, tensors, matrices, rules: rules.filter((rule) => tensors.has(rule.name)) };
 }
 
 export interface ModelTensors {
@@ -56,6 +56,8 @@ export interface ModelTensors {
   readonly tensors: ReadonlyMap<string, GgufTensor>;
   /** Names of those that multiply; the others are gains and factors. */
   readonly matrices: ReadonlySet<string>;
+  /** The rules that they were matched with, in the order of the architecture's table. */
+  readonly rules: readonly TensorRule[];
 }
 
 /** Reads hyper-parameters and architecture without loading anything. */

@@ -9,7 +9,7 @@
 import { BitnetError, type ErrorCode, show } from '../errors.ts';
 import { findEndTokens } from './end-tokens.ts';
 import { preTokenizerNamed } from './pretokenize.ts';
-import { recognisePreTokenizer, recogniseTemplate } from './recognise.ts';
+import { recognisePreTokenizer, recogniseTemplate, withoutBosPrefix } from './recognise.ts';
 import { type PreTokenizerChoice, type TokenBytes, type TokenizerSpec, TokenType } from './spec.ts';
 
 /**
@@ -35,12 +35,12 @@ export function tokenizerSpecFromMetadata(get: MetadataGetter, options: FromMeta
   const model = modelOf(read, options.architecture);
   const tokenList = read.strings('tokenizer.ggml.tokens') ?? read.missing('tokenizer.ggml.tokens', 'the vocabulary');
   const nTokens = tokenList.length;
-  const tokens = tokensOf(tokenList);
+  const written = tokensOf(tokenList);
   const scores = read.scores('tokenizer.ggml.scores', nTokens);
   const types = read.types('tokenizer.ggml.token_type', nTokens);
   const merges = model === 'gpt2' ? mergesOf(read) : [];
   const pre: PreTokenizerChoice =
-    model === 'gpt2' ? preTokenizerOf(read, tokens, merges.length, options) : { name: 'default', origin: 'file' };
+    model === 'gpt2' ? preTokenizerOf(read, written, merges.length, options) : { name: 'default', origin: 'file' };
 
   // llama.cpp's defaults are the ids of Llama 2 and of Falcon (11). A "gpt2" vocabulary that is not Falcon's has a
   // word or a comma at 11, and ending at every comma helps nobody: there the default counts only for a control token.
@@ -51,6 +51,8 @@ export function tokenizerSpecFromMetadata(get: MetadataGetter, options: FromMeta
   };
   const bosId = read.id('tokenizer.ggml.bos_token_id', nTokens, fallback(bos));
   const eosId = read.id('tokenizer.ggml.eos_token_id', nTokens, fallback(eos));
+  const repaired = withoutBosPrefix(written, types, bosId);
+  const tokens = repaired ?? written;
   const ends = findEndTokens(tokens, types, {
     eosId,
     eotId: read.id('tokenizer.ggml.eot_token_id', nTokens, undefined),
@@ -61,6 +63,7 @@ export function tokenizerSpecFromMetadata(get: MetadataGetter, options: FromMeta
     model,
     pre,
     tokens,
+    bosPrefixRemoved: repaired !== undefined,
     scores,
     types: ends.types,
     merges,

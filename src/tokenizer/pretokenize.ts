@@ -85,7 +85,8 @@ export const preTokenizers: Readonly<Record<string, PreTokenizer>> = {
       '[\\r\\n]',
       `[${S}]?[${L}]+`,
       `[${S}]?[${P}]+`,
-      '[\\u4e00-\\u9fa5\\u0800-\\u4e00\\uac00-\\ud7ff]+',
+      // [一-龥ࠀ-一가-퟿] without its spaces: llama.cpp turns those beyond ASCII into U+000B first (unicode.cpp).
+      '[\\u0800-\\u167f\\u1681-\\u1fff\\u200b-\\u2027\\u202a-\\u202e\\u2030-\\u205e\\u2060-\\u2fff\\u3001-\\u9fa5\\uac00-\\ud7ff]+',
       `[${N}]`,
     ],
   },

@@ -8,7 +8,7 @@
  */
 
 import { fnv1a } from './byte-index.ts';
-import type { ByteStrings } from './spec.ts';
+import { type ByteStrings, TokenType } from './spec.ts';
 
 interface Fingerprint {
   readonly pre: string;
@@ -58,4 +58,37 @@ export const BITNET_2B4T_TEMPLATE =
 /** The real template behind one that is known to be only a mark. */
 export function recogniseTemplate(source: string): string | undefined {
   return source.includes(MARKER) ? BITNET_2B4T_TEMPLATE : undefined;
+}
+
+/**
+ * The texts of special tokens without the begin token that bitnet.cpp's converter put before each of them.
+ *
+ * Until mid 2026 it wrote an added token as decode(encode(text)), with a tokenizer that begins everything with its begin
+ * token (convert-hf-to-gguf-bitnet.py, get_vocab_base). A Llama 3 vocabulary then has
+ *
+ *     128000 <|begin_of_text|><|begin_of_text|>      128009 <|begin_of_text|><|eot_id|>
+ *
+ * and no template contains its special tokens: they are read as plain text, and a turn ends only at what the keys name.
+ * A begin token that is some text twice has no other explanation. Undefined if it is not.
+ */
+export function withoutBosPrefix(
+  tokens: readonly Uint8Array[],
+  types: Int32Array,
+  bosId: number | undefined,
+): Uint8Array[] | undefined {
+  if (bosId === undefined || !isAdded(types[bosId])) return undefined;
+  const doubled = tokens[bosId];
+  const bos = doubled.subarray(doubled.length / 2);
+  if (bos.length === 0 || bos.length * 2 !== doubled.length || !startsWith(doubled, bos)) return undefined;
+  return tokens.map((token, id) =>
+    isAdded(types[id]) && token.length > bos.length && startsWith(token, bos) ? token.subarray(bos.length) : token,
+  );
+}
+
+function isAdded(type: number): boolean {
+  return type === TokenType.CONTROL || type === TokenType.USER_DEFINED;
+}
+
+function startsWith(bytes: Uint8Array, start: Uint8Array): boolean {
+  return start.every((byte, i) => bytes[i] === byte);
 }

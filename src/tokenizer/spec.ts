@@ -39,6 +39,8 @@ export interface TokenizerSpec {
   readonly model: 'llama' | 'gpt2';
   readonly pre: PreTokenizerChoice;
   readonly tokens: readonly Uint8Array[];
+  /** The file had the begin token's text before that of every special token; `tokens` are without it. */
+  readonly bosPrefixRemoved: boolean;
   /** (tokens) Only SPM uses them. */
   readonly scores: Float32Array;
   /** (tokens) Values of `TokenType`. */

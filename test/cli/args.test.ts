@@ -4,7 +4,6 @@ import { commands } from '../../src/cli/commands.ts';
 import { type Flags, UsageError } from '../../src/cli/flags.ts';
 import { logitBias, samplingFlags, samplingOptions } from '../../src/cli/flags-common.ts';
 import { bytes, count, duration, grouped, oneLine, plural, rate, shortFloat, table } from '../../src/cli/format.ts';
-import { chooseFile } from '../../src/cli/hub.ts';
 import { parseIds } from '../../src/cli/oracle.ts';
 import { openingFor, readEscapes } from '../../src/cli/prompt.ts';
 
@@ -111,17 +110,6 @@ describe('flags of the commands', () => {
     ]);
     for (const bad of ['15043', '+1', '1+', '1+inf', 'x+1', '1=2', '1+1e5'])
       expect(() => logitBias([bad])).toThrow(UsageError);
-  });
-
-  it('chooses a file of a repository', () => {
-    const files = ['README.md', 'm-f16.gguf', 'm-i2_s.gguf', 'm-tq1_0.gguf'];
-    expect(chooseFile('a/b', files, undefined)).toBe('m-i2_s.gguf');
-    expect(chooseFile('a/b', files, 'TQ1_0')).toBe('m-tq1_0.gguf');
-    expect(chooseFile('a/b', ['x-00001-of-00002.gguf', 'x-00002-of-00002.gguf'], undefined)).toBe(
-      'x-00001-of-00002.gguf',
-    );
-    expect(() => chooseFile('a/b', files, 'q4')).toThrow('a/b: no such GGUF file, got m-f16.gguf, m-i2_s.gguf');
-    expect(() => chooseFile('a/b', ['README.md'], undefined)).toThrow('got no GGUF files');
   });
 
   it('reads token ids', () => {

@@ -33,6 +33,13 @@ const model = (changes: object) => (c: Checkpoint) => void Object.assign(c.token
 const scale = (value: number) => (c: Checkpoint) =>
   void c.tensors.set(`${Q}_scale`, { dtype: 'BF16', shape: [1], bytes: encodeBF16(Float32Array.of(value)) });
 
+const index = (change: (text: string) => string) => (files: Files) => {
+  const name = 'model.safetensors.index.json';
+  const before = new TextDecoder().decode(files.get(name));
+  expect(change(before)).not.toBe(before);
+  files.set(name, text(change(before)));
+};
+
 const cases: Case[] = [
   // files
   { what: 'empty folder', code: 'io', message: /config\.json/, files: (f) => f.clear() },
@@ -49,6 +56,36 @@ const cases: Case[] = [
     message: /index is missing, expected model-00002-of-00002\.safetensors/,
     shards: 2,
     files: (f) => f.delete('model-00002-of-00002.safetensors'),
+  },
+  {
+    what: 'an index that reaches out of the folder',
+    code: 'bad-container',
+    message: /NAME\.safetensors in the same folder, got "\.\.\/model-00002-of-00002\.safetensors"/,
+    shards: 2,
+    files: index((map) => map.replaceAll('model-00002', '../model-00002')),
+  },
+  {
+    what: 'an index that names an absolute path',
+    code: 'bad-container',
+    message: /got "\/etc\/model-00001/,
+    shards: 2,
+    files: index((map) => map.replaceAll('model-00001', '/etc/model-00001')),
+  },
+  {
+    what: 'a tensor in both shards',
+    code: 'bad-container',
+    message: /model-00002-of-00002\.safetensors has a tensor that the index does not have there/,
+    shards: 2,
+    files: (f) => f.set('model-00002-of-00002.safetensors', f.get('model-00001-of-00002.safetensors')!),
+  },
+  {
+    what: 'a tensor that the index has and no shard',
+    code: 'missing-tensor',
+    message: /lacks a tensor of the index/,
+    shards: 2,
+    files: index((map) =>
+      map.replace('{"model.embed', '{"ghost.weight":"model-00001-of-00002.safetensors","model.embed'),
+    ),
   },
   {
     what: 'bad JSON',
@@ -102,7 +139,48 @@ const cases: Case[] = [
     change: config({ num_attention_heads: 3, num_key_value_heads: 3, head_dim: null }),
   },
   { what: 'uneven groups', code: 'bad-metadata', message: /bad shape/, change: config({ num_key_value_heads: 3 }) },
-  { what: 'too many layers', code: 'bad-metadata', message: /1024 layers/, change: config({ num_hidden_layers: 1e9 }) },
+  {
+    what: 'too many layers',
+    code: 'bad-metadata',
+    message: /num_hidden_layers.*1 to 1024/,
+    change: config({ num_hidden_layers: 1e9 }),
+  },
+  {
+    what: 'negative width',
+    code: 'bad-metadata',
+    message: /intermediate_size/,
+    change: config({ intermediate_size: -512 }),
+  },
+  {
+    what: 'half a head',
+    code: 'bad-metadata',
+    message: /num_attention_heads/,
+    change: config({ num_attention_heads: 7.5 }),
+  },
+  {
+    what: 'a vocabulary that fills the memory',
+    code: 'bad-metadata',
+    message: /vocab_size: .*1 to 4194304, got 1099511627776/,
+    change: config({ vocab_size: 2 ** 40 }),
+  },
+  {
+    what: 'a width that fills the memory',
+    code: 'bad-metadata',
+    message: /hidden_size: .*1 to 1048576/,
+    change: config({ hidden_size: 2 ** 52 }),
+  },
+  {
+    what: 'a rope base beyond float32',
+    code: 'bad-metadata',
+    message: /rope_theta.*got 1e\+300/,
+    change: config({ rope_theta: 1e300 }),
+  },
+  {
+    what: 'an epsilon that is zero in float32',
+    code: 'bad-metadata',
+    message: /rms_norm_eps.*got 1e-300/,
+    change: config({ rms_norm_eps: 1e-300 }),
+  },
   { what: 'no epsilon', code: 'bad-metadata', message: /rms_norm_eps/, change: config({ rms_norm_eps: null }) },
   {
     what: 'yarn',
@@ -125,7 +203,7 @@ const cases: Case[] = [
   {
     what: 'ordinary llama',
     code: 'unsupported-type',
-    message: /does not say that it is ternary/,
+    message: /does not say that it is ternary.*q_proj\.weight 0\.2\d\d.*destroyed/,
     class: 'LlamaForCausalLM',
     form: 'master',
     change: config({ quantization_config: undefined }),
@@ -200,6 +278,27 @@ const cases: Case[] = [
     }),
   ),
   {
+    what: 'a scale without a finite inverse',
+    code: 'bad-tensor',
+    message: /q_proj\.weight_scale: bad scale.*got Infinity/,
+    class: 'LlamaForCausalLM',
+    form: 'packed, divide',
+    change: (c) =>
+      void c.tensors.set(`${Q}_scale`, { dtype: 'F32', shape: [1], bytes: encodeF32(Float32Array.of(1e-40)) }),
+  },
+  {
+    what: 'everything at once',
+    code: 'missing-tensor',
+    message:
+      /missing: .*up_proj\.weight; wrong: .*k_proj\.weight expected U8 \(32, 256\), got BF16 \(128, 256\); unknown: .*v_proj\.bias/,
+    change(c) {
+      const at = 'model.layers.0.self_attn';
+      c.tensors.delete('model.layers.1.mlp.up_proj.weight');
+      c.tensors.set(`${at}.k_proj.weight`, { dtype: 'BF16', shape: [128, 256], bytes: new Uint8Array(65536) });
+      c.tensors.set(`${at}.v_proj.bias`, { dtype: 'BF16', shape: [128], bytes: new Uint8Array(256) });
+    },
+  },
+  {
     what: 'two scales',
     code: 'bad-tensor',
     message: /weight_scale expected .*\(1\), got BF16 \(2\)/,
@@ -269,6 +368,70 @@ const cases: Case[] = [
     change: (c) => void Object.assign(c.tokenizerConfig, { chat_template: [{ name: 'default' }] }),
   },
 ];
+
+describe('conversions that are cut off', () => {
+  const sinkThat = (write: (chunk: Uint8Array) => Promise<void>) => {
+    const sink = {
+      ...memorySink(),
+      ended: '',
+      write,
+      async abort() {
+        sink.ended = 'aborted';
+      },
+      async close() {
+        sink.ended = 'closed';
+      },
+    };
+    return sink;
+  };
+
+  it.each(['packed, multiply', 'master'] as const)('by a full disk: %s', async (form) => {
+    const reader = readerOf(await filesOf(checkpoint('BitNetForCausalLM', form)));
+    let room = 200_000;
+    const sink = sinkThat(async (chunk) => {
+      room -= chunk.length;
+      if (room < 0) throw new Error('no space left');
+    });
+    await expect(convertHf(reader, sink)).rejects.toThrow('no space left');
+    expect(sink.ended).toBe('aborted');
+    expect(reader.nOpen).toBe(0);
+  });
+
+  it.each([
+    ['BitNetForCausalLM', 'packed, multiply'],
+    ['BitNetForCausalLM', 'master'],
+    ['LlamaForCausalLM', 'dequantised'],
+  ] as const)('by the user, early and late: %s, %s', async (name, form) => {
+    const files = await filesOf(checkpoint(name, form), 2);
+    let reads = 0;
+    const counting = (stopAt: number, stop: AbortController) => {
+      const reader = readerOf(files);
+      const open = async (file: string) => {
+        const source = await reader.open(file);
+        if (source === undefined) return undefined;
+        const readInto = (target: Uint8Array, at: number) => {
+          if (++reads === stopAt) stop.abort(new Error('enough'));
+          return source.readInto(target, at);
+        };
+        return { ...source, readInto };
+      };
+      return { reader, folder: { label: reader.label, open } };
+    };
+    const whole = counting(Infinity, new AbortController());
+    await convertHf(whole.folder, memorySink());
+    const total = reads;
+    expect(total).toBeGreaterThan(40);
+    for (let stopAt = 1; stopAt < total; stopAt += Math.ceil(total / 12)) {
+      reads = 0;
+      const stop = new AbortController();
+      const { reader, folder } = counting(stopAt, stop);
+      const sink = sinkThat(async () => {});
+      await expect(convertHf(folder, sink, { signal: stop.signal }), `read ${stopAt}`).rejects.toThrow('enough');
+      expect(sink.ended).toBe('aborted');
+      expect(reader.nOpen).toBe(0);
+    }
+  });
+});
 
 describe('checkpoints that lie', () => {
   it.each(cases)('$what', async (wrong) => {

@@ -66,6 +66,8 @@ describe('what is planned is what is taken', () => {
     { architecture: 'llama', type: 'F16', embeddingType: 'F32' },
     { architecture: 'llama', type: 'TQ2_0', tables: 'Q8_0' },
     { architecture: 'llama', tables: 'Q6_K' },
+    { architecture: 'qwen3', type: 'TQ1_0' },
+    { architecture: 'gemma3', type: 'F16', embeddingType: 'Q6_K' },
     { architecture: 'llama', embeddingType: 'Q4_K' },
     { architecture: 'bitnet', embeddingType: 'Q2_K' },
     { architecture: 'llama', embeddingType: 'TQ1_0' },
@@ -74,7 +76,8 @@ describe('what is planned is what is taken', () => {
     const gguf = await openGguf(memorySource(await tinyModel(options)));
     for (const threads of [1, 3]) {
       const backend = await wasm({ threads })();
-      const kv = kvOf('tiny', 700);
+      const own = `tiny-${options.architecture}`;
+      const kv = kvOf(own in presets ? (own as PresetName) : 'tiny', 700);
       const tables = 'tables' in options ? options.tables : undefined;
       const plan = planMemory(gguf, backend, { batchSize: 33, kv, tables });
       const weights = await loadWeights(gguf, backend, { plan });

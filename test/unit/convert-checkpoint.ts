@@ -18,7 +18,11 @@ export const HEAD_DIM = 64;
 export const VOCABULARY = 40;
 
 export type Class = 'BitNetForCausalLM' | 'BitnetForCausalLM' | 'LlamaForCausalLM';
-export type Form = 'packed, multiply' | 'packed, divide' | 'master';
+/**
+ * `master`: weights as trained, whose quantised form are the known trits. `dequantised`: those trits times the scale, and
+ * nothing in config.json that says so.
+ */
+export type Form = 'packed, multiply' | 'packed, divide' | 'master' | 'dequantised';
 export type Tensor = { dtype: 'F32' | 'F16' | 'BF16' | 'U8'; shape: number[]; bytes: Uint8Array };
 
 export interface Checkpoint {
@@ -56,6 +60,7 @@ const QUANTIZATION: Record<Form, Record<string, unknown> | undefined> = {
   'packed, multiply': { quant_method: 'bitnet', linear_class: 'autobitlinear', quantization_mode: 'offline' },
   'packed, divide': { quant_method: 'bitnet' },
   master: { quant_method: 'bitnet', linear_class: 'autobitlinear', quantization_mode: 'online' },
+  dequantised: undefined,
 };
 
 /** The scale of every matrix: a power of two, so that dividing by its inverse gives the same. */
@@ -112,9 +117,17 @@ export function checkpoint(name: Class, form: Form): Checkpoint {
 type Matrix = { trits: Int8Array; rows: number; columns: number };
 
 function stored({ trits, rows, columns }: Matrix, form: Form): [string, Tensor][] {
-  if (form === 'master') {
-    // A third of them is zero: their mean magnitude is two thirds of the scale.
+  if (form === 'dequantised') {
     const values = Float32Array.from(trits, (trit) => trit * SCALE);
+    return [['weight', { dtype: 'BF16', shape: [rows, columns], bytes: encodeBF16(values) }]];
+  }
+  if (form === 'master') {
+    // Zeros within a quarter of the scale, the others from 0.6 to 1.4 of it: half of the mean lies between.
+    const next = random(trits.length);
+    const values = Float32Array.from(
+      trits,
+      (trit) => SCALE * (trit === 0 ? (next() - 0.5) / 2 : trit * (0.6 + 0.8 * next())),
+    );
     return [['weight', { dtype: 'F32', shape: [rows, columns], bytes: encodeF32(values) }]];
   }
   const scale = Float32Array.of(form === 'packed, divide' ? 1 / SCALE : SCALE);

@@ -90,6 +90,43 @@ describe('ends of generation', () => {
   });
 });
 
+describe('special tokens behind the begin token', () => {
+  // As bitnet.cpp's converter wrote Llama 3's until mid 2026, through a tokenizer that adds its begin token to everything.
+  const extra = [
+    ['<s><s>', 3], // 256
+    ['<s><|eot_id|>', 3], // 257
+    ['<s><tool>', 4], // 258
+    ['<s>word', 1], // 259: an ordinary token that begins so
+    ['other', 3], // 260
+  ] as const;
+  const keys = { 'tokenizer.ggml.bos_token_id': 256 };
+  const texts = (metadata: Metadata) =>
+    spec(metadata)
+      .tokens.slice(256)
+      .map((bytes) => new TextDecoder().decode(bytes));
+
+  test('are read without it: found in text, and the turn ends', () => {
+    const metadata = { ...bpe('llama-bpe', [], extra), ...keys };
+    expect(texts(metadata)).toEqual(['<s>', '<|eot_id|>', '<tool>', '<s>word', 'other']);
+    const tokenizer = createTokenizer(spec(metadata));
+    expect(tokenizer.spec).toMatchObject({ bosPrefixRemoved: true, eotId: 257 });
+    expect(tokenizer.eogIds).toEqual([257]);
+    expect(tokenizer.encodePrompt('a<|eot_id|><s><tool>')).toEqual([256, 97, 257, 256, 258]);
+  });
+
+  test('are left alone where the begin token is not some text twice', () => {
+    for (const begin of ['<s>', '<s><s', '<s><t>', '===', '']) {
+      const metadata = { ...bpe('llama-bpe', [], [[begin, 3], ...extra.slice(1)]), ...keys };
+      expect(texts(metadata), begin).toEqual([begin, '<s><|eot_id|>', '<s><tool>', '<s>word', 'other']);
+      expect(spec(metadata).bosPrefixRemoved).toBe(false);
+    }
+    // An ordinary token may well be a text twice, and so may one that nothing begins with.
+    const ordinary = bpe('llama-bpe', [], [['aa', 1], ...extra.slice(1)]);
+    expect(spec({ ...ordinary, ...keys }).bosPrefixRemoved).toBe(false);
+    expect(spec(bpe('llama-bpe', [], extra)).bosPrefixRemoved).toBe(false);
+  });
+});
+
 describe('pre-tokenizer', () => {
   test('a file that names none is refused unless its vocabulary is known or the user decides', () => {
     expect(() => spec(bpe(undefined, []))).toThrow(/tokenizer\.ggml\.pre: .*--pre NAME; --pre default/);

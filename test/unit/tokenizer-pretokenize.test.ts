@@ -39,6 +39,20 @@ describe('splitting', () => {
     expect(split('default', 'a `b')).toEqual(['a', ' `', 'b']);
   });
 
+  test('spaces between U+0800 and U+4E00 are no part of the East Asian class of deepseek-coder', () => {
+    // Native ids of "日 \u2028\r\n" with the Llama 3 vocabulary: 9080, 639, 101, 201, 198; the token 639 joins the space
+    // and the first bytes of U+2028, so they are one piece.
+    expect(split('deepseek-coder', '日 \u2028\r\n')).toEqual(['日', ' \u2028', '\r', '\n']);
+    expect(split('deepseek-coder', '!\u3000\u309c日\u20dd\u3000')).toEqual([
+      '!',
+      '\u3000',
+      '\u309c',
+      '日',
+      '\u20dd',
+      '\u3000',
+    ]);
+  });
+
   test('U+0085 is a space and U+FEFF is none, whatever the engine thinks', () => {
     // As a space U+0085 belongs to the run before the word; U+FEFF goes along with the letters behind it.
     expect(split('llama-bpe', 'a\u0085\u0085b')).toEqual(['a', '\u0085', '\u0085b']);

@@ -1,0 +1,57 @@
+/**
+ * Whether a model fits into a WebAssembly memory, by the plan that loading would make; no weight is read for it.
+ * @module
+ */
+
+import { BitnetError } from '../errors.ts';
+import type { GgufFile } from '../formats/index.ts';
+import type { Backend } from '../kernels/interface.ts';
+import type { ModelConfig } from '../model/config.ts';
+import { type Attempt, attempt } from './describe.ts';
+import type { Values } from './flags.ts';
+import { type runtimeFlags, sessionOptions } from './flags-common.ts';
+import { bytes } from './format.ts';
+
+export interface Fit {
+  /** How long the memory gets, holes and scratch included, and how long it can be. */
+  readonly spanBytes: number;
+  readonly capacityBytes: number;
+  /** Which tables are kept in another type than the file's, and why. */
+  readonly notes: readonly string[];
+}
+
+type ContextArgs = Pick<Values<typeof runtimeFlags>, 'ctx-size' | 'cache-type-k' | 'cache-type-v'>;
+
+/** On one thread; each further one takes some scratch of its own, far below a thousandth of the whole. */
+export async function fitOf(gguf: GgufFile, config: ModelConfig, args: ContextArgs): Promise<Attempt<Fit>> {
+  const [{ wasm }, { DEFAULT_BATCH }, { kvShapeOf }, { planMemory }] = await Promise.all([
+    import('../engine/backends.ts'),
+    import('../engine/model.ts'),
+    import('../engine/session.ts'),
+    import('../model/plan.ts'),
+  ]);
+  let backend: Backend;
+  try {
+    backend = await wasm({ threads: 1 })();
+  } catch (error) {
+    if (error instanceof BitnetError) return { ok: false, why: error.message };
+    throw error;
+  }
+  try {
+    return attempt(() => {
+      const kv = kvShapeOf(config, sessionOptions(args, config.contextLength));
+      const { spanBytes = 0, notes } = planMemory(gguf, backend, { batchSize: DEFAULT_BATCH, kv });
+      return { spanBytes, capacityBytes: backend.rehearse?.().capacityBytes ?? 0, notes };
+    });
+  } finally {
+    await backend.dispose();
+  }
+}
+
+/** `yes, 1.32 GiB of 4.00 GiB ...`, or the planner's refusal. */
+export function fitLine(fit: Attempt<Fit>): string {
+  if (!fit.ok) return `no: ${fit.why}`;
+  const { spanBytes, capacityBytes, notes } = fit.value;
+  const tables = notes.length === 0 ? 'embedding and head as in the file' : notes.join('; ');
+  return `yes, ${bytes(spanBytes)} of the ${bytes(capacityBytes)} of a WebAssembly memory, scratch included; ${tables}`;
+}
