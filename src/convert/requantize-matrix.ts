@@ -3,10 +3,11 @@
  * @module
  */
 
-import { BitnetError, want } from '../errors.ts';
+import { BitnetError } from '../errors.ts';
 import type { GgufTensor } from '../formats/gguf/types.ts';
 import type { TernaryLayout } from '../model/forms.ts';
-import { decodeInto, findNotFinite } from '../tensors/decode.ts';
+import { decodeInto } from '../tensors/decode.ts';
+import { wantWeights } from '../tensors/dense-forms.ts';
 import { isTernary, type TernaryDTypeName } from '../tensors/dtype.ts';
 import { loadPacked, type ReadTensor } from '../tensors/load.ts';
 import { packedBytes, unpackRow } from '../tensors/packed.ts';
@@ -71,7 +72,8 @@ export function packedMatrix(
 
 /** Values of any readable tensor in whole rows, checked to be finite. The buffer of a piece is used again for the next. */
 export function floatsOf(tensor: GgufTensor, where: string): FloatPieces {
-  if (isTernary(tensor.dtype)) return () => ternaryFloats(tensor, where);
+  // TQ types are decoded as any blocks are: in a table their scales may differ.
+  if (isTernary(tensor.dtype) && tensor.dtype.size !== 'rows') return () => ternaryFloats(tensor, where);
   return async function* () {
     const { dtype } = tensor;
     if (!dtype.readable) throw new BitnetError('unsupported-type', `type ${dtype.name} ${dtype.why}`, { where });
@@ -85,10 +87,7 @@ export function floatsOf(tensor: GgufTensor, where: string): FloatPieces {
       const count = Math.min(perPiece, rows - first);
       const bytes = buffer.subarray(0, count * rowBytes);
       await read(bytes, first * rowBytes);
-      const bad = findNotFinite(dtype, bytes);
-      want(bad < 0, 'bad-tensor', 'a weight is not a finite number', () => ({
-        where: `${where} value ${first * columns + bad}`,
-      }));
+      wantWeights(dtype, bytes, first * columns, where);
       decodeInto(dtype, bytes, 0, count * columns, values);
       yield values.subarray(0, count * columns);
     }

@@ -26,23 +26,15 @@ import { codesQ3_K, Q3_K_BYTES, Q3_K_D, scalesQ3_K } from './q2_q3_k.ts';
 import { type CentredBlocks, Q4_0, Q4_1, Q5_0, Q5_1 } from './q4_q5.ts';
 import { Q4_K, Q5_K } from './q4_q5_k.ts';
 import { decodeTritsTQ1, digitTableTQ1, TQ1_BLOCK_BYTES, wantBytesTQ1 } from './tq1.ts';
-import { decodeTritsTQ2, TQ2_BLOCK_BYTES } from './tq2.ts';
+import { decodeTritsTQ2, TQ2_BLOCK_BYTES, TQ2_SCALE } from './tq2.ts';
 
 /** Types in which dense weights lie in memory: file types and AFFINE. */
 export type MemoryType = 'F32' | 'F16' | 'BF16' | 'Q8_0' | 'Q6_K' | 'AFFINE';
 
-/** A piece of a tensor: whole blocks, beginning with value `first`. */
-interface Piece {
-  readonly bytes: Uint8Array;
-  readonly first: number;
-  /** For error messages. */
-  readonly where: string;
-}
-
 interface Form {
   readonly memory: MemoryType;
-  /** Writes the piece to the begin of `out`; absent where memory holds the file's bytes. */
-  readonly transcode?: (piece: Piece, out: Uint8Array) => void;
+  /** Writes whole blocks to the begin of `out`; absent where memory holds the file's bytes. */
+  readonly transcode?: (bytes: Uint8Array, out: Uint8Array) => void;
 }
 
 const itself = (memory: MemoryType): Form => ({ memory });
@@ -53,16 +45,16 @@ const forms: Partial<Record<DTypeName, Form>> = {
   BF16: itself('BF16'),
   Q8_0: itself('Q8_0'),
   Q6_K: itself('Q6_K'),
-  Q4_0: { memory: 'Q8_0', transcode: ({ bytes }, out) => centredToQ8_0(Q4_0, bytes, out) },
-  Q5_0: { memory: 'Q8_0', transcode: ({ bytes }, out) => centredToQ8_0(Q5_0, bytes, out) },
+  Q4_0: { memory: 'Q8_0', transcode: (bytes, out) => centredToQ8_0(Q4_0, bytes, out) },
+  Q5_0: { memory: 'Q8_0', transcode: (bytes, out) => centredToQ8_0(Q5_0, bytes, out) },
   TQ1_0: { memory: 'Q8_0', transcode: tq1ToQ8_0 },
   TQ2_0: { memory: 'Q8_0', transcode: tq2ToQ8_0 },
-  Q3_K: { memory: 'Q6_K', transcode: ({ bytes }, out) => q3ToQ6(bytes, out) },
-  Q4_1: { memory: 'AFFINE', transcode: ({ bytes }, out) => toAffine(Q4_1, bytes, out) },
-  Q5_1: { memory: 'AFFINE', transcode: ({ bytes }, out) => toAffine(Q5_1, bytes, out) },
-  Q4_K: { memory: 'AFFINE', transcode: ({ bytes }, out) => toAffine(Q4_K, bytes, out) },
-  Q5_K: { memory: 'AFFINE', transcode: ({ bytes }, out) => toAffine(Q5_K, bytes, out) },
-  Q2_K: { memory: 'F32', transcode: ({ bytes }, out) => toF32(dtypeByName('Q2_K'), bytes, out) },
+  Q3_K: { memory: 'Q6_K', transcode: q3ToQ6 },
+  Q4_1: { memory: 'AFFINE', transcode: (bytes, out) => toAffine(Q4_1, bytes, out) },
+  Q5_1: { memory: 'AFFINE', transcode: (bytes, out) => toAffine(Q5_1, bytes, out) },
+  Q4_K: { memory: 'AFFINE', transcode: (bytes, out) => toAffine(Q4_K, bytes, out) },
+  Q5_K: { memory: 'AFFINE', transcode: (bytes, out) => toAffine(Q5_K, bytes, out) },
+  Q2_K: { memory: 'F32', transcode: (bytes, out) => toF32(dtypeByName('Q2_K'), bytes, out) },
 };
 
 /** File types of dense weights and tables, for messages. */
@@ -133,9 +125,8 @@ export async function loadDense(
     read: (at, n) => read(pieceOf(at, n), bytesOf(at)),
     use: (at, n) => {
       const bytes = pieceOf(at, n);
-      const bad = dtype.name === 'I2_S' ? -1 : findNotFinite(dtype, bytes);
-      want(bad < 0, 'bad-tensor', 'a weight is not a finite number', () => ({ where: `${where} element ${at + bad}` }));
-      transcode?.({ bytes, first: at, where }, placeOf(at, n));
+      wantWeights(dtype, bytes, at, where);
+      transcode?.(bytes, placeOf(at, n));
     },
   });
 }
@@ -152,8 +143,7 @@ function centredToQ8_0({ bytes: blockBytes, middle, codes }: CentredBlocks, byte
   }
 }
 
-function tq1ToQ8_0({ bytes, first, where }: Piece, out: Uint8Array): void {
-  wantBytesTQ1(bytes, first / 256, digitTableTQ1(), where);
+function tq1ToQ8_0(bytes: Uint8Array, out: Uint8Array): void {
   const [trits, scale] = [new Int8Array(256), new Float32Array(1)];
   for (let at = 0, to = 0; at < bytes.length; at += TQ1_BLOCK_BYTES, to += 8 * Q8_BYTES) {
     const block = bytes.subarray(at, at + TQ1_BLOCK_BYTES);
@@ -162,13 +152,11 @@ function tq1ToQ8_0({ bytes, first, where }: Piece, out: Uint8Array): void {
   }
 }
 
-function tq2ToQ8_0({ bytes, first, where }: Piece, out: Uint8Array): void {
+function tq2ToQ8_0(bytes: Uint8Array, out: Uint8Array): void {
   const [trits, scale] = [new Int8Array(256), new Float32Array(1)];
   for (let at = 0, to = 0; at < bytes.length; at += TQ2_BLOCK_BYTES, to += 8 * Q8_BYTES) {
     const block = bytes.subarray(at, at + TQ2_BLOCK_BYTES);
     decodeTritsTQ2(block, 0, 256, trits, scale);
-    const two = trits.indexOf(2);
-    if (two >= 0) throw code3(where, first + (at / TQ2_BLOCK_BYTES) * 256 + two);
     tritsToQ8_0(trits, block, out, to);
   }
 }
@@ -183,11 +171,36 @@ function tritsToQ8_0(trits: Int8Array, block: Uint8Array, out: Uint8Array, to: n
   }
 }
 
-function code3(where: string, element: number): BitnetError {
-  return new BitnetError('bad-tensor', 'code 3 where only 0, 1, 2 are ternary', {
-    where: `${where} value ${element}`,
-    hint: 'the file is damaged',
-  });
+/**
+ * Refuses whole blocks of which a weight is not a finite number, or a ternary code none; `first` is the index of their first value.
+ * So is refused what `loadPacked` refuses, but not scales of blocks that differ.
+ */
+export function wantWeights(dtype: DType, bytes: Uint8Array, first: number, where: string): void {
+  if (dtype.name === 'I2_S') {
+    wantNoCode3(bytes, first, where);
+    return;
+  }
+  const bad = findNotFinite(dtype, bytes);
+  want(bad < 0, 'bad-tensor', 'a weight is not a finite number', () => ({ where: `${where} element ${first + bad}` }));
+  if (dtype.name === 'TQ1_0') wantBytesTQ1(bytes, first / 256, digitTableTQ1(), where);
+  if (dtype.name === 'TQ2_0') wantNoCode3TQ2(bytes, first, where);
+}
+
+function wantNoCode3TQ2(bytes: Uint8Array, first: number, where: string): void {
+  for (let at = 0; at < bytes.length; at += TQ2_BLOCK_BYTES) {
+    for (let i = 0; i < TQ2_SCALE; i++) {
+      const byte = bytes[at + i];
+      const threes = byte & (byte >> 1) & 0x55;
+      if (threes === 0) continue;
+      const plane = [0, 2, 4, 6].findIndex((shift) => ((threes >> shift) & 1) === 1);
+      const value = first + (at / TQ2_BLOCK_BYTES) * 256 + 128 * (i >> 5) + 32 * plane + (i & 31);
+      throw new BitnetError('bad-tensor', 'code 3 where only 0, 1, 2 are ternary', {
+        where: `${where} value ${value}`,
+        got: `byte 0x${byte.toString(16).padStart(2, '0')}`,
+        hint: 'the file is damaged',
+      });
+    }
+  }
 }
 
 const Q6_BYTES = 210;
@@ -235,8 +248,7 @@ async function i2sTranscoder({ where, rows, columns }: DenseMatrix, read: ReadTe
     expected: 'below 2^127',
     got: `${scale}`,
   }));
-  return ({ bytes, first }: Piece, out: Uint8Array): void => {
-    wantNoCode3(bytes, first, where);
+  return (bytes: Uint8Array, out: Uint8Array): void => {
     const trits = new Int8Array(bytes.length * 4);
     decodeTritsI2S(bytes, 0, trits.length, trits);
     if (memory === 'F32') {

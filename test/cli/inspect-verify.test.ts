@@ -49,9 +49,20 @@ describe('sound files', () => {
     ['bitnet', 'BF16', 'BF16'],
     ['llama', 'TQ1_0', 'F32'],
     ['llama', 'F32', 'F16'],
+    ['llama', 'I2_S', 'Q4_K'],
+    ['bitnet', 'TQ1_0', 'TQ2_0'], // a scale for each block: fine in a table
   ] as const)('%s as %s with %s tables', async (architecture, type, embeddingType) => {
     const file = await tinyModel({ architecture, type, embeddingType });
     expect(worse(await verdictsOn(file, `tiny-${type}-embed-${embeddingType}.gguf`))).toEqual([]);
+  });
+
+  it('but a code that is none, in a table of TQ2_0, is found', async () => {
+    const file = await tinyModel({ architecture: 'llama', embeddingType: 'TQ2_0' });
+    const { offsetBytes } = (await openGguf(memorySource(file))).tensor('token_embd.weight');
+    file[offsetBytes + 66 * 9 + 32 + 5] |= 0b1100_0000;
+    const line = worse(await verdictsOn(file)).find(({ what }) => what === 'token_embd');
+    expect(line).toMatchObject({ grade: 'bad' });
+    expect(line?.finding).toMatch(/token_embd\.weight value 2533: code 3/); // 9 * 256 + 128 + 3 * 32 + 5
   });
 
   it('counts codes as they are, padding of packed rows not among them', async () => {

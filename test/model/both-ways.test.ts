@@ -46,7 +46,8 @@ async function quantized(file: Uint8Array, from: Container, to: Container): Prom
   return sink.bytes();
 }
 
-async function digestOf(file: Uint8Array, { i2sLayout = 'auto' }: Container, backend: 'ts' | 'wasm'): Promise<string> {
+async function digestOf(file: Uint8Array, container: Container, backend: 'ts' | 'wasm'): Promise<string> {
+  const i2sLayout = container.i2sLayout ?? 'auto';
   const logits = await engineLogits(file, ids, { backend, threads: 1, i2sLayout }, {});
   return createHash('sha256')
     .update(new Uint8Array(logits.buffer, 0, logits.byteLength))

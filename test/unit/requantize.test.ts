@@ -338,3 +338,25 @@ describe('requantising', () => {
     expect(full.aborted).toBeGreaterThan(0);
   });
 });
+
+describe('tables with a step for every block', () => {
+  it.each(['TQ1_0', 'TQ2_0', 'Q4_K', 'Q3_K', 'Q5_0'] as const)('%s keeps its values as F32', async (embeddingType) => {
+    const source = await model('I2_S', embeddingType);
+    const options = { type: 'TQ2_0', tokenEmbeddingType: 'F32' } as const;
+    const { bytes } = await requantized(source, options);
+    const [before, after] = [await valuesOf(source, 'token_embd.weight'), await valuesOf(bytes, 'token_embd.weight')];
+    expect(new Set(before.map(Math.abs)).size).toBeGreaterThan(100);
+    expect(after).toEqual(before);
+  });
+
+  it('of a ternary one every code is looked at', async () => {
+    const source = await model('I2_S', 'TQ1_0');
+    const { offsetBytes } = (await openGguf(memorySource(source))).tensor('token_embd.weight');
+    source[offsetBytes + 54 * 300 + 7] = 1;
+    await refuses(
+      requantized(source, { type: 'I2_S', tokenEmbeddingType: 'F16' }),
+      'bad-tensor',
+      /token_embd\.weight block 300 byte 7/,
+    );
+  });
+});

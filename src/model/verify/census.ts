@@ -9,7 +9,8 @@
 
 import { BitnetError, want } from '../../errors.ts';
 import type { GgufFile, GgufTensor } from '../../formats/gguf/types.ts';
-import { decodeInto, findNotFinite } from '../../tensors/decode.ts';
+import { decodeInto } from '../../tensors/decode.ts';
+import { wantWeights } from '../../tensors/dense-forms.ts';
 import { isTernary } from '../../tensors/dtype.ts';
 import { inPieces, loadPacked } from '../../tensors/load.ts';
 import { packedBytes, packedRowBytes } from '../../tensors/packed.ts';
@@ -96,7 +97,9 @@ class Counter {
     const before = this.#doneBytes;
     try {
       if (!tensor.dtype.readable) return { kind: 'bad', tensor, why: tensor.dtype.why ?? 'cannot be read' };
-      if (isTernary(tensor.dtype)) return await this.#ternary(tensor);
+      // A table may have a scale for each block.
+      const isPacked = isTernary(tensor.dtype) && (tensor.dtype.size !== 'rows' || tensor.name.startsWith('blk.'));
+      if (isPacked) return await this.#ternary(tensor);
       return tensor.shape.length < 2 ? await this.#vector(tensor) : await this.#dense(tensor);
     } catch (error) {
       if (!(error instanceof BitnetError)) throw error;
@@ -141,7 +144,7 @@ class Counter {
     wantHoldable(tensor, tensor.elements * 4);
     const bytes = new Uint8Array(tensor.byteLength);
     await this.#read(tensor, bytes, 0);
-    wantFinite(tensor, bytes, 0);
+    wantWeights(tensor.dtype, bytes, 0, tensor.name);
     const values = new Float32Array(tensor.elements);
     decodeInto(tensor.dtype, bytes, 0, tensor.elements, values);
     const least = values.reduce((a, b) => Math.min(a, b), Infinity);
@@ -166,7 +169,7 @@ class Counter {
       read: (row, n) => this.#read(tensor, bufferOf(row, n), row * rowBytes),
       use: (row, n) => {
         const bytes = bufferOf(row, n);
-        wantFinite(tensor, bytes, row * columns);
+        wantWeights(dtype, bytes, row * columns, tensor.name);
         for (let r = 0; r < n; r++) if (isZeroRow(tensor, bytes, r, columns)) zeroRows++;
         if ((row / rowsPerPiece) % everyNth !== 0) return;
         const sampled = Math.min(n, Math.max(1, Math.floor(SAMPLE_VALUES / columns)));
@@ -193,14 +196,6 @@ function wantHoldable(tensor: GgufTensor, heldBytes: number): void {
     expected: `at most ${MAX_HELD_BYTES} bytes to hold`,
     got: `(${tensor.shape.join(', ')}), ${heldBytes} bytes`,
   }));
-}
-
-function wantFinite(tensor: GgufTensor, bytes: Uint8Array, firstElement: number): void {
-  const at = findNotFinite(tensor.dtype, bytes);
-  if (at < 0) return;
-  throw new BitnetError('bad-tensor', 'a weight is not a finite number', {
-    where: `${tensor.name} element ${firstElement + at}`,
-  });
 }
 
 /** Only rows whose first block is zero are decoded any further: in a sound table that is none. */
