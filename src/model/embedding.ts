@@ -15,14 +15,15 @@ export const POOLINGS_HERE: readonly Pooling[] = ['mean', 'cls', 'last'];
 
 /** Takes the rows of a text as they come, chunk by chunk, in order. */
 export class Pooler {
-  readonly #pooling: Pooling;
   readonly #nRows: number;
+  /** The row that is the vector; undefined where all of them are, in the mean. */
+  readonly #only: number | undefined;
   readonly #sums: Float64Array;
   #seen = 0;
 
   constructor(pooling: Pooling, hidden: number, nRows: number) {
-    this.#pooling = pooling;
     this.#nRows = nRows;
+    this.#only = pooling === 'mean' ? undefined : pooling === 'cls' ? 0 : nRows - 1;
     this.#sums = new Float64Array(hidden);
   }
 
@@ -30,8 +31,8 @@ export class Pooler {
   add(rows: Float32Array): void {
     const hidden = this.#sums.length;
     for (let at = 0; at < rows.length; at += hidden, this.#seen++) {
-      const counts = this.#pooling === 'mean' || this.#seen === (this.#pooling === 'cls' ? 0 : this.#nRows - 1) ? 1 : 0;
-      if (counts === 1) for (let i = 0; i < hidden; i++) this.#sums[i] += rows[at + i];
+      if (this.#only !== undefined && this.#only !== this.#seen) continue;
+      for (let i = 0; i < hidden; i++) this.#sums[i] += rows[at + i];
     }
   }
 
@@ -40,7 +41,7 @@ export class Pooler {
   }
 
   vector(): Float32Array {
-    const by = this.#pooling === 'mean' ? this.#nRows : 1;
+    const by = this.#only === undefined ? this.#nRows : 1;
     return Float32Array.from(this.#sums, (sum) => sum / by);
   }
 }

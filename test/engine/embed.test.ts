@@ -14,7 +14,7 @@ import { referenceHidden, relativeRms } from '../model/reference64.ts';
 
 const texts = [
   'A cat sleeps.',
-  'One day, a dog ran after a cat, and the cat climbed a tree. '.repeat(4),
+  'One day, a dog ran after a cat, and the cat climbed a tree. '.repeat(2),
   'x',
   'A bird sings in the tree by the house.',
   'A cat sleeps.',
@@ -75,14 +75,13 @@ describe.each(['qwen3', 'gemma3', 'bitnet-b1.58'] as const)('%s', (architecture)
     for (const options of [
       { backend: 'ts', batchSize: 64 },
       { threads: 1, batchSize: 1 },
-      { threads: 1, batchSize: 512 },
       { threads: 3, batchSize: 7 },
     ] as const) {
       const other = await loadModel(file, options);
       expect(bits(await other.embed(texts)), JSON.stringify(options)).toEqual(want);
       await other.dispose();
     }
-  });
+  }, 120_000);
 
   it('is the row from which a session makes its logits', async () => {
     // Of a tied head: the logits of the last token are products with the embedding table.
