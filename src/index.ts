@@ -9,6 +9,17 @@
  * @module
  */
 
+export {
+  cosineSimilarity,
+  dequantizeEmbedding,
+  type EmbeddingFormat,
+  type EmbedOptions,
+  embeddingCodes,
+  type Pooling,
+  type QuantizedEmbedding,
+  type QuantizedFormat,
+  quantizeEmbedding,
+} from './engine/embed.ts';
 export { loadModel } from './engine/model.ts';
 export type {
   ChatOptions,

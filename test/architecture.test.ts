@@ -186,6 +186,14 @@ describe('AssemblyScript and TypeScript agree', () => {
     expect(read('src/kernels/wasm/memory.ts')).toContain(`{ ${codes.join(', ')} }`);
   });
 
+  it('on the constants of gelu', () => {
+    const number = '([0-9.]+)';
+    const assembly = constants('assembly/activation.ts', new RegExp(`const (\\w+): f32 = ${number};`, 'g'));
+    const source = constants('src/kernels/ts/activation.ts', new RegExp(`const (\\w+) = f\\(${number}\\);`, 'g'));
+    expect(assembly.size).toBe(2);
+    expect(assembly).toEqual(source);
+  });
+
   it('on the constants of exp', () => {
     const number = '(-?[0-9.]+(?:e-?[0-9]+)?)';
     const assembly = constants('assembly/math.ts', new RegExp(`const (\\w+): f32 = ${number};`, 'g'));

@@ -6,7 +6,7 @@
 
 import { attend, kvStore } from './attention';
 import { decodeRow, denseMatmul } from './dense';
-import { add, gatedRelu2, gatedSilu, quantizeRow, rmsNormRow, ropeRow } from './rows';
+import { add, gatedGelu, gatedRelu2, gatedSilu, quantizeRow, rmsNormRow, ropeRow, scale } from './rows';
 import { ternaryMatmul } from './ternary';
 import {
   address,
@@ -18,6 +18,7 @@ import {
   OP_COPY,
   OP_DENSE_MATMUL,
   OP_EMBED,
+  OP_GATED_GELU,
   OP_GATED_RELU2,
   OP_GATED_SILU,
   OP_HEAD_EXACT,
@@ -30,6 +31,7 @@ import {
   OP_RMS_NORM,
   OP_RMS_NORM_QUANTIZE,
   OP_ROPE,
+  OP_SCALE,
   OP_TERNARY_MATMUL,
   real,
 } from '../commands';
@@ -39,7 +41,7 @@ import { barrier, beat, share } from '../sync';
 // Exported so that they stay functions of their own: see `assembly/index.ts`.
 export { attend, exponentials, kvStore, scores, weightedSum } from './attention';
 export { decodeRow, denseMatmul } from './dense';
-export { add, gatedRelu2, gatedSilu, quantizeRow, rmsNormRow, ropeRow } from './rows';
+export { add, gatedGelu, gatedRelu2, gatedSilu, quantizeRow, rmsNormRow, ropeRow, scale } from './rows';
 export { dot16 } from './sums';
 export { addTables, buildTables, ternaryMatmul } from './ternary';
 
@@ -72,7 +74,7 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
   } else if (op == OP_RMS_NORM_QUANTIZE) count = arg(c, 7);
   else if (op == OP_KV_APPEND) count = arg(c, 10);
   else if (op == OP_ATTENTION) count = arg(c, 11) * arg(c, 6); // a unit is one row and one head
-  else if (op == OP_GATED_RELU2 || op == OP_GATED_SILU || op == OP_ADD) {
+  else if (op == OP_GATED_RELU2 || op == OP_GATED_SILU || op == OP_GATED_GELU || op == OP_SCALE || op == OP_ADD) {
     count = arg(c, 3);
     unit = 16;
   } else if (op == OP_COPY) {
@@ -201,6 +203,10 @@ function run(c: usize, thread: i32, nThreads: i32, scratch: usize): void {
       return gatedRelu2(address(c, 0), address(c, 1), address(c, 2), first, last);
     case OP_GATED_SILU:
       return gatedSilu(address(c, 0), address(c, 1), address(c, 2), first, last);
+    case OP_GATED_GELU:
+      return gatedGelu(address(c, 0), address(c, 1), address(c, 2), first, last);
+    case OP_SCALE:
+      return scale(address(c, 0), address(c, 1), real(c, 2), first, last);
     case OP_ADD:
       return add(address(c, 0), address(c, 1), address(c, 2), first, last);
     case OP_COPY:

@@ -1,5 +1,6 @@
 /** The ops that go over a row once: as in `src/kernels/ts`, where each has its own file. */
 
+import { GELU_CUBIC, GELU_SLOPE } from '../activation';
 import { expF32 } from './math';
 import { add8d, clear8d, fold8d } from './sums';
 
@@ -66,6 +67,20 @@ export function gatedSilu(out: usize, gate: usize, up: usize, first: i32, last: 
     const g = load<f32>(gate + i);
     store<f32>(out + i, (g / (<f32>1 + expF32(-g))) * load<f32>(up + i));
   }
+}
+
+export function gatedGelu(out: usize, gate: usize, up: usize, first: i32, last: i32): void {
+  const end = <usize>last << 2;
+  for (let i = <usize>first << 2; i < end; i += 4) {
+    const g = load<f32>(gate + i);
+    const t = GELU_SLOPE * g * (<f32>1 + GELU_CUBIC * g * g);
+    store<f32>(out + i, (g / (<f32>1 + expF32(-t))) * load<f32>(up + i));
+  }
+}
+
+export function scale(out: usize, x: usize, factor: f32, first: i32, last: i32): void {
+  const end = <usize>last << 2;
+  for (let i = <usize>first << 2; i < end; i += 4) store<f32>(out + i, load<f32>(x + i) * factor);
 }
 
 export function add(out: usize, a: usize, b: usize, first: i32, last: i32): void {

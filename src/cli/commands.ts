@@ -7,6 +7,7 @@ import { bench } from './bench.ts';
 import { chat } from './chat.ts';
 import type { Command } from './command.ts';
 import { convert } from './convert.ts';
+import { embed } from './embed.ts';
 import { inspect } from './inspect.ts';
 import { oracleLogits } from './oracle.ts';
 import { perplexity } from './perplexity.ts';
@@ -22,6 +23,7 @@ export const commands: readonly Command[] = [
   tokenize,
   oracleLogits,
   perplexity,
+  embed,
   bench,
   convert,
   quantize,

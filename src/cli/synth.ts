@@ -6,6 +6,7 @@
 import { presets } from '../convert/presets.ts';
 import { synthesize } from '../convert/synth.ts';
 import { embeddingTypes, linearTypes } from '../convert/types.ts';
+import { ARCHITECTURES } from '../model/architectures.ts';
 import { createFileSink } from '../platform/source-node.ts';
 import { command } from './command.ts';
 import { UsageError } from './flags.ts';
@@ -19,7 +20,7 @@ export const synth = command({
     preset: { type: 'string', choices: Object.keys(presets), describe: 'whose shape [tiny]' },
     arch: {
       type: 'string',
-      choices: ['bitnet', 'bitnet-b1.58', 'llama'],
+      choices: [...ARCHITECTURES.keys()],
       describe: "architecture [the preset's own]",
     },
     type: linearTypeFlag,

@@ -7,7 +7,7 @@
 import type { GgufValue } from '../formats/gguf/types.ts';
 import { stringValue } from '../formats/gguf/writer.ts';
 import { architectureOf } from '../model/architectures.ts';
-import type { ModelConfig } from '../model/config.ts';
+import { type ModelConfig, POOLINGS } from '../model/config.ts';
 import { type LinearType, linearTypes } from './types.ts';
 
 export type Metadata = [key: string, value: GgufValue][];
@@ -45,6 +45,7 @@ export function modelMetadata(c: ModelConfig, linearType: LinearType): Metadata 
   if (c.headDim * c.nHeads !== c.hidden) {
     metadata.push([`${a}.attention.key_length`, u32(c.headDim)], [`${a}.attention.value_length`, u32(c.headDim)]);
   }
+  if (c.pooling !== undefined) metadata.push([`${a}.pooling_type`, u32(POOLINGS.indexOf(c.pooling))]);
   if (c.ropeFactor !== 1) {
     metadata.push([`${a}.rope.scaling.type`, stringValue('linear')], [`${a}.rope.scaling.factor`, f32(c.ropeFactor)]);
   }
@@ -65,7 +66,10 @@ export interface PlannedTensor {
 export function planTensors(c: ModelConfig, ownHead: boolean): PlannedTensor[] {
   const wanted = architectureOf(c.architecture)
     .tensors(c)
-    .filter((rule) => rule.optional !== true || (ownHead && rule.name === 'output.weight'));
+    // Norms before projections are optional because an ordinary model of the architecture has none; a ternary one has them.
+    .filter(
+      (rule) => rule.optional !== true || rule.together !== undefined || (ownHead && rule.name === 'output.weight'),
+    );
   const place = ({ name }: { name: string }) =>
     name === 'token_embd.weight' ? 0 : name.startsWith('blk.') ? 1 : name === 'output_norm.weight' ? 2 : 3;
   return wanted
@@ -76,6 +80,11 @@ export function planTensors(c: ModelConfig, ownHead: boolean): PlannedTensor[] {
       shape,
       elements: shape.reduce((product, extent) => product * extent, 1),
     }));
+}
+
+/** The type of a model's gains: the converter of embedding models writes halves, all others write F32. */
+export function vectorType({ pooling }: ModelConfig): 'F32' | 'F16' {
+  return pooling === undefined ? 'F32' : 'F16';
 }
 
 /** Whether a model of this architecture may have a head of its own at all. */

@@ -12,9 +12,16 @@ import type { ByteSink } from '../formats/sink.ts';
 import { architectureOf } from '../model/architectures.ts';
 import type { ModelConfig } from '../model/config.ts';
 import { dtypeByName } from '../tensors/dtype.ts';
-import { encodeF32 } from '../tensors/floats.ts';
 import { decodeTritsI2S } from '../tensors/i2s.ts';
-import { type Metadata, mayHaveHead, modelMetadata, type PlannedTensor, planTensors, u32 } from './layout.ts';
+import {
+  type Metadata,
+  mayHaveHead,
+  modelMetadata,
+  type PlannedTensor,
+  planTensors,
+  u32,
+  vectorType,
+} from './layout.ts';
 import { codeTable, fillCodes, fillIndices, gains, scaleOf, streamOf, valueTable } from './noise.ts';
 import { type PresetName, presets, type Shape } from './presets.ts';
 import { type EmbeddingType, encodeFloats, encodeTrits, type LinearType, tailOf } from './types.ts';
@@ -84,7 +91,7 @@ function makePlan({ preset, architecture, type = 'I2_S', embeddingType = 'F16', 
   }));
   const shape: Shape = presets[preset];
   const config = configOf(preset, shape, architecture ?? shape.architecture);
-  const dtypes = { linear: type, embedding: embeddingType, vector: 'F32' } as const;
+  const dtypes = { linear: type, embedding: embeddingType, vector: vectorType(config) } as const;
   const tensors = planTensors(config, shape.ownHead && mayHaveHead(config)).map((tensor) => {
     const typed = { ...tensor, dtype: dtypes[tensor.role] };
     byteLengthOf(typed); // refuses impossible shapes before anything is written
@@ -103,7 +110,7 @@ function piecesOf(tensor: PlannedTensor, plan: Plan): Iterable<Uint8Array> {
   const rng = streamOf(plan.seed, tensor.name);
   switch (tensor.role) {
     case 'vector':
-      return [encodeF32(gains(rng, tensor.elements))];
+      return [encodeFloats(vectorType(plan.config), gains(rng, tensor.elements), tensor.name)];
     case 'linear':
       return ternaryPieces(tensor, plan, rng);
     case 'embedding':

@@ -15,6 +15,13 @@ import { planMemory, TABLE_TYPES } from '../model/plan.ts';
 import { detectPlatform } from '../platform/detect.ts';
 import { createTokenizer, type Tokenizer } from '../tokenizer/index.ts';
 import { backendFactory } from './backends.ts';
+import {
+  type EmbedOptions,
+  embeddingNotes,
+  embedTexts,
+  type QuantizedEmbedding,
+  type QuantizedFormat,
+} from './embed.ts';
 import { readTokenizerSpec } from './read-tokenizer.ts';
 import { kvShapeOf, SessionImpl } from './session.ts';
 import { Stepper } from './stepper.ts';
@@ -84,7 +91,7 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
     const plan = planMemory(gguf, backend, { batchSize, kv: plannedKv(gguf, options), tables: options.embeddingType });
     const weights = await loadWeights(gguf, backend, { plan, onProgress: options.onProgress, signal });
     const stepper = new Stepper(backend, weights, batchSize);
-    const notes = [...backend.info.notes, ...plan.notes];
+    const notes = [...backend.info.notes, ...plan.notes, ...embeddingNotes(weights.config)];
     const parts = { gguf, config: weights.config, backend, tokenizer, stepper, notes };
     return new LoadedModel(parts, performance.now() - startMs);
   } catch (error) {
@@ -153,6 +160,16 @@ class LoadedModel implements Model {
     const session = new SessionImpl({ ...this.#parts, onDispose }, options);
     this.#sessions.add(session);
     return session;
+  }
+
+  embed(texts: readonly string[], options?: EmbedOptions & { readonly quantize?: 'float' }): Promise<Float32Array[]>;
+  embed(
+    texts: readonly string[],
+    options: EmbedOptions & { readonly quantize: QuantizedFormat },
+  ): Promise<QuantizedEmbedding[]>;
+  async embed(texts: readonly string[], options: EmbedOptions = {}): Promise<(Float32Array | QuantizedEmbedding)[]> {
+    if (this.#disposing !== undefined) throw new BitnetError('disposed', 'the model was disposed');
+    return embedTexts(this.#parts, texts, options);
   }
 
   memory(): { usedBytes: number; peakBytes: number } {

@@ -51,7 +51,23 @@ export class Stepper {
    * logit is NaN or infinite.
    */
   step(items: readonly StepItem[]): Promise<Float32Array[]> {
-    const turn = this.#queue.then(() => this.#run(items));
+    return this.#inTurn(() => this.#run(items));
+  }
+
+  /** As `step`, for embeddings: for each item the rows after the final norm, (ids, hidden), instead of logits. */
+  hidden(items: readonly Omit<StepItem, 'logits' | 'top'>[]): Promise<Float32Array[]> {
+    return this.#inTurn(async () => {
+      const { segments, n } = this.#pass(items);
+      const { config, outputNorm } = this.#weights;
+      const { x, h } = this.#scratch;
+      this.#backend.rmsNorm(h, x, outputNorm, config.rmsEps, n);
+      const rows = await this.#backend.read(h, n * config.hidden);
+      return segments.map(({ row, count }) => rows.subarray(row * config.hidden, (row + count) * config.hidden));
+    });
+  }
+
+  #inTurn(act: () => Promise<Float32Array[]>): Promise<Float32Array[]> {
+    const turn = this.#queue.then(act);
     this.#queue = turn.catch(() => undefined);
     return turn;
   }
@@ -62,10 +78,7 @@ export class Stepper {
   }
 
   async #run(items: readonly StepItem[]): Promise<Float32Array[]> {
-    const segments = this.#fill(items);
-    const n = segments.reduce((sum, segment) => sum + segment.count, 0);
-    const backend = this.#backend;
-    this.#forward({ backend, scratch: this.#scratch, n, segments }, this.#weights);
+    const { segments } = this.#pass(items);
     const rows = items.flatMap((item, i) => {
       const first = segments[i].row;
       if (item.logits === 'all') return item.ids.map((_, j) => first + j);
@@ -82,8 +95,16 @@ export class Stepper {
     });
   }
 
+  /** Runs the graph, which leaves the residual stream of `n` rows in the scratch. */
+  #pass(items: readonly Omit<StepItem, 'logits' | 'top'>[]): { segments: Segment[]; n: number } {
+    const segments = this.#fill(items);
+    const n = segments.reduce((sum, segment) => sum + segment.count, 0);
+    this.#forward({ backend: this.#backend, scratch: this.#scratch, n, segments }, this.#weights);
+    return { segments, n };
+  }
+
   /** Writes ids and angles; returns which rows belong to whom. */
-  #fill(items: readonly StepItem[]): Segment[] {
+  #fill(items: readonly Omit<StepItem, 'logits' | 'top'>[]): Segment[] {
     const { headDim } = this.#weights.config;
     let row = 0;
     const segments = items.map(({ kv, position, ids }) => {

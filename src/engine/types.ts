@@ -8,6 +8,7 @@ import type { KernelsChoice } from '../kernels/wasm/open.ts';
 import type { TableType } from '../model/plan.ts';
 import type { SamplingOptions } from '../sampling/chain.ts';
 import type { ChatMessage } from '../tokenizer/index.ts';
+import type { EmbedOptions, QuantizedEmbedding, QuantizedFormat } from './embed.ts';
 
 export type { ModelInput } from '../formats/open.ts';
 export type { KernelsChoice } from '../kernels/wasm/open.ts';
@@ -172,7 +173,7 @@ export interface Session {
 export interface ModelInfo {
   readonly name: string;
   readonly architecture: string;
-  /** `relu2` or `silu`, decided by the architecture. */
+  /** `relu2`, `silu` or `gelu`, decided by the architecture. */
   readonly activation: string;
   readonly parameters: number;
   readonly vocabularySize: number;
@@ -190,6 +191,15 @@ export interface Model {
   readonly tokenizer: import('../tokenizer/index.ts').Tokenizer;
   readonly loadMs: number;
   createSession(options?: SessionOptions): Session;
+  /**
+   * One vector for each text, of `info.embeddingLength` values. The same bits whatever texts it is computed beside. Any model
+   * will do; those trained for it give vectors whose cosine means something.
+   */
+  embed(texts: readonly string[], options?: EmbedOptions & { readonly quantize?: 'float' }): Promise<Float32Array[]>;
+  embed(
+    texts: readonly string[],
+    options: EmbedOptions & { readonly quantize: QuantizedFormat },
+  ): Promise<QuantizedEmbedding[]>;
   memory(): { readonly usedBytes: number; readonly peakBytes: number };
   /** Waits for running steps, frees everything, ends worker threads. Sessions become unusable. Idempotent. */
   dispose(): Promise<void>;

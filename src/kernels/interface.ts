@@ -196,6 +196,7 @@ export interface Backend {
   /**
    * RMSNorm (Zhang and Sennrich, arXiv 1910.07467). x, out (n, K) f32; gain (K) f32.
    * m = f32(sum8d(x*x) / K), the squares rounded to f32 first; r = 1 / sqrt(m + eps); out = (x * r) * gain.
+   * `out` may be `x`. K is the length of the gain: rows of several heads, each normalised by itself, are so many more rows of K.
    */
   rmsNorm(out: Buf, x: Buf, gain: Buf, eps: number, n: number): void;
 
@@ -253,6 +254,16 @@ export interface Backend {
 
   /** `out` may be `gate` or `up`. out (n, K) = silu(gate) * up: (gate / (1 + expF32(-gate))) * up. */
   gatedSilu(out: Buf, gate: Buf, up: Buf, n: number): void;
+
+  /**
+   * `out` may be `gate` or `up`. out (n, K) = gelu(gate) * up, gelu by tanh (Hendrycks and Gimpel, arXiv 1606.08415), of which
+   * 0.5 x (1 + tanh(u)) = x / (1 + exp(-2u)) needs no tanh and loses no digits: with A = f32(2 sqrt(2 / pi)) and B = f32(0.044715)
+   * t = (A * gate) * (1 + (B * gate) * gate); out = (gate / (1 + expF32(-t))) * up.
+   */
+  gatedGelu(out: Buf, gate: Buf, up: Buf, n: number): void;
+
+  /** out (n, K) = x * f32(factor). `out` may be `x`. */
+  scale(out: Buf, x: Buf, factor: number, n: number): void;
 
   /** out (n, K) = a + b. `out` may be `a` or `b`. */
   add(out: Buf, a: Buf, b: Buf, n: number): void;

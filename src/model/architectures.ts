@@ -1,69 +1,25 @@
 /**
- * The list of architectures: adding one is a graph, a row here and its tensors.
+ * The list of architectures: adding one is a file of `architectures/`, which holds its graph, its table of tensors and its
+ * facts, and a row here.
  * @module
  */
 
 import { BitnetError } from '../errors.ts';
-import { bitnetForward } from './bitnet.ts';
-import type { ArchitectureFacts, ModelConfig } from './config.ts';
-import type { Forward } from './graph.ts';
-import { llamaForward } from './llama.ts';
-import { layerTensors, outerTensors, scaleTensors, subNormTensors, type TensorRule } from './tensors.ts';
+import { bitnet, bitnet158 } from './architectures/bitnet.ts';
+import { gemma3 } from './architectures/gemma3.ts';
+import { llama } from './architectures/llama.ts';
+import { qwen3 } from './architectures/qwen3.ts';
+import type { Architecture } from './graph.ts';
 
-export interface Architecture extends ArchitectureFacts {
-  /** Why the activation is what it is, for `inspect`. */
-  readonly activationReason: string;
-  readonly forward: Forward;
-  tensors(config: ModelConfig): TensorRule[];
-}
-
-function perLayer(c: ModelConfig, rules: (layer: number) => TensorRule[]): TensorRule[] {
-  return Array.from({ length: c.nLayers }, (_, layer) => rules(layer)).flat();
-}
-
-const BITNET_158: Architecture = {
-  activation: 'relu2',
-  activationReason:
-    'decided by the architecture: BitNet b1.58 2B4T uses squared ReLU (bitnet.cpp since July 2026 runs SiLU)',
-  ropeStyle: 'neox',
-  forward: bitnetForward,
-  tensors: (c) => [
-    ...outerTensors(c),
-    // The first official upload carries a copy of the embedding under this name; the head is always tied.
-    { name: 'output.weight', kind: 'ignored', shape: [c.hidden, c.vocabulary], optional: true },
-    ...perLayer(c, (layer) => [...layerTensors(c, layer), ...subNormTensors(c, layer)]),
-  ],
-};
-
-const BITNET: Architecture = {
-  activation: 'silu',
-  activationReason: 'decided by the architecture: 1bitLLM models use SiLU',
-  ropeStyle: 'neox',
-  forward: bitnetForward,
-  tensors: (c) => [
-    ...outerTensors(c),
-    { name: 'output.weight', kind: 'ignored', shape: [c.hidden, c.vocabulary], optional: true },
-    ...perLayer(c, (layer) => [...layerTensors(c, layer), ...subNormTensors(c, layer), ...scaleTensors(layer)]),
-  ],
-};
-
-const LLAMA: Architecture = {
-  activation: 'silu',
-  activationReason: 'decided by the architecture: llama uses SiLU',
-  ropeStyle: 'norm',
-  forward: llamaForward,
-  tensors: (c) => [
-    ...outerTensors(c),
-    { name: 'output.weight', kind: 'matrix', shape: [c.hidden, c.vocabulary], optional: true },
-    ...perLayer(c, (layer) => layerTensors(c, layer)),
-  ],
-};
+export type { Architecture } from './graph.ts';
 
 export const ARCHITECTURES: ReadonlyMap<string, Architecture> = new Map([
-  ['bitnet-b1.58', BITNET_158],
-  ['bitnet-25', BITNET_158],
-  ['bitnet', BITNET],
-  ['llama', LLAMA],
+  ['bitnet-b1.58', bitnet158],
+  ['bitnet-25', bitnet158],
+  ['bitnet', bitnet],
+  ['llama', llama],
+  ['qwen3', qwen3],
+  ['gemma3', gemma3],
 ]);
 
 export function architectureOf(name: string): Architecture {

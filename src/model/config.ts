@@ -7,7 +7,11 @@ import { BitnetError, want } from '../errors.ts';
 import type { GgufFile } from '../formats/gguf/types.ts';
 import type { RopeStyle } from '../kernels/interface.ts';
 
-export type Activation = 'relu2' | 'silu';
+export type Activation = 'relu2' | 'silu' | 'gelu';
+
+/** By the numbers of `{arch}.pooling_type`: how an embedding is made of the rows of a text. */
+export const POOLINGS = ['none', 'mean', 'cls', 'last', 'rank'] as const;
+export type PoolingType = (typeof POOLINGS)[number];
 
 export interface ModelConfig {
   readonly architecture: string;
@@ -27,6 +31,8 @@ export interface ModelConfig {
   readonly ropeFactor: number;
   readonly ropeStyle: RopeStyle;
   readonly activation: Activation;
+  /** What the file of an embedding model says; undefined in all others. */
+  readonly pooling?: PoolingType | undefined;
 }
 
 /** Ceilings for hyper-parameters: several times the largest published ternary model, small enough to multiply safely. */
@@ -44,6 +50,8 @@ const LIMITS = {
 export interface ArchitectureFacts {
   readonly activation: Activation;
   readonly ropeStyle: RopeStyle;
+  /** Refuses a file that asks for what this graph does not do. */
+  check?(gguf: GgufFile): void;
 }
 
 /** Reads the hyper-parameters of `gguf`, whose architecture has the given facts. */
@@ -83,8 +91,12 @@ export function readConfig(gguf: GgufFile, facts: ArchitectureFacts): ModelConfi
     rmsEps: positive(gguf, `${a}.attention.layer_norm_rms_epsilon`, 1e-5),
     ropeBase: positive(gguf, `${a}.rope.freq_base`, 10000),
     ropeFactor: ropeFactor(gguf, a),
-    ...facts,
+    activation: facts.activation,
+    ropeStyle: facts.ropeStyle,
+    ...pooling(gguf, a),
   };
+  refuse(gguf, `${a}.attention.causal`, (isCausal) => isCausal === false, 'attention to what comes later');
+  facts.check?.(gguf);
   if (tokens !== undefined) {
     want(tokens <= config.vocabulary, 'bad-metadata', 'more tokens than the vocabulary has rows', () => ({
       where: 'tokenizer.ggml.tokens',
@@ -93,6 +105,30 @@ export function readConfig(gguf: GgufFile, facts: ArchitectureFacts): ModelConfi
     }));
   }
   return config;
+}
+
+/** Refuses a file whose value of `key`, where it has one, means that a token is computed in a way that no graph here does. */
+export function refuse(
+  gguf: GgufFile,
+  key: string,
+  isMeant: (value: boolean | number | bigint) => boolean,
+  what: string,
+): void {
+  const found = gguf.metadata.get(key);
+  if (found === undefined || found.type === 'string' || found.type === 'array' || !isMeant(found.value)) return;
+  throw new BitnetError('unsupported-architecture', `${what} is not supported`, { where: key, got: `${found.value}` });
+}
+
+function pooling(gguf: GgufFile, a: string): { pooling?: PoolingType } {
+  const where = `${a}.pooling_type`;
+  const type = gguf.findUint(where);
+  if (type === undefined) return {};
+  want(type < POOLINGS.length, 'bad-metadata', 'no such pooling', () => ({
+    where,
+    expected: POOLINGS.map((name, i) => `${i} (${name})`).join(', '),
+    got: `${type}`,
+  }));
+  return { pooling: POOLINGS[type] };
 }
 
 function divide(whole: number, parts: number, where: string): number {

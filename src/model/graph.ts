@@ -5,7 +5,16 @@
  */
 
 import type { Backend, Buf, QuantizedBuf, Segment, Weight } from '../kernels/interface.ts';
-import type { ModelConfig } from './config.ts';
+import type { ArchitectureFacts, ModelConfig } from './config.ts';
+import type { TensorRule } from './tensors.ts';
+
+/** All that is known about an architecture: what a file of `architectures/` holds. */
+export interface Architecture extends ArchitectureFacts {
+  /** Why the activation is what it is, for `inspect`. */
+  readonly activationReason: string;
+  readonly forward: Forward;
+  tensors(config: ModelConfig): TensorRule[];
+}
 
 /** One transformer layer. Vectors are gains in f32. */
 export interface LayerWeights {
@@ -13,13 +22,13 @@ export interface LayerWeights {
   readonly q: Weight; // (nHeads * headDim, hidden)
   readonly k: Weight; // (nKvHeads * headDim, hidden)
   readonly v: Weight; // (nKvHeads * headDim, hidden)
-  readonly attnSubNorm: Buf | undefined; // (nHeads * headDim)
   readonly o: Weight; // (hidden, nHeads * headDim)
   readonly ffnNorm: Buf; // (hidden)
   readonly gate: Weight; // (ffn, hidden)
   readonly up: Weight; // (ffn, hidden)
-  readonly ffnSubNorm: Buf | undefined; // (ffn)
   readonly down: Weight; // (hidden, ffn)
+  /** Gains that only some architectures have, by their names in its table: `attn_sub_norm`. Those absent from the file are undefined. */
+  readonly gains: Readonly<Record<string, Buf | undefined>>;
 }
 
 /** Immutable after loading; shared by all sessions. */
@@ -41,6 +50,7 @@ export interface Scratch {
   readonly x: Buf; // residual stream (rows, hidden)
   readonly h: Buf; // (rows, hidden)
   readonly hq: QuantizedBuf; // (rows, hidden)
+  readonly p: Buf; // (rows, hidden): the input of one projection, where each has a norm of its own
   readonly q: Buf; // (rows, nHeads * headDim)
   readonly k: Buf; // (rows, nKvHeads * headDim)
   readonly v: Buf; // (rows, nKvHeads * headDim)
@@ -72,6 +82,7 @@ export function createScratch(
     x: rows(c.hidden),
     h: rows(c.hidden),
     hq: backend.allocQuantized(maxRows, c.hidden),
+    p: rows(c.hidden),
     q: rows(qDim),
     k: rows(kvDim),
     v: rows(kvDim),
@@ -129,12 +140,54 @@ export function project(step: Step, out: Buf, weight: Weight, x: Buf, quantized:
   else step.backend.denseMatmul(out, weight, x, step.n);
 }
 
-/** Rope, cache and attention for all sequences of the step: q, k, v in, `scratch.a` out. */
-export function attend(step: Step, c: ModelConfig, layer: number): void {
+/**
+ * out = W norm(x): a projection with a norm of its own before it, as BitNet-embedding has them, or without where the file
+ * has none. `normed` and `quantized` take its input.
+ */
+export function normProject(
+  step: Step,
+  out: Buf,
+  weight: Weight,
+  x: Buf,
+  gain: Buf | undefined,
+  eps: number,
+  normed: Buf,
+  quantized: QuantizedBuf,
+): void {
+  if (gain === undefined) quantizeFor(step, quantized, x, [weight]);
+  else normFor(step, normed, quantized, x, gain, eps, [weight]);
+  project(step, out, weight, gain === undefined ? x : normed, quantized);
+}
+
+/** Each head of q and k by itself: rows of headDim. */
+export function normHeads(step: Step, c: ModelConfig, w: LayerWeights): void {
+  const { backend, scratch: s, n } = step;
+  backend.rmsNorm(s.q, s.q, gain(w, 'attn_q_norm'), c.rmsEps, n * c.nHeads);
+  backend.rmsNorm(s.k, s.k, gain(w, 'attn_k_norm'), c.rmsEps, n * c.nKvHeads);
+}
+
+/** Rope on q and k. */
+export function rotate(step: Step, c: ModelConfig): void {
   const { backend, scratch: s, n } = step;
   backend.rope(s.q, s.angles, c.nHeads, c.headDim, c.ropeStyle, n);
   backend.rope(s.k, s.angles, c.nKvHeads, c.headDim, c.ropeStyle, n);
-  const scale = Math.fround(1 / Math.fround(Math.sqrt(c.headDim)));
+}
+
+/** 1 / sqrt(headDim): what scores of attention are usually multiplied by. */
+export function attentionScale(c: ModelConfig): number {
+  return Math.fround(1 / Math.fround(Math.sqrt(c.headDim)));
+}
+
+/** Cache and attention for all sequences of the step: q, k, v in, `scratch.a` out. */
+export function attend(step: Step, layer: number, scale: number): void {
+  const { backend, scratch: s } = step;
   for (const segment of step.segments) backend.kvAppend(segment, layer, s.k, s.v);
   for (const segment of step.segments) backend.attention(s.a, s.q, segment, layer, scale);
+}
+
+/** A gain that the architecture's table requires: loading has seen to it. */
+export function gain(w: LayerWeights, name: string): Buf {
+  const found = w.gains[name];
+  if (found === undefined) throw new Error(`${name} is not in the table of this architecture`);
+  return found;
 }

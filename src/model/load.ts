@@ -16,6 +16,7 @@ import { architectureOf } from './architectures.ts';
 import type { ModelConfig } from './config.ts';
 import type { LayerWeights, ModelWeights } from './graph.ts';
 import { DENSE_TYPES, type MemoryPlan, modelTensors, weightShape } from './plan.ts';
+import type { TensorRule } from './tensors.ts';
 
 export { readModelConfig } from './plan.ts';
 
@@ -45,14 +46,14 @@ export function countParameters(gguf: GgufFile, config: ModelConfig): number {
 
 /**
  * Loads all weights of `gguf` into `backend`. When it throws, the error is that of the first bad tensor in the order of the
- * graph, whichever was read first, and nothing is being read any more.
+ * table, whichever was read first, and nothing is being read any more.
  */
 export async function loadWeights(
   gguf: GgufFile,
   backend: Backend,
   options: LoadWeightsOptions = {},
 ): Promise<ModelWeights> {
-  const { config, tensors } = modelTensors(gguf);
+  const { config, tensors, rules } = modelTensors(gguf);
   for (const name of ['token_embd.weight', 'output.weight']) {
     const dtype = tensors.get(name)?.dtype;
     want(dtype === undefined || !isTernary(dtype), 'unsupported-type', 'a ternary table is not supported', () => ({
@@ -66,10 +67,11 @@ export async function loadWeights(
   const loader = new Loader(gguf, tensors, backend, options);
   const scaled = await loader.separateScales();
 
-  // All is asked for at once, in the order of the graph, and taken up in that order.
+  // All is asked for at once, layer by layer in the order of the table, and taken up in that order.
   const embedding = loader.matrix('token_embd.weight');
-  const layers: Promise<LayerWeights>[] = [];
-  for (let layer = 0; layer < config.nLayers; layer++) layers.push(loadLayer(loader, layer, scaled));
+  const parts: TensorRule[][] = Array.from({ length: config.nLayers }, () => []);
+  for (const rule of rules) if (rule.part !== undefined) parts[rule.part.layer].push(rule);
+  const layers = parts.map((rules) => loadLayer(loader, rules, scaled));
   const head = tensors.has('output.weight') ? loader.matrix('output.weight') : embedding;
   const outputNorm = loader.vector('output_norm.weight');
   const ropeFactors = tensors.has('rope_freqs.weight') ? loader.values('rope_freqs.weight') : undefined;
@@ -90,33 +92,44 @@ export async function loadWeights(
   };
 }
 
-async function loadLayer(loader: Loader, layer: number, scaled: ReadonlyMap<string, number>): Promise<LayerWeights> {
-  const at = (name: string) => `blk.${layer}.${name}.weight`;
-  const matrix = (name: string) => loader.matrix(at(name), scaled.get(`blk.${layer}.${name}.scale`));
-  const attnNorm = loader.vector(at('attn_norm'));
-  const q = matrix('attn_q');
-  const k = matrix('attn_k');
-  const v = matrix('attn_v');
-  const attnSubNorm = loader.optionalVector(at('attn_sub_norm'));
-  const o = matrix('attn_output');
-  const ffnNorm = loader.vector(at('ffn_norm'));
-  const gate = matrix('ffn_gate');
-  const up = matrix('ffn_up');
-  const ffnSubNorm = loader.optionalVector(at('ffn_sub_norm'));
-  const down = matrix('ffn_down');
-  await allSettled<unknown>([attnNorm, q, k, v, attnSubNorm, o, ffnNorm, gate, up, ffnSubNorm, down]);
+/** The parts of one layer, as the architecture's table lists them. */
+async function loadLayer(
+  loader: Loader,
+  rules: readonly TensorRule[],
+  scaled: ReadonlyMap<string, number>,
+): Promise<LayerWeights> {
+  const matrices = new Map<string, Promise<Weight>>();
+  const gains = new Map<string, Promise<Buf>>();
+  const asked: Promise<unknown>[] = [];
+  for (const { name, kind, part } of rules) {
+    if (part === undefined) continue;
+    if (kind === 'vector') {
+      const gain = loader.vector(name);
+      gains.set(part.name, gain);
+      asked.push(gain);
+    } else {
+      const matrix = loader.matrix(name, scaled.get(name.replace(/weight$/, 'scale')));
+      matrices.set(part.name, matrix);
+      asked.push(matrix);
+    }
+  }
+  await allSettled<unknown>(asked);
+  const part = <T>(parts: ReadonlyMap<string, Promise<T>>, name: string): Promise<T> => {
+    const found = parts.get(name);
+    if (found === undefined) throw new Error(`${name} is not in the table of this architecture`);
+    return found;
+  };
   return {
-    attnNorm: await attnNorm,
-    q: await q,
-    k: await k,
-    v: await v,
-    attnSubNorm: await attnSubNorm,
-    o: await o,
-    ffnNorm: await ffnNorm,
-    gate: await gate,
-    up: await up,
-    ffnSubNorm: await ffnSubNorm,
-    down: await down,
+    attnNorm: await part(gains, 'attn_norm'),
+    q: await part(matrices, 'attn_q'),
+    k: await part(matrices, 'attn_k'),
+    v: await part(matrices, 'attn_v'),
+    o: await part(matrices, 'attn_output'),
+    ffnNorm: await part(gains, 'ffn_norm'),
+    gate: await part(matrices, 'ffn_gate'),
+    up: await part(matrices, 'ffn_up'),
+    down: await part(matrices, 'ffn_down'),
+    gains: Object.fromEntries(await Promise.all([...gains].map(async ([name, gain]) => [name, await gain] as const))),
   };
 }
 
@@ -207,10 +220,6 @@ class Loader {
       this.#backend.write(buf, await this.#decoded(tensor));
       return buf;
     });
-  }
-
-  async optionalVector(name: string): Promise<Buf | undefined> {
-    return this.#tensors.has(name) ? this.vector(name) : undefined;
   }
 
   /** A small tensor decoded to f32. */

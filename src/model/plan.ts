@@ -13,7 +13,7 @@ import { canRequantize, type SmallType } from '../tensors/requantize.ts';
 import { architectureOf } from './architectures.ts';
 import { type ModelConfig, readConfig } from './config.ts';
 import { createScratch } from './graph.ts';
-import { matchTensors } from './tensors.ts';
+import { matchTensors, type TensorRule } from './tensors.ts';
 
 /** Types in which a dense weight may be loaded. */
 export const DENSE_TYPES: readonly string[] = ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K'] satisfies DenseType[];
@@ -49,7 +49,7 @@ export function modelTensors(gguf: GgufFile): ModelTensors {
   const tensors = matchTensors(gguf, rules);
   for (const rule of rules) if (rule.kind === 'ignored') tensors.delete(rule.name);
   const matrices = new Set(rules.filter((rule) => rule.kind === 'matrix').map((rule) => rule.name));
-  return { config, tensors, matrices };
+  return { config, tensors, matrices, rules: rules.filter((rule) => tensors.has(rule.name)) };
 }
 
 export interface ModelTensors {
@@ -58,6 +58,8 @@ export interface ModelTensors {
   readonly tensors: ReadonlyMap<string, GgufTensor>;
   /** Names of those that multiply; the others are gains and factors. */
   readonly matrices: ReadonlySet<string>;
+  /** The rules that they were matched with, in the order of the architecture's table. */
+  readonly rules: readonly TensorRule[];
 }
 
 /** Reads hyper-parameters and architecture without loading anything. */

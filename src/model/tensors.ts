@@ -1,6 +1,6 @@
 /**
- * Which tensors an architecture consists of, as data: role, name, shape. Loading looks names up here and reports all
- * that are missing and all that nobody knows in one error.
+ * Which tensors an architecture consists of, as data: role, name, shape. Loading follows the table of the architecture
+ * (`architectures/`) and reports all that are missing and all that nobody knows in one error.
  *
  * Shapes are in ne order: (K input features, M output features).
  * @module
@@ -18,9 +18,13 @@ export interface TensorRule {
   readonly kind: TensorKind;
   readonly shape: readonly number[];
   readonly optional?: boolean;
+  /** Optional ones of one name come together: a file that has one of them without the others is damaged. */
+  readonly together?: string;
+  /** Of a part of a layer: which layer, and its name there, `attn_q`. */
+  readonly part?: { readonly layer: number; readonly name: string };
 }
 
-/** Rules of the tensors outside the layers. */
+/** Rules of the tensors outside the layers; the head besides. */
 export function outerTensors(c: ModelConfig): TensorRule[] {
   return [
     { name: 'token_embd.weight', kind: 'matrix', shape: [c.hidden, c.vocabulary] },
@@ -29,30 +33,65 @@ export function outerTensors(c: ModelConfig): TensorRule[] {
   ];
 }
 
+/** A head that is the embedding where the file has none. */
+export function ownHead(c: ModelConfig): TensorRule {
+  return { name: 'output.weight', kind: 'matrix', shape: [c.hidden, c.vocabulary], optional: true };
+}
+
+/** A head that some files have and nothing reads. */
+export function unusedHead(c: ModelConfig): TensorRule {
+  return { ...ownHead(c), kind: 'ignored' };
+}
+
+export function perLayer(c: ModelConfig, rules: (layer: number) => TensorRule[]): TensorRule[] {
+  return Array.from({ length: c.nLayers }, (_, layer) => rules(layer)).flat();
+}
+
+/** A projection: `blk.N.<name>.weight` with K inputs and M outputs. */
+export function layerMatrix(layer: number, name: string, columns: number, rows: number): TensorRule {
+  return { name: `blk.${layer}.${name}.weight`, kind: 'matrix', shape: [columns, rows], part: { layer, name } };
+}
+
+/** A gain: `blk.N.<name>.weight`. */
+export function layerGain(layer: number, name: string, length: number): TensorRule {
+  return { name: `blk.${layer}.${name}.weight`, kind: 'vector', shape: [length], part: { layer, name } };
+}
+
 /** The seven projections and two norms that every architecture here has. */
 export function layerTensors(c: ModelConfig, layer: number): TensorRule[] {
   const q = c.nHeads * c.headDim;
   const kv = c.nKvHeads * c.headDim;
-  const at = (name: string) => `blk.${layer}.${name}.weight`;
   return [
-    { name: at('attn_norm'), kind: 'vector', shape: [c.hidden] },
-    { name: at('attn_q'), kind: 'matrix', shape: [c.hidden, q] },
-    { name: at('attn_k'), kind: 'matrix', shape: [c.hidden, kv] },
-    { name: at('attn_v'), kind: 'matrix', shape: [c.hidden, kv] },
-    { name: at('attn_output'), kind: 'matrix', shape: [q, c.hidden] },
-    { name: at('ffn_norm'), kind: 'vector', shape: [c.hidden] },
-    { name: at('ffn_gate'), kind: 'matrix', shape: [c.hidden, c.ffn] },
-    { name: at('ffn_up'), kind: 'matrix', shape: [c.hidden, c.ffn] },
-    { name: at('ffn_down'), kind: 'matrix', shape: [c.ffn, c.hidden] },
+    layerGain(layer, 'attn_norm', c.hidden),
+    layerMatrix(layer, 'attn_q', c.hidden, q),
+    layerMatrix(layer, 'attn_k', c.hidden, kv),
+    layerMatrix(layer, 'attn_v', c.hidden, kv),
+    layerMatrix(layer, 'attn_output', q, c.hidden),
+    layerGain(layer, 'ffn_norm', c.hidden),
+    layerMatrix(layer, 'ffn_gate', c.hidden, c.ffn),
+    layerMatrix(layer, 'ffn_up', c.hidden, c.ffn),
+    layerMatrix(layer, 'ffn_down', c.ffn, c.hidden),
   ];
 }
 
-/** BitNet's extra norms before the output and the down projection. */
-export function subNormTensors(c: ModelConfig, layer: number): TensorRule[] {
-  return [
-    { name: `blk.${layer}.attn_sub_norm.weight`, kind: 'vector', shape: [c.nHeads * c.headDim] },
-    { name: `blk.${layer}.ffn_sub_norm.weight`, kind: 'vector', shape: [c.ffn] },
+/** BitNet-embedding's norms: every projection has one of its own before it, and a file has all of them or none. */
+export function inputNorms(c: ModelConfig, layer: number): TensorRule[] {
+  const q = c.nHeads * c.headDim;
+  const gains = [
+    layerGain(layer, 'attn_q_norm_in', c.hidden),
+    layerGain(layer, 'attn_k_norm_in', c.hidden),
+    layerGain(layer, 'attn_v_norm_in', c.hidden),
+    layerGain(layer, 'attn_output_norm_in', q),
+    layerGain(layer, 'ffn_gate_norm_in', c.hidden),
+    layerGain(layer, 'ffn_up_norm_in', c.hidden),
+    layerGain(layer, 'ffn_down_norm_in', c.ffn),
   ];
+  return gains.map((rule) => ({ ...rule, optional: true, together: 'norms before projections' }));
+}
+
+/** Norms of the heads of queries and keys. */
+export function headNorms(c: ModelConfig, layer: number): TensorRule[] {
+  return [layerGain(layer, 'attn_q_norm', c.headDim), layerGain(layer, 'attn_k_norm', c.headDim)];
 }
 
 /** Scales kept apart from the weights, which some conversions of `bitnet` have: one factor a projection. */
@@ -72,10 +111,12 @@ export function matchTensors(gguf: GgufFile, rules: readonly TensorRule[]): Map<
   const missing: string[] = [];
   const misshapen: string[] = [];
   const found = new Map<string, GgufTensor>();
+  const begun = new Set(rules.map((rule) => (gguf.findTensor(rule.name) === undefined ? undefined : rule.together)));
   for (const rule of rules) {
     const tensor = gguf.findTensor(rule.name);
     if (tensor === undefined) {
-      if (rule.optional !== true) missing.push(rule.name);
+      const isNeeded = rule.together === undefined ? rule.optional !== true : begun.has(rule.together);
+      if (isNeeded) missing.push(rule.name);
     } else if (!sameShape(tensor.shape, rule.shape)) {
       misshapen.push(`${rule.name} expected (${rule.shape.join(', ')}), got (${tensor.shape.join(', ')})`);
     } else found.set(rule.name, tensor);

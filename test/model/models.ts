@@ -2,7 +2,7 @@
 
 import { modelMetadata, planTensors } from '../../src/convert/layout.ts';
 import { codeTable, fillCodes, gains, scaleOf, streamOf, valueTable } from '../../src/convert/noise.ts';
-import { presets } from '../../src/convert/presets.ts';
+import { type PresetName, presets } from '../../src/convert/presets.ts';
 import { type SynthOptions, synthesize } from '../../src/convert/synth.ts';
 import { encodeFloats, tailOf } from '../../src/convert/types.ts';
 import { inventedVocabulary } from '../../src/convert/vocabulary.ts';
@@ -13,9 +13,11 @@ import { loadModel } from '../../src/index.ts';
 import { architectureOf } from '../../src/model/architectures.ts';
 import { encodeF32 } from '../../src/tensors/floats.ts';
 
-export async function tinyModel(options: Omit<SynthOptions, 'preset'>): Promise<Uint8Array> {
+/** In the shape of the preset `tiny-ARCHITECTURE` where there is one, else of `tiny`. */
+export async function tinyModel(options: Partial<SynthOptions>): Promise<Uint8Array> {
   const sink = memorySink();
-  await synthesize(sink, { preset: 'tiny', ...options });
+  const own = `tiny-${options.architecture}`;
+  await synthesize(sink, { preset: own in presets ? (own as PresetName) : 'tiny', ...options });
   return sink.bytes();
 }
 

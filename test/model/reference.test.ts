@@ -6,6 +6,7 @@
  */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { type PresetName, presets } from '../../src/convert/presets.ts';
 import { engineLogits, tinyModel } from './models.ts';
 import { referenceLogits, relativeRms } from './reference64.ts';
 
@@ -18,6 +19,10 @@ describe.each([
   { architecture: 'bitnet', type: 'I2_S', embeddingType: 'F32', seed: 1 },
   { architecture: 'bitnet', type: 'TQ2_0', embeddingType: 'Q8_0', seed: 2 },
   { architecture: 'llama', type: 'I2_S', embeddingType: 'BF16', seed: 1 },
+  { architecture: 'qwen3', type: 'I2_S', embeddingType: 'F16', seed: 1 },
+  { architecture: 'qwen3', type: 'TQ2_0', embeddingType: 'Q6_K', seed: 2 },
+  { architecture: 'gemma3', type: 'I2_S', embeddingType: 'F16', seed: 1 },
+  { architecture: 'gemma3', type: 'TQ1_0', embeddingType: 'Q8_0', seed: 2 },
 ] as const)('$architecture $type $embeddingType seed $seed', (options) => {
   const name = `${options.architecture}-${options.type}-${options.embeddingType}-${options.seed}`.toLowerCase();
 
@@ -47,7 +52,9 @@ describe.each([
     const file = await tinyModel(options);
     const want = await referenceLogits(file, ids, { kType: 'f32', vType: 'f16' });
     const other = options.architecture === 'bitnet-b1.58' ? 'bitnet' : 'bitnet-b1.58';
-    const wrong = await referenceLogits(await tinyModel({ ...options, architecture: other }), ids, {
+    const own = `tiny-${options.architecture}`;
+    const preset = own in presets ? (own as PresetName) : 'tiny';
+    const wrong = await referenceLogits(await tinyModel({ ...options, preset, architecture: other }), ids, {
       kType: 'f32',
       vType: 'f16',
     });

@@ -1,6 +1,6 @@
 /**
- * A second opinion: the three graphs in float64, written from the formulas (BitNet b1.58, llama) without looking at the
- * kernels. Weights are decoded to doubles, sums run in plain order, `Math.*` does the rest.
+ * A second opinion: the graphs in float64, written from the formulas (BitNet b1.58, llama, Qwen3 and Gemma 3 with the norms
+ * of BitNet-embedding) without looking at the kernels. Weights are decoded to doubles, sums run in plain order, `Math.*` does the rest.
  *
  * Two roundings are part of the models' meaning and are kept: activations to int8, and keys and values to the cache's type.
  */
@@ -22,8 +22,25 @@ type Vector = Float64Array<ArrayBuffer>;
 export async function referenceLogits(
   file: Uint8Array,
   ids: readonly number[],
-  { kType, vType }: Reference64Options,
+  options: Reference64Options,
 ): Promise<Float64Array> {
+  return (await reference(file, ids, options)).logits;
+}
+
+/** Rows (ids, hidden) after the final norm: what embeddings are made of. */
+export async function referenceHidden(
+  file: Uint8Array,
+  ids: readonly number[],
+  options: Reference64Options,
+): Promise<Float64Array> {
+  return (await reference(file, ids, options)).hidden;
+}
+
+async function reference(
+  file: Uint8Array,
+  ids: readonly number[],
+  { kType, vType }: Reference64Options,
+): Promise<{ logits: Float64Array; hidden: Float64Array }> {
   const gguf = await openGguf(memorySource(file));
   const a = gguf.getString('general.architecture');
   const uint = (key: string) => gguf.getUint(`${a}.${key}`);
@@ -39,39 +56,59 @@ export async function referenceLogits(
     return found;
   };
   const table = tensor('token_embd.weight');
-  const head = a === 'llama' && tensors.has('output.weight') ? tensor('output.weight') : table;
+  const head = !a.startsWith('bitnet') && tensors.has('output.weight') ? tensor('output.weight') : table;
   const isLlama = a === 'llama';
-  const activate = a === 'bitnet-b1.58' ? (x: number) => Math.max(x, 0) ** 2 : (x: number) => x / (1 + Math.exp(-x));
+  const activate = ACTIVATIONS[a] ?? silu;
   const toK = kType === 'f16' ? roundToHalf : Math.fround;
   const toV = vType === 'f16' ? roundToHalf : Math.fround;
   const keys: Vector[][] = Array.from({ length: nLayers }, () => []);
   const values: Vector[][] = Array.from({ length: nLayers }, () => []);
   const out: number[] = [];
+  const rows: number[] = [];
 
   ids.forEach((id, position) => {
     let x = table.slice(id * hidden, (id + 1) * hidden);
+    if (a === 'gemma3') x = x.map((value) => value * Math.sqrt(hidden));
     for (let layer = 0; layer < nLayers; layer++) {
       const t = (name: string) => tensor(`blk.${layer}.${name}.weight`);
+      // Every norm below but the two that all models have is there if its tensor is.
+      const normed = (v: Vector, name: string) => {
+        const gains = tensors.get(`blk.${layer}.${name}.weight`);
+        return gains === undefined ? v : norm(v, gains, eps);
+      };
+      const linear = (name: string, v: Vector) => bitLinear(t(name), normed(v, `${name}_norm_in`));
+      const heads = (name: string, v: Vector) =>
+        Float64Array.from(
+          Array.from({ length: v.length / headDim }, (_, i) =>
+            Array.from(normed(v.slice(i * headDim, (i + 1) * headDim), `${name}_norm`)),
+          ).flat(),
+        );
       let h = norm(x, t('attn_norm'), eps);
-      const q = rotate(bitLinear(t('attn_q'), h), headDim, position, theta, isLlama);
-      const k = rotate(bitLinear(t('attn_k'), h), headDim, position, theta, isLlama);
+      const q = rotate(heads('attn_q', linear('attn_q', h)), headDim, position, theta, isLlama);
+      const k = rotate(heads('attn_k', linear('attn_k', h)), headDim, position, theta, isLlama);
       keys[layer].push(k.map(toK));
-      values[layer].push(bitLinear(t('attn_v'), h).map(toV));
-      let attended = attention(q, keys[layer], values[layer], nHeads, nKv, headDim);
-      if (!isLlama) attended = norm(attended, t('attn_sub_norm'), eps);
-      x = sum(x, bitLinear(t('attn_output'), attended));
+      values[layer].push(linear('attn_v', h).map(toV));
+      const attended = attention(q, keys[layer], values[layer], nHeads, nKv, headDim);
+      const mixed = linear('attn_output', normed(attended, 'attn_sub_norm'));
+      x = sum(x, normed(mixed, 'post_attention_norm'));
       h = norm(x, t('ffn_norm'), eps);
-      const up = bitLinear(t('ffn_up'), h);
-      let f = bitLinear(t('ffn_gate'), h).map((g, i) => activate(g) * up[i]);
+      const up = linear('ffn_up', h);
+      const f = linear('ffn_gate', h).map((g, i) => activate(g) * up[i]);
       if (f.length !== ffn) throw new Error('ffn');
-      if (!isLlama) f = norm(f, t('ffn_sub_norm'), eps);
-      x = sum(x, bitLinear(t('ffn_down'), f));
+      x = sum(x, normed(linear('ffn_down', normed(f, 'ffn_sub_norm')), 'post_ffw_norm'));
     }
     const last = norm(x, tensor('output_norm.weight'), eps);
+    rows.push(...last);
     for (let row = 0; row < head.length / hidden; row++) out.push(dot(head, row * hidden, last));
   });
-  return Float64Array.from(out);
+  return { logits: Float64Array.from(out), hidden: Float64Array.from(rows) };
 }
+
+const silu = (x: number) => x / (1 + Math.exp(-x));
+const ACTIVATIONS: Record<string, (x: number) => number> = {
+  'bitnet-b1.58': (x) => Math.max(x, 0) ** 2,
+  gemma3: (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+};
 
 async function readAll(gguf: GgufFile): Promise<Map<string, Vector>> {
   const tensors = new Map<string, Vector>();

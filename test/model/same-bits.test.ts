@@ -14,9 +14,15 @@ const digest = (logits: Float32Array) =>
     .digest('hex');
 
 /** The first bytes of the digests. Whoever changes them changes what users compare against, and says why. */
-const PINNED = { 'bitnet-b1.58': 'fb9217b27577a8a6', bitnet: '30f969f3a65d1766', llama: 'c3c019ff8e50fbf2' };
+const PINNED = {
+  'bitnet-b1.58': 'fb9217b27577a8a6',
+  bitnet: '30f969f3a65d1766',
+  llama: 'c3c019ff8e50fbf2',
+  qwen3: '6b94f2590b263639',
+  gemma3: '915150fc8dd848b6',
+} as const;
 
-describe.each(['bitnet-b1.58', 'bitnet', 'llama'] as const)('%s', (architecture) => {
+describe.each(Object.keys(PINNED) as (keyof typeof PINNED)[])('%s', (architecture) => {
   let file: Uint8Array;
   let want: string;
   beforeAll(async () => {

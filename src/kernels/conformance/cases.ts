@@ -77,8 +77,17 @@ export type ConformanceCase = Common &
         readonly vType: KvType;
         readonly kind: ValueKind;
       }
+    | {
+        /** Heads of a row normalised each by itself, in place. */
+        readonly op: 'headNorm';
+        readonly nHeads: number;
+        readonly headDim: number;
+        readonly kind: ValueKind;
+      }
     | { readonly op: 'gatedRelu2'; readonly columns: number; readonly kind: ValueKind }
     | { readonly op: 'gatedSilu'; readonly columns: number; readonly kind: ValueKind }
+    | { readonly op: 'gatedGelu'; readonly columns: number; readonly kind: ValueKind }
+    | { readonly op: 'scale'; readonly columns: number; readonly kind: ValueKind; readonly factor: number }
     | { readonly op: 'add'; readonly columns: number; readonly kind: ValueKind }
     | { readonly op: 'copyRows'; readonly columns: number }
   );
@@ -248,6 +257,18 @@ function* allCases(): Generator<WithoutSeed<ConformanceCase>> {
     for (const kind of kinds) yield { op, n: 3, columns: 45, kind };
   }
   for (const columns of [1, 30, 640]) yield { op: 'copyRows', n: 4, columns };
+
+  // At the end: seeds follow the order, and the cases above keep theirs.
+  for (const columns of [1, 3, 16, 37, 2048]) {
+    yield { op: 'gatedGelu', n: 2, columns, kind: 'normal' };
+    yield { op: 'scale', n: 2, columns, kind: 'normal', factor: 25.298221281347036 };
+  }
+  for (const kind of kinds) {
+    yield { op: 'gatedGelu', n: 3, columns: 45, kind };
+    yield { op: 'scale', n: 3, columns: 45, kind, factor: 0.1 };
+    yield { op: 'headNorm', n: 3, nHeads: 3, headDim: 22, kind };
+  }
+  for (const headDim of [2, 18, 128, 256]) yield { op: 'headNorm', n: 5, nHeads: 4, headDim, kind: 'normal' };
 }
 
 /** All cases, each with a seed of its own. */

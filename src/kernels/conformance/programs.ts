@@ -101,7 +101,10 @@ function ternaryWeight(
   });
 }
 
-async function elementwise(backend: Backend, c: CaseOf<'gatedRelu2' | 'gatedSilu' | 'add'>): Promise<Outputs> {
+async function elementwise(
+  backend: Backend,
+  c: CaseOf<'gatedRelu2' | 'gatedSilu' | 'gatedGelu' | 'add'>,
+): Promise<Outputs> {
   const a = upload(backend, values(c.kind, c.n * c.columns, c.seed), c.columns);
   const b = upload(backend, values(c.kind, c.n * c.columns, c.seed + 5000), c.columns);
   const out = target(backend, c.n, c.columns);
@@ -294,7 +297,25 @@ export const programs: Programs = {
 
   gatedRelu2: elementwise,
   gatedSilu: elementwise,
+  gatedGelu: elementwise,
   add: elementwise,
+
+  async scale(backend, c) {
+    const x = upload(backend, values(c.kind, c.n * c.columns, c.seed), c.columns);
+    const out = target(backend, c.n, c.columns);
+    backend.scale(out, x, c.factor, c.n);
+    backend.scale(x, x, c.factor, c.n); // in place
+    return { out: await fetch(backend, out), inPlace: await fetch(backend, x) };
+  },
+
+  async headNorm(backend, c) {
+    const columns = c.nHeads * c.headDim;
+    const x = upload(backend, values(c.kind, (c.n + GUARD_ROWS) * columns, c.seed), columns);
+    const gain = backend.alloc('f32', [c.headDim]);
+    backend.write(gain, values('normal', c.headDim, c.seed + 5000));
+    backend.rmsNorm(x, x, gain, 1e-6, c.n * c.nHeads);
+    return { x: await fetch(backend, x) };
+  },
 
   async copyRows(backend, c) {
     const from = upload(backend, values('normal', c.n * c.columns, c.seed), c.columns);

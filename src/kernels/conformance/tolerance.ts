@@ -25,9 +25,12 @@ export function toleranceOf(c: ConformanceCase): (expected: number) => number {
     case 'ternaryGroup':
     case 'ternaryMatmul': // integers exactly, then one conversion, one division, one product
     case 'add':
+    case 'scale':
     case 'gatedRelu2':
       return relative(4);
     case 'gatedSilu':
+    case 'gatedGelu':
+    case 'headNorm':
     case 'rmsNorm':
       return relative(16);
     case 'rmsNormQuantize': // a product near a half may round to the code beside

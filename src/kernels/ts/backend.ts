@@ -23,7 +23,7 @@ import type {
   Weight,
   WeightSource,
 } from '../interface.ts';
-import { add, gatedRelu2, gatedSilu } from './activation.ts';
+import { add, gatedGelu, gatedRelu2, gatedSilu, scale } from './activation.ts';
 import { attention } from './attention.ts';
 import { rmsNorm, rmsNormQuantize } from './norm.ts';
 import { quantizeRows } from './quantize.ts';
@@ -316,6 +316,14 @@ class TsBackend implements Backend {
 
   gatedSilu(out: Buf, gate: Buf, up: Buf, n: number): void {
     gatedSilu(this.#f32(out), this.#f32(gate), this.#f32(up), n * (out.shape[1] ?? 1));
+  }
+
+  gatedGelu(out: Buf, gate: Buf, up: Buf, n: number): void {
+    gatedGelu(this.#f32(out), this.#f32(gate), this.#f32(up), n * (out.shape[1] ?? 1));
+  }
+
+  scale(out: Buf, x: Buf, factor: number, n: number): void {
+    scale(this.#f32(out), this.#f32(x), factor, n * (out.shape[1] ?? 1));
   }
 
   add(out: Buf, a: Buf, b: Buf, n: number): void {

@@ -391,6 +391,15 @@ export class WasmBackend implements Backend, Rehearsal {
     this.#elementwise(Op.GATED_SILU, out, gate, up, n);
   }
 
+  gatedGelu(out: Buf, gate: Buf, up: Buf, n: number): void {
+    this.#elementwise(Op.GATED_GELU, out, gate, up, n);
+  }
+
+  scale(out: Buf, x: Buf, factor: number, n: number): void {
+    const [o, a] = [wasmBuf(out).address, wasmBuf(x).address];
+    this.#push(Op.SCALE, [o], [a], [o, a, factor, n * (out.shape[1] ?? 1)], [2]);
+  }
+
   add(out: Buf, a: Buf, b: Buf, n: number): void {
     this.#elementwise(Op.ADD, out, a, b, n);
   }

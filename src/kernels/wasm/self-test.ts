@@ -168,7 +168,7 @@ async function attend(kit: Kit, type: 'f16' | 'f32', nHeads: number, headDim: nu
   await kit.take(out);
 }
 
-async function elementwise(kit: Kit, op: 'gatedRelu2' | 'gatedSilu' | 'add'): Promise<void> {
+async function elementwise(kit: Kit, op: 'gatedRelu2' | 'gatedSilu' | 'gatedGelu' | 'add'): Promise<void> {
   const out = kit.backend.alloc('f32', [1, 91]);
   kit.backend[op](out, kit.floats(1, 91, 'awkward'), kit.floats(1, 91, 'awkward'), 1);
   await kit.take(out);
@@ -374,6 +374,16 @@ export const CHECKS: readonly Check[] = [
         kit.backend.rmsNormQuantize(q, kit.floats(2, 37, kind), kit.floats(1, 37), 1e-5, 2);
         await kit.takeQuantized(q);
       }
+    },
+  },
+  { op: 'gatedGelu', digest: 920023018, program: (kit) => elementwise(kit, 'gatedGelu') },
+  {
+    op: 'scale',
+    digest: 4264511010,
+    async program(kit) {
+      const out = kit.backend.alloc('f32', [1, 91]);
+      kit.backend.scale(out, kit.floats(1, 91, 'awkward'), 0.1, 1);
+      await kit.take(out);
     },
   },
   { op: 'upload', digest: 418939494, program: offerAll },

@@ -1,14 +1,25 @@
 /**
- * The graph of `llama` with ternary projections (Llama3-8B-1.58, Falcon3-1.58bit, Falcon-E): no sub-norms, SiLU, rope on
- * neighbouring pairs, and an output matrix of its own where the file has one.
+ * `llama` with ternary projections (Llama3-8B-1.58, Falcon3-1.58bit, Falcon-E): no sub-norms, SiLU, rope on neighbouring
+ * pairs, and an output matrix of its own where the file has one.
  *
  * Upstream: build_llama of llama.cpp.
  * @module
  */
 
-import { attend, type ModelWeights, normFor, project, quantizeFor, type Step } from './graph.ts';
+import {
+  type Architecture,
+  attend,
+  attentionScale,
+  type ModelWeights,
+  normFor,
+  project,
+  quantizeFor,
+  rotate,
+  type Step,
+} from '../graph.ts';
+import { layerTensors, outerTensors, ownHead, perLayer } from '../tensors.ts';
 
-export function llamaForward(step: Step, weights: ModelWeights): void {
+function forward(step: Step, weights: ModelWeights): void {
   const { backend, scratch: s, n } = step;
   const c = weights.config;
   backend.embed(s.x, weights.embedding, s.ids, n); // x (n, hidden)
@@ -18,7 +29,8 @@ export function llamaForward(step: Step, weights: ModelWeights): void {
     project(step, s.q, w.q, s.h, s.hq); // q (n, nHeads * headDim)
     project(step, s.k, w.k, s.h, s.hq); // k (n, nKvHeads * headDim)
     project(step, s.v, w.v, s.h, s.hq); // v (n, nKvHeads * headDim)
-    attend(step, c, layer); // a (n, nHeads * headDim)
+    rotate(step, c);
+    attend(step, layer, attentionScale(c)); // a (n, nHeads * headDim)
     quantizeFor(step, s.aq, s.a, [w.o]);
     project(step, s.h, w.o, s.a, s.aq); // h (n, hidden)
     backend.add(s.x, s.x, s.h, n);
@@ -33,3 +45,11 @@ export function llamaForward(step: Step, weights: ModelWeights): void {
     backend.add(s.x, s.x, s.h, n);
   });
 }
+
+export const llama: Architecture = {
+  activation: 'silu',
+  activationReason: 'decided by the architecture: llama uses SiLU',
+  ropeStyle: 'norm',
+  forward,
+  tensors: (c) => [...outerTensors(c), ownHead(c), ...perLayer(c, (layer) => layerTensors(c, layer))],
+};
