@@ -17,7 +17,7 @@ import { type PairedTensor, pairTensors } from './hf-tensors.ts';
 import { modelMetadata, u32 } from './layout.ts';
 import { encodeMatrix, RoundedScales, type TritMatrix } from './linear.ts';
 import { FloatKinds, wantTernaryMaster } from './ternary-floats.ts';
-import { tokenizerMetadata } from './tokenizer-json.ts';
+import { readTokenizerFiles, tokenizerMetadata } from './tokenizer.ts';
 import { type EmbeddingType, encodeFloats, fittingTableType, type LinearType } from './types.ts';
 import { floatPieces, floatTrits, packedTrits, rotaryOrder, sampleOf, surveyFloats } from './weights.ts';
 import {
@@ -110,28 +110,14 @@ async function readCheckpoint(reader: HfReader, options: ConvertOptions) {
   const json = await readJson(reader, 'config.json');
   want(json !== undefined, 'io', 'not a checkpoint', () => ({ where: reader.label, expected: 'a file config.json' }));
   const config = readHfConfig(json, options.name ?? lastName(reader.label));
-  const tokenizer = await readJson(reader, 'tokenizer.json');
-  if (tokenizer === undefined) throw await noTokenizer(reader);
-  const files = {
-    tokenizer,
-    tokenizerConfig: await readJson(reader, 'tokenizer_config.json'),
-    config: json,
-    generationConfig: await readJson(reader, 'generation_config.json'),
-    chatTemplate: await readText(reader, 'chat_template.jinja'),
+  const folder = {
+    label: reader.label,
+    bytes: (name: string) => readBytes(reader, name),
+    json: (name: string) => readJson(reader, name),
   };
+  const files = await readTokenizerFiles(folder, json);
   const { metadata, notes } = tokenizerMetadata(files, config.model.vocabulary, options.pre);
   return { config, metadata, notes: [...notes], weights: await openWeights(reader) };
-}
-
-async function noTokenizer(reader: HfReader): Promise<BitnetError> {
-  const spm = await reader.open('tokenizer.model');
-  await spm?.close();
-  if (spm === undefined)
-    return new BitnetError('io', 'no tokenizer', { where: reader.label, expected: 'tokenizer.json' });
-  return new BitnetError('unsupported-tokenizer', 'SentencePiece vocabularies cannot be converted yet', {
-    where: `${reader.label}: tokenizer.model`,
-    expected: 'tokenizer.json with byte-level BPE',
-  });
 }
 
 /** One file, or the files of an index. */
@@ -172,11 +158,6 @@ function withSiblings(source: ByteSource, reader: HfReader, name: string): ByteS
       throw new BitnetError('io', 'a file of the index is missing', { where: reader.label, expected: other });
     },
   };
-}
-
-async function readText(reader: HfReader, name: string): Promise<string | undefined> {
-  const bytes = await readBytes(reader, name);
-  return bytes === undefined ? undefined : new TextDecoder().decode(bytes);
 }
 
 async function readJson(reader: HfReader, name: string): Promise<JsonObject | undefined> {

@@ -74,6 +74,7 @@ export function tokenizerSpecFromMetadata(get: MetadataGetter, options: FromMeta
     addEos: read.adds('tokenizer.ggml.add_eos_token', false, eosId),
     // Only SPM has a meaning for it; llama.cpp reads and ignores it for BPE.
     addSpacePrefix: model === 'llama' && (read.bool('tokenizer.ggml.add_space_prefix') ?? true),
+    removeExtraWhitespaces: model === 'llama' && (read.bool('tokenizer.ggml.remove_extra_whitespaces') ?? false),
     chatTemplate: chatTemplateOf(read),
   };
 }

@@ -54,6 +54,8 @@ export interface TokenizerSpec {
   readonly addBos: boolean;
   readonly addEos: boolean;
   readonly addSpacePrefix: boolean;
+  /** SPM only: spaces at both ends go, runs of them become one. llama.cpp knows the key and leaves it to T5. */
+  readonly removeExtraWhitespaces: boolean;
   /** The file's Jinja source, or the published one where the file's own is known to be no template. */
   readonly chatTemplate: { readonly source: string; readonly origin: 'file' | 'recognised' } | undefined;
 }

@@ -26,8 +26,11 @@ export class SpmEncoder {
   readonly #unknownId: number | undefined;
   /** (256) Token of a byte, or -1. */
   readonly #byteTokens = new Int32Array(256).fill(-1);
-  /** No token has a space behind another character, so merges never leave a word and words can be remembered. */
-  readonly #wordsAreSeparate: boolean;
+  /**
+   * (256) 1 for the bytes that some token has before a space. Behind any other byte a space begins a new word: merges
+   * never reach across, so words can be remembered. Gemma has one such token, `>_</`.
+   */
+  readonly #beforeSpace = new Uint8Array(256);
   readonly #cache = new PieceCache();
   readonly #queue = new MergeQueue();
   readonly #utf8 = new TextEncoder();
@@ -43,15 +46,15 @@ export class SpmEncoder {
     let nBytes = 0;
     for (const token of spec.tokens) nBytes += token.length;
     this.#tokens = new ByteIndex(spec.tokens.length, nBytes);
-    let separate = true;
     for (let id = 0; id < spec.tokens.length; id++) {
       const token = spec.tokens[id];
       // Control tokens are never made from text; SentencePiece itself keeps them out of its matching as well.
       if (token.length === 0 || spec.types[id] === TokenType.CONTROL || spec.types[id] === TokenType.UNKNOWN) continue;
       this.#tokens.set(token, 0, token.length, id);
-      separate &&= !hasInnerSpace(token);
+      for (let at = 1; at < token.length; at++) {
+        if (isLowLine(token, at) && !isLowLine(token, at - 3)) this.#beforeSpace[token[at - 1]] = 1;
+      }
     }
-    this.#wordsAreSeparate = separate;
     const single = new Uint8Array(1);
     for (let byte = 0; byte < 256; byte++) {
       const name = this.#utf8.encode(`<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`);
@@ -69,12 +72,8 @@ export class SpmEncoder {
   /** Appends the ids of `text`, which must be free of lone surrogates; `addSpace` puts a space before it. */
   encode(text: string, addSpace: boolean, out: number[]): void {
     const bytes = this.#utf8.encode((addSpace ? LOW_LINE : '') + text.replaceAll(' ', LOW_LINE));
-    if (!this.#wordsAreSeparate) {
-      this.#merge(bytes, 0, bytes.length, out);
-      return;
-    }
     for (let start = 0; start < bytes.length; ) {
-      const end = wordEnd(bytes, start);
+      const end = this.#wordEnd(bytes, start);
       const hash = fnv1a(bytes, start, end);
       if (!this.#cache.recall(bytes, start, end, hash, out)) {
         const from = out.length;
@@ -83,6 +82,16 @@ export class SpmEncoder {
       }
       start = end;
     }
+  }
+
+  /** End of the word at `start`: its low lines, then everything up to the next ones that begin a word. */
+  #wordEnd(bytes: Uint8Array, start: number): number {
+    let at = start;
+    do {
+      while (isLowLine(bytes, at)) at += 3;
+      while (at < bytes.length && !isLowLine(bytes, at)) at++;
+    } while (at < bytes.length && this.#beforeSpace[bytes[at - 1]] === 1);
+    return at;
   }
 
   #merge(bytes: Uint8Array, start: number, end: number, out: number[]): void {
@@ -153,20 +162,4 @@ function charLength(lead: number): number {
 
 function isLowLine(bytes: Uint8Array, at: number): boolean {
   return bytes[at] === 0xe2 && bytes[at + 1] === 0x96 && bytes[at + 2] === 0x81;
-}
-
-/** Whether a low line follows anything but low lines. */
-function hasInnerSpace(token: Uint8Array): boolean {
-  let at = 0;
-  while (isLowLine(token, at)) at += 3;
-  for (; at < token.length; at++) if (isLowLine(token, at)) return true;
-  return false;
-}
-
-/** End of the word at `start`: its low lines, then everything up to the next one. */
-function wordEnd(bytes: Uint8Array, start: number): number {
-  let at = start;
-  while (isLowLine(bytes, at)) at += 3;
-  while (at < bytes.length && !isLowLine(bytes, at)) at++;
-  return at;
 }

@@ -92,10 +92,14 @@ export class Tokenizer {
     const encoder = this.#encoder;
     // SPM vocabularies have words with a space before them; at the start, and behind a special token, it is added.
     let addSpace = this.spec.addSpacePrefix;
-    for (const fragment of fragments) {
+    for (const [i, fragment] of fragments.entries()) {
       if (typeof fragment === 'number') out.push(fragment);
-      else if (encoder instanceof SpmEncoder) encoder.encode(fragment, addSpace, out);
-      else encoder.encode(fragment, out);
+      else if (encoder instanceof SpmEncoder) {
+        const text = this.spec.removeExtraWhitespaces
+          ? withoutExtraSpaces(fragment, i === 0, i === fragments.length - 1)
+          : fragment;
+        if (text !== '') encoder.encode(text, addSpace, out);
+      } else encoder.encode(fragment, out);
       addSpace = this.spec.addSpacePrefix && typeof fragment === 'number';
     }
   }
@@ -202,6 +206,14 @@ export class Tokenizer {
 
 export function createTokenizer(spec: TokenizerSpec): Tokenizer {
   return new Tokenizer(spec);
+}
+
+/** Runs of spaces as one, none at the ends of the whole text. */
+function withoutExtraSpaces(text: string, isFirst: boolean, isLast: boolean): string {
+  let tidy = text.replace(/ {2,}/g, ' ');
+  if (isFirst && tidy.startsWith(' ')) tidy = tidy.slice(1);
+  if (isLast && tidy.endsWith(' ')) tidy = tidy.slice(0, -1);
+  return tidy;
 }
 
 /** "<0x0A>" -> the byte 0A. */

@@ -101,9 +101,9 @@ const cases: Case[] = [
   },
   { what: 'no tokenizer', code: 'io', message: /tokenizer\.json/, files: (f) => f.delete('tokenizer.json') },
   {
-    what: 'SentencePiece',
-    code: 'unsupported-tokenizer',
-    message: /tokenizer\.model: SentencePiece/,
+    what: 'tokenizer.model that is none',
+    code: 'truncated',
+    message: /tokenizer\.model: byte 1: a number/,
     files: (f) => f.delete('tokenizer.json') && f.set('tokenizer.model', text('x')),
   },
   // config.json
@@ -346,7 +346,7 @@ const cases: Case[] = [
   {
     what: 'byte fallback',
     code: 'unsupported-tokenizer',
-    message: /SentencePiece/,
+    message: /normalizer, pre_tokenizer.*U\+2581/,
     change: model({ byte_fallback: true }),
   },
   { what: 'no vocabulary', code: 'bad-tokenizer', message: /vocab/, change: model({ vocab: [] }) },

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { preTokenizerName } from '../../src/convert/pre-tokenizer-json.ts';
-import { type TokenizerFiles, tokenizerMetadata } from '../../src/convert/tokenizer-json.ts';
+import { type TokenizerFiles, tokenizerMetadata } from '../../src/convert/tokenizer.ts';
 import { StringArray } from '../../src/formats/index.ts';
 import { tokenizerSpecFromMetadata } from '../../src/tokenizer/from-metadata.ts';
 import { TokenType } from '../../src/tokenizer/spec.ts';

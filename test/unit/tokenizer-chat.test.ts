@@ -192,7 +192,7 @@ describe('templates by strangers', () => {
       "{% set n = namespace(s='x') %}{% for i in range(100) %}{% set n.s = n.s + n.s %}{% endfor %}{{ n.s }}",
       /too much text/,
     ],
-    ['nesting', `{{ ${'('.repeat(30_000)}1${')'.repeat(30_000)} }}`, /bad template/],
+    ['nesting', `{{ ${'('.repeat(30_000)}1${')'.repeat(30_000)} }}`, /nested too deep/],
   ])('%s', async (_name, template, message) => {
     const error = await renderChat(template, [user('x')]).catch((caught: unknown) => caught);
     expect(error).toMatchObject({ name: 'BitnetError', code: 'bad-template' });

@@ -1,26 +1,16 @@
 /**
  * Whole published vocabularies against llama.cpp's own test vectors (46 texts each). The files are too large for the
- * repository: the folder is named by BITNET_SHARED, or is `shared/` beside the repository.
+ * repository: see tokenizer-folder.ts. Qwen 2, whose vocabulary is not among them, is in tokenizer-published.test.ts.
  */
-import { existsSync, readFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { readGgufHeader } from '../../src/formats/gguf/reader.ts';
 import type { GgufValue } from '../../src/formats/gguf/types.ts';
 import { memorySource } from '../../src/formats/sources.ts';
 import { createTokenizer, type FromMetadataOptions, tokenizerSpecFromMetadata } from '../../src/tokenizer/index.ts';
-
-const root = resolve(import.meta.dirname, '../..');
-const folder = [process.env.BITNET_SHARED ?? join(root, '../shared')]
-  .flatMap((shared) => [join(shared, 'vocab'), shared])
-  .find((candidate) => existsSync(join(candidate, 'ggml-vocab-llama-bpe.gguf')));
-if (folder === undefined) {
-  console.log('tokenizer vectors: skipped, no folder with ggml-vocab-llama-bpe.gguf (set BITNET_SHARED)');
-}
+import { readVectors, vectorFolder, vocabularyPath } from './tokenizer-folder.ts';
 
 const NAMES = ['llama-bpe', 'llama-spm', 'falcon', 'gpt-2', 'starcoder', 'refact', 'mpt', 'deepseek-coder'];
-const SEPARATOR = '\n__ggml_vocab_test__\n';
-const path = (name: string) => join(folder ?? '', `ggml-vocab-${name}.gguf`);
 
 function plain(value: GgufValue | undefined): unknown {
   if (value === undefined) return undefined;
@@ -29,7 +19,7 @@ function plain(value: GgufValue | undefined): unknown {
 }
 
 async function load(name: string, options: FromMetadataOptions = {}, without: readonly string[] = []) {
-  const { metadata } = await readGgufHeader(memorySource(readFileSync(path(name))));
+  const { metadata } = await readGgufHeader(memorySource(readFileSync(vocabularyPath(name))));
   const spec = tokenizerSpecFromMetadata(
     (key) => (without.includes(key) ? undefined : plain(metadata.get(key))),
     options,
@@ -37,18 +27,10 @@ async function load(name: string, options: FromMetadataOptions = {}, without: re
   return createTokenizer(spec);
 }
 
-describe.skipIf(folder === undefined)('published vocabularies', () => {
+describe.skipIf(vectorFolder === undefined)('published vocabularies', () => {
   test.each(NAMES)('%s: 46 of 46', async (name) => {
     const tokenizer = await load(name);
-    const texts = readFileSync(`${path(name)}.inp`, 'utf8')
-      .split(SEPARATOR)
-      .slice(0, 46);
-    const lines = readFileSync(`${path(name)}.out`, 'utf8')
-      .split('\n')
-      .slice(0, 46);
-    expect(lines.length).toBe(46);
-    for (const [i, text] of texts.entries()) {
-      const expected = lines[i].trim() === '' ? [] : lines[i].trim().split(/\s+/).map(Number);
+    for (const { text, ids: expected } of readVectors(name)) {
       const ids = tokenizer.encode(text);
       expect(ids, JSON.stringify(text)).toEqual(expected);
       expect(tokenizer.decode(ids)).toBe(text);
@@ -73,7 +55,7 @@ describe.skipIf(folder === undefined)('published vocabularies', () => {
 
   test('building the largest takes well under a second', async () => {
     await load('llama-bpe');
-    const { metadata } = await readGgufHeader(memorySource(readFileSync(path('llama-bpe'))));
+    const { metadata } = await readGgufHeader(memorySource(readFileSync(vocabularyPath('llama-bpe'))));
     // Processor time, because the machines that test us have other things to do.
     const before = process.cpuUsage();
     createTokenizer(tokenizerSpecFromMetadata((key) => plain(metadata.get(key))));

@@ -1,13 +1,16 @@
 /**
  * Running a chat template: @huggingface/jinja, loaded when first needed, with limits.
  *
- * Templates come out of model files, so they are programs by strangers. The interpreter gives them no way out (no
- * files, no network, no host objects); what is left is wasting time and memory:
+ * Templates come out of model files, so they are programs by strangers. The interpreter gives them no way out: no files,
+ * no network, and attributes are looked up in maps of the package, never on objects of the host (`constructor` and
+ * `__proto__` are undefined there). What is left is wasting time and memory, and everything that could is counted:
  *
- * - guarded: the template's length, the number of evaluated nodes and the sizes of what they return (so every loop and
- *   recursion ends), the length of every single string and list, the length of `range`;
- * - not guarded: one single filter or method call that makes something huge out of values below the limits
- *   (`x.replace('', x)`); the engine's own limit on strings is what stops that.
+ * - the template's length, and how deep its brackets and blocks nest;
+ * - the evaluated nodes, how deep they nest, and the sizes of what they return: every loop and recursion ends;
+ * - each string and list, lists with all that is in them: sixty lists of twice the one before print 2^60 elements;
+ * - what repeats its argument (`replace`, `join`, `indent`, `tojson`, `range`), before it does.
+ *
+ * All limits are counts, not clocks: a template that runs somewhere runs everywhere.
  *
  * The package reports neither line nor column for mistakes in a template, so our errors cannot either.
  * @module
@@ -22,6 +25,10 @@ const MAX_STEPS = 500_000;
 const MAX_STEPS_PER_MESSAGE = 2_000;
 const MAX_RANGE = 65_536;
 const MAX_LIST = 1_048_576;
+/** Brackets, blocks. Published templates stay below 20. */
+const MAX_NESTING = 200;
+/** Nodes within nodes while running, macros included. A sum of n terms is n deep. */
+const MAX_DEPTH = 1_000;
 
 /** What a template may see. */
 export interface TemplateInput {
@@ -39,10 +46,19 @@ interface Jinja {
   ) => {
     /** Every node goes through here, also from inside the package. */
     evaluate(node: JinjaNode | undefined, scope: unknown): JinjaValue;
+    /** Private by its declaration; a test sees to it that a new version still calls it. */
+    applyFilter(operand: JinjaValue, filter: JinjaNode, scope: unknown): JinjaValue;
     run(program: unknown): JinjaValue;
   };
-  readonly parse: (tokens: unknown) => unknown;
-  readonly tokenize: (source: string, options: { lstrip_blocks: boolean; trim_blocks: boolean }) => unknown;
+  readonly parse: (tokens: readonly JinjaToken[]) => unknown;
+  readonly tokenize: (
+    source: string,
+    options: { lstrip_blocks: boolean; trim_blocks: boolean },
+  ) => readonly JinjaToken[];
+}
+interface JinjaToken {
+  readonly type: string;
+  readonly value: string;
 }
 interface JinjaNode {
   readonly type: string;
@@ -50,10 +66,16 @@ interface JinjaNode {
   readonly iterable?: JinjaNode;
   /** Of SelectExpression, `list if condition`. */
   readonly lhs?: JinjaNode;
+  /** Of Identifier, its name. */
+  readonly value?: unknown;
+  /** Of CallExpression. */
+  readonly callee?: JinjaNode;
 }
 interface JinjaValue {
   readonly value: unknown;
+  readonly builtins: Map<string, JinjaValue>;
 }
+type JinjaFunction = (args: readonly JinjaValue[], scope: unknown) => JinjaValue;
 
 export async function runTemplate(source: string, input: TemplateInput): Promise<string> {
   if (source.length > MAX_TEMPLATE_CHARS) {
@@ -65,27 +87,52 @@ export async function runTemplate(source: string, input: TemplateInput): Promise
   let stepsLeft = MAX_STEPS + MAX_STEPS_PER_MESSAGE * input.messages.length;
   const inputChars = input.messages.reduce((sum, message) => sum + message.content.length, 0);
   const maxChars = 1_048_576 + 4 * inputChars;
+  const sizes = new Sizes(maxChars);
 
   /** Expressions whose value a loop goes through. */
   const iterables = new Set<unknown>();
 
   class LimitedInterpreter extends Interpreter {
+    #depth = 0;
+    /** How often a filter that is being prepared will repeat its argument. */
+    #repeats = 0;
+
     override evaluate(node: JinjaNode | undefined, scope: unknown): JinjaValue {
       if (node?.type === 'For') {
         const list = node.iterable;
         iterables.add(list?.type === 'SelectExpression' ? list.lhs : list);
       }
-      const result = super.evaluate(node, scope);
+      const result = this.#deeper(() => super.evaluate(node, scope));
       const { value } = result;
       stepsLeft -= 1 + extraSteps(value, iterables.has(node));
       if (stepsLeft < 0) throw failure('template runs too long', 'more work than any chat needs');
-      if (typeof value === 'string' && value.length > maxChars) {
-        throw failure('template makes too much text', `${value.length} characters`, undefined, `at most ${maxChars}`);
-      }
       if (Array.isArray(value) && value.length > MAX_LIST) {
         throw failure('template makes too long a list', `${value.length} elements`, undefined, `at most ${MAX_LIST}`);
       }
-      return result;
+      sizes.check(result);
+      const width = typeof value === 'string' ? value.length : typeof value === 'number' ? value : 0;
+      if (width * this.#repeats > maxChars) throw tooMuchText(width * this.#repeats, maxChars);
+      return guarded(result, maxChars);
+    }
+
+    override applyFilter(operand: JinjaValue, filter: JinjaNode, scope: unknown): JinjaValue {
+      const outer = this.#repeats;
+      this.#repeats = repeatsOf(operand, filter);
+      try {
+        return super.applyFilter(guarded(operand, maxChars), filter, scope);
+      } finally {
+        this.#repeats = outer;
+      }
+    }
+
+    /** `break` and `continue` leave by exceptions. */
+    #deeper<T>(evaluate: () => T): T {
+      if (++this.#depth > MAX_DEPTH) throw failure('template nested too deep', `more than ${MAX_DEPTH} levels`);
+      try {
+        return evaluate();
+      } finally {
+        this.#depth--;
+      }
     }
   }
 
@@ -108,12 +155,102 @@ export async function runTemplate(source: string, input: TemplateInput): Promise
   try {
     for (const [name, value] of Object.entries(globals)) environment.set(name, value);
     // Both options are how Hugging Face sets up Jinja for chat templates.
-    const program = parse(tokenize(source, { lstrip_blocks: true, trim_blocks: true }));
+    const tokens = tokenize(source, { lstrip_blocks: true, trim_blocks: true });
+    checkNesting(tokens);
+    const program = parse(tokens);
     return String(new LimitedInterpreter(environment).run(program).value);
   } catch (error) {
     if (error instanceof BitnetError) throw error;
     throw failure('bad template', error instanceof Error ? error.message : String(error), error);
   }
+}
+
+/** Brackets of all kinds, and blocks: an `end...` closes one. */
+function checkNesting(tokens: readonly JinjaToken[]): void {
+  const BLOCKS = new Set(['if', 'for', 'macro', 'call', 'filter', 'generation']);
+  let depth = 0;
+  let blocks = 0;
+  for (const [i, { type, value }] of tokens.entries()) {
+    if (type.startsWith('Open') && type !== 'OpenStatement' && type !== 'OpenExpression') depth++;
+    else if (type.startsWith('Close') && type !== 'CloseStatement' && type !== 'CloseExpression') depth--;
+    else if (i > 0 && tokens[i - 1].type === 'OpenStatement') {
+      if (BLOCKS.has(value)) blocks++;
+      else if (value.startsWith('end')) blocks--;
+    }
+    if (depth > MAX_NESTING || blocks > MAX_NESTING) {
+      throw failure('template nested too deep', `more than ${MAX_NESTING} brackets or blocks`);
+    }
+  }
+}
+
+/** Sizes of values as text, with all that is in them. Values do not change, so each is looked at once. */
+class Sizes {
+  readonly #known = new WeakMap<object, number>();
+  readonly #max: number;
+
+  constructor(max: number) {
+    this.#max = max;
+  }
+
+  check(value: JinjaValue): void {
+    const size = this.#of(value, 0);
+    if (size > this.#max) throw tooMuchText(size, this.#max);
+  }
+
+  #of(value: JinjaValue, depth: number): number {
+    const plain = value?.value;
+    if (typeof plain === 'string') return plain.length;
+    const inner = Array.isArray(plain) ? plain : plain instanceof Map ? [...plain.values()] : undefined;
+    if (inner === undefined) return 1;
+    const known = this.#known.get(value);
+    if (known !== undefined) return known;
+    if (depth > MAX_NESTING) throw failure('template nested too deep', `lists in lists, more than ${MAX_NESTING}`);
+    let size = 1;
+    for (const part of inner) size += 1 + this.#of(part, depth + 1);
+    // A namespace is a map that can change.
+    if (Array.isArray(plain)) this.#known.set(value, size);
+    return size;
+  }
+}
+
+/** How often a filter repeats what it is given: a width once a line, a separator once an element. */
+function repeatsOf({ value }: JinjaValue, filter: JinjaNode): number {
+  const name = (filter.type === 'CallExpression' ? filter.callee : filter)?.value;
+  if (name === 'join') return Array.isArray(value) ? value.length : typeof value === 'string' ? value.length : 0;
+  if (name === 'indent') return typeof value === 'string' ? value.split('\n').length : 0;
+  // One line for each element, indented once a level.
+  if (name === 'tojson') return 1 + (Array.isArray(value) ? value.length : value instanceof Map ? value.size : 0);
+  return 0;
+}
+
+/** A string whose `replace` looks at what it would make before it makes it. */
+function guarded(value: JinjaValue, maxChars: number): JinjaValue {
+  const text = value.value;
+  if (typeof text !== 'string' || Object.hasOwn(value, 'builtins')) return value;
+  const inherited = Object.getPrototypeOf(value);
+  Object.defineProperty(value, 'builtins', {
+    configurable: true,
+    get(): Map<string, JinjaValue> {
+      const builtins: Map<string, JinjaValue> = Reflect.get(inherited, 'builtins', value);
+      Object.defineProperty(value, 'builtins', { value: builtins });
+      const original = builtins.get('replace');
+      if (original === undefined) return builtins;
+      const replace = original.value as JinjaFunction;
+      const checked: JinjaFunction = (args, scope) => {
+        const [from, to] = args.map((arg) => `${arg.value}`.length);
+        const most = (Math.floor(text.length / Math.max(1, from)) + 1) * (to ?? 0);
+        if (most > maxChars) throw tooMuchText(most, maxChars);
+        return replace(args, scope);
+      };
+      builtins.set('replace', new (original.constructor as new (value: JinjaFunction) => JinjaValue)(checked));
+      return builtins;
+    },
+  });
+  return value;
+}
+
+function tooMuchText(size: number, max: number): BitnetError {
+  return failure('template makes too much text', `${size} characters`, undefined, `at most ${max}`);
 }
 
 /** A large value is work for whoever gets it. A loop sets up a scope for each element, even when its body is empty. */
