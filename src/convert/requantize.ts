@@ -17,7 +17,7 @@ import { BitnetError, want } from '../errors.ts';
 import type { GgufFile, GgufTensor, GgufValue } from '../formats/gguf/types.ts';
 import { copyOf } from '../formats/gguf/writer.ts';
 import type { ByteSink } from '../formats/sink.ts';
-import { type DTypeName, isTernary } from '../tensors/dtype.ts';
+import { type DTypeName, dtypeByName, isTernary } from '../tensors/dtype.ts';
 import { ternarinessOf } from '../tensors/ternariness.ts';
 import { type Metadata, u32 } from './layout.ts';
 import { encodeMatrix, RoundedScales } from './linear.ts';
@@ -187,7 +187,7 @@ function sized(tensor: FilledTensor): FilledTensor {
 }
 
 function isTernaryType(type: LinearType): boolean {
-  return !(embeddingTypes as readonly string[]).includes(type);
+  return isTernary(dtypeByName(type));
 }
 
 /** A look at every projection of floats before the first byte is written. */

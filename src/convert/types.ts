@@ -65,13 +65,13 @@ export type WholeEncoder = (trits: Int8Array, rows: number, columns: number, sca
 /** The types that are written as a whole; all others go through `encodeTrits` in runs. */
 export const wholeEncoders: Partial<Record<LinearType, WholeEncoder>> = {};
 
-/** The type that llama-quantize takes where rows are no whole blocks; F16 where nothing else fits. */
-const substitutes: Partial<Record<EmbeddingType, EmbeddingType>> = { Q6_K: 'Q8_0' };
+/** What llama-quantize takes where rows are no whole blocks. */
+const substitutes: Readonly<Record<string, string>> = { Q6_K: 'Q8_0', Q5_K: 'Q5_1', Q4_K: 'Q5_0' };
 
-/** `type`, or what takes its place for rows of `columns` values. */
+/** `type`, or what takes its place for rows of `columns` values; F16 where nothing else does. */
 export function fittingTableType(type: EmbeddingType, columns: number): EmbeddingType {
   if (columns % dtypeByName(type).blockElements === 0) return type;
-  const substitute = substitutes[type];
+  const substitute = embeddingTypes.find((other) => other === substitutes[type]);
   return substitute === undefined ? 'F16' : fittingTableType(substitute, columns);
 }
 
