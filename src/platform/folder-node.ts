@@ -5,7 +5,7 @@
 
 import { want } from '../errors.ts';
 import type { ByteSink } from '../formats/sink.ts';
-import { createFileSink, ioError } from './source-node.ts';
+import { createFileSink, ioError, onExit } from './source-node.ts';
 
 export interface FolderSink {
   readonly label: string;
@@ -31,6 +31,7 @@ export async function createFolderSink(path: string): Promise<FolderSink> {
   await mkdir(temporary).catch((error) => {
     throw ioError(path, 'cannot create', error);
   });
+  const forget = await onExit(({ rmSync }) => rmSync(temporary, { recursive: true, force: true }));
   let state: 'open' | 'closed' = 'open';
   const remove = () => rm(temporary, { recursive: true, force: true }).catch(() => {});
   return {
@@ -45,12 +46,15 @@ export async function createFolderSink(path: string): Promise<FolderSink> {
       } catch (error) {
         await remove();
         throw ioError(path, 'cannot rename the finished folder', error);
+      } finally {
+        forget();
       }
     },
     async abort() {
       if (state === 'closed') return;
       state = 'closed';
       await remove();
+      forget();
     },
   };
 }

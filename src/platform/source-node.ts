@@ -120,6 +120,7 @@ export async function createFileSink(path: string): Promise<ByteSink> {
   const temporary = `${path}.${crypto.randomUUID().slice(0, 8)}.partial`;
   // "wx": never write through somebody else's file or link of that name.
   const handle = await ioOf(path, 'cannot create', open(temporary, 'wx'));
+  const forget = await onExit(({ unlinkSync }) => unlinkSync(temporary));
   let state: 'open' | 'closed' = 'open';
   return {
     label: path,
@@ -141,6 +142,8 @@ export async function createFileSink(path: string): Promise<ByteSink> {
       } catch (error) {
         await unlink(temporary).catch(() => {});
         throw error;
+      } finally {
+        forget();
       }
     },
     async abort() {
@@ -148,8 +151,23 @@ export async function createFileSink(path: string): Promise<ByteSink> {
       state = 'closed';
       await handle.close().catch(() => {});
       await unlink(temporary).catch(() => {});
+      forget();
     },
   };
+}
+
+/** Cleans up when the process ends before the work does (the second Ctrl-C), until the returned function is called. */
+export async function onExit(clean: (fs: typeof import('node:fs')) => void): Promise<() => void> {
+  const fs = await import('node:fs');
+  const listener = () => {
+    try {
+      clean(fs);
+    } catch {
+      // nobody is left to be told
+    }
+  };
+  process.on('exit', listener);
+  return () => void process.off('exit', listener);
 }
 
 const reasons: Readonly<Record<string, string>> = {

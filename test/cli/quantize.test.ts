@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -122,5 +123,30 @@ describe('convert', () => {
     await refused([at('i2_s.gguf'), '-o', at('x.gguf'), '--to-hf', at('y')], 2, /exclude each other/);
     await refused([at('i2_s.gguf'), '--to-hf', at('y'), '--embd-type', 'q8_0'], 2, /takes one of f32, f16, bf16/);
     await refused([at('none.gguf'), '--to-hf', at('y')], 1, /io: .*none\.gguf/);
+  });
+});
+
+describe('a process that ends in the middle', () => {
+  it('takes its unfinished files and folders with it', async () => {
+    const dist = new URL('../../dist/platform/', import.meta.url).href;
+    const script = `
+      import { createFileSink } from '${dist}source-node.js';
+      import { createFolderSink } from '${dist}folder-node.js';
+      import { readdirSync } from 'node:fs';
+      const folder = process.argv[1];
+      const sink = await createFileSink(folder + '/unfinished');
+      await sink.write(new Uint8Array(1000));
+      await (await (await createFolderSink(folder + '/half')).create('a')).write(new Uint8Array(1000));
+      const done = await createFileSink(folder + '/finished');
+      await done.close();
+      console.log(readdirSync(folder).filter((name) => name.endsWith('.partial')).length);
+      process.exit(130); // as the second Ctrl-C
+    `;
+    const before = await readdir(folder);
+    const { status, stdout } = spawnSync(process.execPath, ['--input-type=module', '-e', script, folder], {
+      encoding: 'utf8',
+    });
+    expect({ status, stdout }).toEqual({ status: 130, stdout: '2\n' });
+    expect(await readdir(folder)).toEqual([...before, 'finished'].sort());
   });
 });
