@@ -7,12 +7,12 @@
 import { BitnetError, show, want } from '../errors.ts';
 import { isObject, type JsonObject } from '../formats/safetensors/json.ts';
 import { architectureOf } from '../model/architectures.ts';
-import type { ModelConfig } from '../model/config.ts';
+import type { ModelConfig, PoolingType } from '../model/config.ts';
 
 export interface Family {
   /** `general.architecture`. */
   readonly architecture: string;
-  /** The value of `hidden_act` that this architecture computes. */
+  /** The value of `hidden_act` (Gemma: `hidden_activation`) that this architecture computes. */
   readonly activation: string;
   /** Where `rope_theta` is not given. */
   readonly ropeBase: number;
@@ -22,8 +22,12 @@ export interface Family {
   readonly permuted: boolean;
   /** An ordinary model of this class is not ternary: one that does not say that it is must show it. */
   readonly mustBeDeclared: boolean;
-  /** How packed checkpoints of this family hold their scales. */
-  readonly packedAs: 'packed, multiply' | 'packed, divide';
+  /** How packed checkpoints of this family hold their scales; undefined where none are published. */
+  readonly packedAs: 'packed, multiply' | 'packed, divide' | undefined;
+  /** Of an embedding model: how rows become one where the folder does not say. It has no head. */
+  readonly pooling?: PoolingType;
+  /** Gemma's norms multiply by one more than is stored; those of projections do not. */
+  readonly gainsLessOne?: boolean;
 }
 
 /** `blk.N.<key>` is `model.layers.N.<value>`. */
@@ -37,6 +41,19 @@ export const COMMON_MODULES: Readonly<Record<string, string>> = {
   ffn_gate: 'mlp.gate_proj',
   ffn_up: 'mlp.up_proj',
   ffn_down: 'mlp.down_proj',
+};
+
+/** BitNet-embedding: a norm before every projection, and one of each head of queries and keys. */
+const INPUT_NORMS: Readonly<Record<string, string>> = {
+  attn_q_norm: 'self_attn.q_norm',
+  attn_k_norm: 'self_attn.k_norm',
+  attn_q_norm_in: 'self_attn.q_proj.norm',
+  attn_k_norm_in: 'self_attn.k_proj.norm',
+  attn_v_norm_in: 'self_attn.v_proj.norm',
+  attn_output_norm_in: 'self_attn.o_proj.norm',
+  ffn_gate_norm_in: 'mlp.gate_proj.norm',
+  ffn_up_norm_in: 'mlp.up_proj.norm',
+  ffn_down_norm_in: 'mlp.down_proj.norm',
 };
 
 /** By the name of the class. The first two differ in one letter's case. */
@@ -74,6 +91,41 @@ export const families: Readonly<Record<string, Family>> = {
 };
 
 /**
+ * Embedding models, by `model_type`: their classes have several names. None says that it is ternary, but an ordinary model
+ * lacks the norms before projections.
+ */
+const embeddingFamilies: Readonly<Record<string, Family>> = {
+  // microsoft/bitnet-embedding-0.6b. Its folder says how it pools; the last token is what Qwen3's embeddings are made for.
+  qwen3: {
+    architecture: 'qwen3',
+    activation: 'silu',
+    ropeBase: 1000000,
+    modules: INPUT_NORMS,
+    permuted: false,
+    mustBeDeclared: false,
+    packedAs: undefined,
+    pooling: 'last',
+  },
+  // microsoft/bitnet-embedding-270m. One rope base for all layers, as upstream's converter writes it.
+  gemma3_text: {
+    architecture: 'gemma3',
+    activation: 'gelu_pytorch_tanh',
+    ropeBase: 10000,
+    modules: {
+      ...INPUT_NORMS,
+      post_attention_norm: 'post_attention_layernorm',
+      ffn_norm: 'pre_feedforward_layernorm',
+      post_ffw_norm: 'post_feedforward_layernorm',
+    },
+    permuted: false,
+    mustBeDeclared: false,
+    packedAs: undefined,
+    pooling: 'mean',
+    gainsLessOne: true,
+  },
+};
+
+/**
  * How the ternary matrices are stored.
  *
  *     packed, multiply   trits in bytes; value = trit * weight_scale     autobitlinear, offline: the scale is mean |W|
@@ -107,7 +159,8 @@ const LIMITS: Readonly<Record<string, number>> = {
 };
 const MAX_WIDTH = 1 << 20;
 
-export function readHfConfig(json: JsonObject, name: string): HfConfig {
+/** @param pooling what the folder of an embedding model says of it */
+export function readHfConfig(json: JsonObject, name: string, pooling?: PoolingType): HfConfig {
   const family = familyOf(json);
   const { architecture } = family;
   const count = (key: string, fallback?: number): number => {
@@ -123,7 +176,7 @@ export function readHfConfig(json: JsonObject, name: string): HfConfig {
   };
   const hidden = count('hidden_size');
   const nHeads = count('num_attention_heads');
-  const activation = json.hidden_act ?? family.activation;
+  const activation = json.hidden_act ?? json.hidden_activation ?? family.activation;
   want(activation === family.activation, 'unsupported-architecture', 'this activation is not what runs here', () => ({
     where: `${FILE}: hidden_act`,
     expected: `${family.activation} for architecture ${architecture}`,
@@ -146,13 +199,15 @@ export function readHfConfig(json: JsonObject, name: string): HfConfig {
     ropeFactor: rope.factor,
     activation: architectureOf(architecture).activation,
     ropeStyle: architectureOf(architecture).ropeStyle,
+    ...(family.pooling === undefined ? {} : { pooling: pooling ?? family.pooling }),
   };
   want(model.headDim % 2 === 0 && nHeads % model.nKvHeads === 0, 'bad-metadata', 'bad shape', () => ({
     where: FILE,
     expected: 'heads of even size, a whole number of them for each key/value head',
     got: `${nHeads} heads of ${model.headDim} over ${model.nKvHeads}`,
   }));
-  const tied = json.tie_word_embeddings;
+  // An embedding has no logits.
+  const tied = family.pooling === undefined ? json.tie_word_embeddings : true;
   return {
     family,
     model,
@@ -166,9 +221,11 @@ export function readHfConfig(json: JsonObject, name: string): HfConfig {
 function familyOf(json: JsonObject): Family {
   const name = Array.isArray(json.architectures) ? json.architectures[0] : undefined;
   if (typeof name === 'string' && Object.hasOwn(families, name)) return families[name];
+  const type = json.model_type;
+  if (typeof type === 'string' && Object.hasOwn(embeddingFamilies, type)) return embeddingFamilies[type];
   throw new BitnetError('unsupported-architecture', 'this model class cannot be converted', {
     where: `${FILE}: architectures`,
-    expected: Object.keys(families).join(', '),
+    expected: `${Object.keys(families).join(', ')}, or model_type ${Object.keys(embeddingFamilies).join(', ')}`,
     got: show(name),
   });
 }

@@ -43,8 +43,10 @@ export function pairTensors(file: SafetensorsFile, config: HfConfig): Pairing {
     return tensor;
   };
   const tensors: PairedTensor[] = [];
+  // A model saved without its head lacks the prefix.
+  const prefix = file.findTensor('embed_tokens.weight') === undefined ? 'model.' : '';
   for (const planned of planTensors(model, ownHead)) {
-    const name = hfName(planned.name, { ...COMMON_MODULES, ...family.modules });
+    const name = hfName(planned.name, { ...COMMON_MODULES, ...family.modules }, prefix);
     const source = find(name);
     const rowMajor = [...planned.shape].reverse();
     if (planned.role !== 'linear' || storedAs === 'master') {
@@ -69,11 +71,11 @@ export function pairTensors(file: SafetensorsFile, config: HfConfig): Pairing {
 }
 
 /** `blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`. */
-export function hfName(name: string, modules: Readonly<Record<string, string>>): string {
+export function hfName(name: string, modules: Readonly<Record<string, string>>, prefix = 'model.'): string {
   const inLayer = /^blk\.(\d+)\.(\w+)\.weight$/.exec(name);
-  if (inLayer !== null) return `model.layers.${inLayer[1]}.${modules[inLayer[2]]}.weight`;
-  if (name === 'token_embd.weight') return 'model.embed_tokens.weight';
-  return name === 'output.weight' ? HEAD : 'model.norm.weight';
+  if (inLayer !== null) return `${prefix}layers.${inLayer[1]}.${modules[inLayer[2]]}.weight`;
+  if (name === 'token_embd.weight') return `${prefix}embed_tokens.weight`;
+  return name === 'output.weight' ? HEAD : `${prefix}norm.weight`;
 }
 
 /** A projection that training left in floats would be destroyed by making it ternary. */

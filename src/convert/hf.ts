@@ -15,10 +15,11 @@ import type { ByteSource } from '../formats/source.ts';
 import type { I2sLayout } from '../tensors/i2s-layouts.ts';
 import { type HfConfig, readHfConfig } from './hf-config.ts';
 import { type PairedTensor, pairTensors } from './hf-tensors.ts';
-import { modelMetadata, u32 } from './layout.ts';
+import { modelMetadata, u32, vectorType } from './layout.ts';
 import { encodeMatrix, RoundedScales, type TritMatrix } from './linear.ts';
+import { readPooling } from './pooling.ts';
 import { FloatKinds, wantTernaryMaster } from './ternary-floats.ts';
-import { readTokenizerFiles, tokenizerMetadata } from './tokenizer.ts';
+import { type FolderReader, readTokenizerFiles, tokenizerMetadata } from './tokenizer.ts';
 import { type EmbeddingType, encodeFloats, fittingTableType, type LinearType, wantWritable } from './types.ts';
 import { floatPieces, floatTrits, packedTrits, rotaryOrder, sampleOf, surveyFloats } from './weights.ts';
 import {
@@ -80,14 +81,15 @@ export async function convertHf(reader: HfReader, sink: ByteSink, options: Conve
           `rows of ${config.model.hidden} values are no whole ${embeddingType} blocks: tables are ${tableType}`,
         );
       }
-      const dtypes = { linear: outType, embedding: tableType, vector: 'F32' } as const;
+      const vector = vectorType(config.model);
+      const dtypes = { linear: outType, embedding: tableType, vector } as const;
       return paired.tensors.map((tensor): FilledTensor => {
         const typed = { ...tensor, dtype: dtypes[tensor.role] };
         byteLengthOf(typed);
         if (tensor.role === 'linear') wantWritable(form, tensor.shape[1], tensor.shape[0], tensor.name);
-        const plain = tensor.role === 'vector' ? 'F32' : tableType;
+        const plain = tensor.role === 'vector' ? vector : tableType;
         const pieces = async function* () {
-          if (tensor.role !== 'linear') return yield* plainPieces(tensor, plain);
+          if (tensor.role !== 'linear') return yield* plainPieces(tensor, plain, addend(tensor, config));
           const matrix = await linearMatrix(tensor, config, kinds, options.signal);
           rounded.add(matrix.scale, tensor.name);
           yield* encodeMatrix(form, matrix);
@@ -114,15 +116,22 @@ export async function convertHf(reader: HfReader, sink: ByteSink, options: Conve
 async function readCheckpoint(reader: HfReader, options: ConvertOptions) {
   const json = await readJson(reader, 'config.json');
   want(json !== undefined, 'io', 'not a checkpoint', () => ({ where: reader.label, expected: 'a file config.json' }));
-  const config = readHfConfig(json, options.name ?? lastName(reader.label));
-  const folder = {
+  const pooling = await readPooling(folderOf(reader));
+  const config = readHfConfig(json, options.name ?? lastName(reader.label), pooling);
+  const files = await readTokenizerFiles(folderOf(reader), json);
+  const tokenizer = tokenizerMetadata(files, config.model.vocabulary, options.pre);
+  const notes = [...tokenizer.notes];
+  const unsaid = config.family.pooling !== undefined && pooling === undefined;
+  if (unsaid) notes.push(`no modules.json with a pooling: taken to be ${config.model.pooling}`);
+  return { config, metadata: tokenizer.metadata, notes, weights: await openWeights(reader) };
+}
+
+function folderOf(reader: HfReader): FolderReader {
+  return {
     label: reader.label,
-    bytes: (name: string) => readBytes(reader, name),
-    json: (name: string) => readJson(reader, name),
+    bytes: (name) => readBytes(reader, name),
+    json: (name) => readJson(reader, name),
   };
-  const files = await readTokenizerFiles(folder, json);
-  const { metadata, notes } = tokenizerMetadata(files, config.model.vocabulary, options.pre);
-  return { config, metadata, notes: [...notes], weights: await openWeights(reader) };
 }
 
 /** One file, or the files of an index. */
@@ -216,6 +225,18 @@ async function linearMatrix(
   return floatTrits(survey, [tensor.shape[0], tensor.shape[1]], () => floatPieces(tensor.source, order));
 }
 
-async function* plainPieces({ source, name }: PairedTensor, type: EmbeddingType): AsyncGenerator<Uint8Array> {
-  for await (const values of floatPieces(source)) yield encodeFloats(type, values, name);
+/** One, for gains that are stored less one. */
+function addend({ name, role }: PairedTensor, { family }: HfConfig): 0 | 1 {
+  return family.gainsLessOne === true && role === 'vector' && !name.endsWith('_norm_in.weight') ? 1 : 0;
+}
+
+async function* plainPieces(
+  { source, name }: PairedTensor,
+  type: EmbeddingType,
+  plus: 0 | 1,
+): AsyncGenerator<Uint8Array> {
+  for await (const values of floatPieces(source)) {
+    if (plus !== 0) for (let i = 0; i < values.length; i++) values[i] += plus;
+    yield encodeFloats(type, values, name);
+  }
 }
