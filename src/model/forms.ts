@@ -60,8 +60,11 @@ export interface FormOptions {
 const FAR_FROM_TERNARY = 0.15;
 /** Rows of a sample, spread over the tensor. */
 const SAMPLE_ROWS = 4;
-/** The first and the last row: parts that were made apart from each other, along rows or columns, have scales of their own. */
-const SCALE_ROWS = 2;
+/**
+ * Block scales looked at in whole rows at each end of a tensor: parts that were made apart from each other, along rows or columns,
+ * have scales of their own.
+ */
+const SAMPLE_BLOCKS = 16;
 /** Samples read at a time. */
 const AT_ONCE = 8;
 /** Tensors named in a refusal. */
@@ -128,13 +131,14 @@ async function lookAt(tensor: GgufTensor, where: string, { tiles }: TernaryLayou
   if (dtype.name === 'TQ1_0' || dtype.name === 'TQ2_0') {
     const type = dtype.name;
     const scales = new Set<number>();
-    for (const row of sampleRows(rows, SCALE_ROWS)) {
-      for (const scale of blockScales(type, await readRows(tensor, row, 1))) if (scale !== 0) scales.add(scale);
+    const count = Math.min(rows, Math.ceil((SAMPLE_BLOCKS * dtype.blockElements) / columns));
+    for (const first of [0, rows - count]) {
+      for (const scale of blockScales(type, await readRows(tensor, first, count))) if (scale !== 0) scales.add(scale);
     }
     return { form: scales.size > 1 ? 'blocks' : 'packed', distance: 0 };
   }
   if (isTernary(dtype)) return { form: 'packed', distance: 0 };
-  const chosen = sampleRows(rows, SAMPLE_ROWS);
+  const chosen = sampleRows(rows);
   const values = new Float32Array(chosen.length * columns);
   for (const [i, row] of chosen.entries()) await decodeRows(tensor, where, row, 1, values, i * columns);
   let seen = ternarinessOf(values);
@@ -147,8 +151,8 @@ async function lookAt(tensor: GgufTensor, where: string, { tiles }: TernaryLayou
   return { form: seen.isExact ? 'packed' : 'dense', distance: seen.distance };
 }
 
-function sampleRows(rows: number, count: number): number[] {
-  return [...new Set(Array.from({ length: count }, (_, i) => Math.round((i * (rows - 1)) / (count - 1))))];
+function sampleRows(rows: number): number[] {
+  return [...new Set(Array.from({ length: SAMPLE_ROWS }, (_, i) => Math.round((i * (rows - 1)) / (SAMPLE_ROWS - 1))))];
 }
 
 async function readRows(tensor: GgufTensor, first: number, count: number): Promise<Uint8Array> {
