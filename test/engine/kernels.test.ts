@@ -139,7 +139,7 @@ describe('the survey of kernels', () => {
     expect(simd.kernels.filter(({ fault }) => fault !== undefined).map(({ op }) => op)).toEqual(['attention']);
     expect(simd.kernels.find(({ op }) => op === 'attention')?.fault).toMatch(/expected .*, got /);
     expect(simd.vectorGmacs).toBeUndefined();
-    expect(scalar.kernels.length).toBe(16);
+    expect(scalar.kernels.length).toBe(19);
     expect(scalar.kernels.every(({ fault }) => fault === undefined)).toBe(true);
     expect(scalar.vectorGmacs).toBeGreaterThan(0.1);
     expect(scalar.promptGmacs).toBeGreaterThan(0.1);
