@@ -50,10 +50,9 @@ const DIGITS_THEN_GPT2: PreTokenizer = { expressions: (c) => [`[${c.number}]`, G
 /**
  * The one name that two programs read differently. Mainline llama.cpp gives falcon3 the expression of Llama 3, with
  * ignore_merges and a begin token; bitnet.cpp's fork has the list below, for Falcon3 and for Falcon-E, which TII added to
- * it (microsoft/BitNet#268). Ours is the fork's: every 1.58-bit file was made for it, Falcon's own tokenizer.json has had
- * these steps since the first model (runs of punctuation, GPT-2's words, digits), and their digits stand alone. The
- * tokenizer.json of Falcon3 would settle it and was not to be had: `bitnet convert` goes by that file where there is
- * one, and `--pre llama-bpe` gives mainline's reading.
+ * it (microsoft/BitNet#268). Ours is the fork's: its converter writes these names, and its steps are those of falcon-7b's
+ * tokenizer.json, but with digits alone. The tokenizer.json of Falcon3 would settle it and was not to be had: `bitnet convert`
+ * goes by that file where there is one, and `--pre llama-bpe` gives mainline's reading.
  */
 const FALCON3: PreTokenizer = { expressions: (c) => [`[${c.punctuation}$+<=>^~|\`]+`, GPT2(c), '[0-9]'] };
 
