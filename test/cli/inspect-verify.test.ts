@@ -622,7 +622,7 @@ describe('the command', () => {
     expect({ code, err }).toEqual({ code: 0, err: '' });
     expect(out).toMatch(/^ok {4}container /);
     expect(out).toMatch(/^ok {4}blk\.\*\.ffn_down {7}6 I2_S: -1 30 %, 0 39 %, \+1 30 % /m);
-    expect(out).toContain('26 ok, 0 warnings, 0 bad.');
+    expect(out).toContain('27 ok, 0 warnings, 0 bad.');
     expect(out.split('\n').length).toBeLessThan(40);
   });
 
