@@ -19,6 +19,8 @@ interface Report {
 }
 
 const reports: Report[] = [];
+/** Digests of synthetic models, by runtime. */
+const models: Record<string, string>[] = [];
 
 describe.each(runtimes)('$name', (runtime) => {
   const main = join(root, 'dist/cli/main.js');
@@ -55,6 +57,16 @@ describe.each(runtimes)('$name', (runtime) => {
     const { stdout: first } = await runIn(runtimes[0], main, args);
     expect(stdout.length).toBeGreaterThan(80);
     expect(stdout).toBe(first);
+  }, 120_000);
+
+  it('writes the same synthetic models, byte for byte', async () => {
+    wantRuntime(runtime);
+    const { stdout } = await runIn(runtime, 'test/runtime/synth.mjs');
+    const digests = JSON.parse(stdout.trim().split('\n').at(-1) ?? '') as Record<string, string>;
+    expect(Object.keys(digests).length).toBe(66);
+    expect(new Set(Object.values(digests)).size).toBe(66);
+    models.push(digests);
+    expect(digests).toEqual(models[0]);
   }, 120_000);
 
   it('ends by itself when nobody disposes of the model', async () => {
