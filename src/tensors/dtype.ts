@@ -48,6 +48,9 @@ const RUN_TIME = 'exists only while a program runs, never in files';
 const REMOVED = 'was removed upstream; requantise the model from its original';
 const MXFP4 =
   'is not supported; by its size this is MXFP4 of llama.cpp, not TL2, for which bitnet.cpp wrote the same id 39 until 2026';
+const PRISM =
+  "is not supported: a type of PrismML's own llama.cpp (Ternary-Bonsai), whose activations stay floats; its projections are " +
+  'ternary with a scale for every 128 weights';
 const IQ = 'IQ types are not supported; no ternary model uses them';
 
 const rows = 'rows';
@@ -97,6 +100,8 @@ const table = [
   { name: 'NVFP4', id: 40, blockElements: 1, blockBytes: 0, size: rows, readable: false, why: NOT_YET },
   { name: 'Q1_0', id: 41, blockElements: 1, blockBytes: 0, size: rows, readable: false, why: NOT_YET },
   { name: 'TL2', id: 42, formerId: 39, blockElements: 1, blockBytes: 1, size: 'tl2', readable: true },
+  { name: 'PQ2_0', id: 142, blockElements: 128, blockBytes: 34, size: rows, readable: false, why: PRISM },
+  { name: 'PTQ1_0', id: 143, blockElements: 128, blockBytes: 28, size: rows, readable: false, why: PRISM },
 ] as const satisfies readonly Row[];
 
 /** Names of all types in the table. */
