@@ -14,7 +14,7 @@ import { createFolderSink } from '../platform/folder-node.ts';
 import { createFileSink, openFileSource } from '../platform/source-node.ts';
 import { command } from './command.ts';
 import { type Flags, UsageError, type Values } from './flags.ts';
-import { quietFlag } from './flags-common.ts';
+import { layoutFlags, layoutOptions, quietFlag } from './flags-common.ts';
 import { isOffline, pullCheckpoint } from './hub.ts';
 import type { Io } from './io.ts';
 import {
@@ -28,7 +28,15 @@ import {
 
 const flags = {
   outtype: linearTypeFlag,
-  'i2s-layout': i2sLayoutFlag,
+  'i2s-layout': {
+    ...i2sLayoutFlag,
+    describe: 'order of the values of I2_S to write [x86]; with --to-hf that of FILE [found out]',
+  },
+  'tl-tiles': {
+    type: 'string',
+    value: layoutFlags['tl-tiles'].value,
+    describe: 'with --to-hf: how TL1 and TL2 tensors of FILE are cut [auto]',
+  },
   'embd-type': embeddingTypeFlag,
   pre: { type: 'string', value: 'NAME', describe: 'pre-tokenizer, where it is not recognised' },
   name: { type: 'string', also: ['--model-name'], describe: "name to write into the file [the folder's]" },
@@ -72,6 +80,7 @@ async function toGguf(args: Args, io: Io): Promise<number> {
   if (/\.gguf(\.gz)?$/.test(args.word!)) {
     throw new UsageError('a GGUF file is converted with --to-hf DIR; bitnet quantize writes it with other types');
   }
+  if (args['tl-tiles'] !== undefined) throw new UsageError('--tl-tiles has no meaning without --to-hf');
   const outType = typeNamed('--outtype', args.outtype, Object.keys(linearTypes) as (keyof typeof linearTypes)[]);
   const embeddingType = typeNamed('--embd-type', args['embd-type'], embeddingTypes);
   const { dir, name } = await checkpointFolder(args.word!, args.quiet, io);
@@ -92,10 +101,11 @@ async function toGguf(args: Args, io: Io): Promise<number> {
 
 async function toFolder(args: Args, target: string, io: Io): Promise<number> {
   if (args.output !== undefined) throw new UsageError('--to-hf and -o exclude each other');
-  for (const name of ['outtype', 'name', 'i2s-layout'] as const) {
+  for (const name of ['outtype', 'name'] as const) {
     if (args[name] !== undefined) throw new UsageError(`--${name} has no meaning with --to-hf`);
   }
   const embeddingType = typeNamed('--embd-type', args['embd-type'], ['F32', 'F16', 'BF16']);
+  const layout = layoutOptions(args);
   const source = await openModelSource(args.word!, { openPath: openFileSource, signal: io.signal });
   try {
     const gguf = await openGguf(source);
@@ -104,6 +114,7 @@ async function toFolder(args: Args, target: string, io: Io): Promise<number> {
         embeddingType,
         pre: args.pre,
         force: args.force,
+        ...layout,
         signal: io.signal,
         onProgress: writingProgress(io, args.quiet),
       });

@@ -9,7 +9,7 @@ import type { Backend } from '../kernels/interface.ts';
 import type { ModelConfig } from '../model/config.ts';
 import type { Attempt } from './describe.ts';
 import type { Values } from './flags.ts';
-import { type runtimeFlags, sessionOptions } from './flags-common.ts';
+import { layoutOptions, type runtimeFlags, sessionOptions } from './flags-common.ts';
 import { bytes } from './format.ts';
 
 export interface Fit {
@@ -20,10 +20,13 @@ export interface Fit {
   readonly notes: readonly string[];
 }
 
-type ContextArgs = Pick<Values<typeof runtimeFlags>, 'ctx-size' | 'cache-type-k' | 'cache-type-v'>;
+type FitArgs = Pick<
+  Values<typeof runtimeFlags>,
+  'ctx-size' | 'cache-type-k' | 'cache-type-v' | 'i2s-layout' | 'tl-tiles'
+>;
 
 /** On one thread; each further one takes some scratch of its own, far below a thousandth of the whole. */
-export async function fitOf(gguf: GgufFile, config: ModelConfig, args: ContextArgs): Promise<Attempt<Fit>> {
+export async function fitOf(gguf: GgufFile, config: ModelConfig, args: FitArgs): Promise<Attempt<Fit>> {
   const [{ wasm }, { DEFAULT_BATCH }, { kvShapeOf }, { decideForms }, { modelTensors, planMemory }] = await Promise.all(
     [
       import('../engine/backends.ts'),
@@ -36,7 +39,9 @@ export async function fitOf(gguf: GgufFile, config: ModelConfig, args: ContextAr
   let backend: Backend | undefined;
   try {
     backend = await wasm({ threads: 1 })();
-    const forms = await decideForms(gguf, modelTensors(gguf), { allowDense: true });
+    const { i2sLayout, tiles } = layoutOptions(args);
+    const layout = { i2s: i2sLayout === 'auto' ? undefined : i2sLayout, tiles: tiles === 'auto' ? undefined : tiles };
+    const forms = await decideForms(gguf, modelTensors(gguf), { layout, allowDense: true });
     const kv = kvShapeOf(config, sessionOptions(args, config.contextLength));
     const { spanBytes = 0, notes } = planMemory(gguf, backend, { batchSize: DEFAULT_BATCH, kv, forms });
     return { ok: true, value: { spanBytes, capacityBytes: backend.rehearse?.().capacityBytes ?? 0, notes } };

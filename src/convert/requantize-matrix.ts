@@ -3,7 +3,7 @@
  * @module
  */
 
-import { BitnetError } from '../errors.ts';
+import { BitnetError, want } from '../errors.ts';
 import type { GgufTensor } from '../formats/gguf/types.ts';
 import type { TernaryLayout } from '../model/forms.ts';
 import { decodeInto } from '../tensors/decode.ts';
@@ -11,6 +11,7 @@ import { wantWeights } from '../tensors/dense-forms.ts';
 import { isTernary, type TernaryDTypeName } from '../tensors/dtype.ts';
 import { loadPacked, type ReadTensor } from '../tensors/load.ts';
 import { packedBytes, unpackRow } from '../tensors/packed.ts';
+import { blockScales } from '../tensors/transcode.ts';
 import { rowsPerPiece, type TritMatrix } from './linear.ts';
 import { type FloatPieces, type FloatSurvey, floatTrits, type RowOrder, surveyFloats } from './weights.ts';
 
@@ -18,6 +19,18 @@ import { type FloatPieces, type FloatSurvey, floatTrits, type RowOrder, surveyFl
 export function matrixShape({ shape, elements }: GgufTensor): readonly [columns: number, rows: number] {
   const columns = shape[0] ?? 1;
   return [columns, elements / columns];
+}
+
+/** Ceiling for what is held of one matrix: the largest published one has 18 MB packed, its row of floats 100 KB. */
+const MAX_HELD_BYTES = 1 << 28;
+
+/** Before memory is taken: a file of holes may say anything of its shapes. */
+export function wantHoldable({ shape }: GgufTensor, heldBytes: number, where: string): void {
+  want(heldBytes <= MAX_HELD_BYTES, 'limit-exceeded', 'a tensor of a shape that no model has', () => ({
+    where,
+    expected: `at most ${MAX_HELD_BYTES} bytes to hold`,
+    got: `(${shape.join(', ')}), ${heldBytes} bytes`,
+  }));
 }
 
 /** Reads from the tensor's own bytes. */
@@ -38,6 +51,7 @@ export async function ternaryTensor(
   { layout, signal }: ReadingOptions = {},
 ): Promise<TritMatrix> {
   const [columns, rows] = matrixShape(tensor);
+  wantHoldable(tensor, packedBytes(rows, columns), where);
   const packed = new Uint8Array(packedBytes(rows, columns));
   const dtype = tensor.dtype.name as TernaryDTypeName;
   const matrix = { where, dtype, rows, columns, layout: layout?.i2s, tiles: layout?.tiles };
@@ -79,6 +93,7 @@ export function floatsOf(tensor: GgufTensor, where: string): FloatPieces {
     if (!dtype.readable) throw new BitnetError('unsupported-type', `type ${dtype.name} ${dtype.why}`, { where });
     const [columns, rows] = matrixShape(tensor);
     const perPiece = Math.min(rows, rowsPerPiece(columns));
+    wantHoldable(tensor, perPiece * columns * 4, where);
     const rowBytes = (columns / dtype.blockElements) * dtype.blockBytes;
     const buffer = new Uint8Array(perPiece * rowBytes);
     const values = new Float32Array(perPiece * columns);
@@ -121,6 +136,31 @@ export async function tritsOfTensor(
   const pieces = floatsOf(tensor, where);
   const survey = await surveyFloats(pieces, options.signal);
   return { matrix: floatTrits(survey, matrixShape(tensor), pieces), survey };
+}
+
+/**
+ * The scales of a TQ tensor that has more than one; undefined of any other. Types with one scale for a matrix cannot hold it; as
+ * floats, or in the other TQ type, it stays what it is.
+ */
+export async function severalScales(
+  tensor: GgufTensor,
+  where: string,
+  signal?: AbortSignal,
+): Promise<ReadonlySet<number> | undefined> {
+  const { name: type, blockBytes } = tensor.dtype;
+  if (type !== 'TQ1_0' && type !== 'TQ2_0') return undefined;
+  const found = new Set<number>();
+  const blocks = tensor.byteLength / blockBytes;
+  const perPiece = 1 << 15;
+  const piece = new Uint8Array(Math.min(blocks, perPiece) * blockBytes);
+  for (let at = 0; at < blocks; at += perPiece) {
+    signal?.throwIfAborted();
+    const bytes = piece.subarray(0, Math.min(perPiece, blocks - at) * blockBytes);
+    await reading(tensor)(bytes, at * blockBytes);
+    wantWeights(tensor.dtype, bytes, at * tensor.dtype.blockElements, where);
+    for (const scale of blockScales(type, bytes)) if (scale !== 0) found.add(Math.abs(scale));
+  }
+  return found.size > 1 ? found : undefined;
 }
 
 /** The first rows of a tensor of floats, for a look at what they are. */

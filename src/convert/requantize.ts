@@ -4,6 +4,7 @@
  *
  *     from                 to a ternary type               to F32, F16, BF16       tables to F32 .. Q2_K
  *     ternary              trits kept                      trits times scale       trits times scale
+ *     TQ, block scales     kept in TQ1_0 and TQ2_0 only    trits times scale       trits times scale
  *     floats, ternary      trits kept                      converted               converted
  *     floats, other        only with `ternarize`           converted               converted
  *     quantised            as floats                       with `allowRequantize`  with `allowRequantize`
@@ -24,12 +25,13 @@ import type { I2sLayout } from '../tensors/i2s-layouts.ts';
 import { ternarinessOf } from '../tensors/ternariness.ts';
 import { type Metadata, u32 } from './layout.ts';
 import { encodeMatrix, RoundedScales } from './linear.ts';
-import { firstPiece, floatsOf, matrixShape, tritsOfTensor } from './requantize-matrix.ts';
+import { firstPiece, floatsOf, matrixShape, severalScales, tritsOfTensor, wantHoldable } from './requantize-matrix.ts';
 import { type Distance, FloatKinds, worstOf } from './ternary-floats.ts';
 import {
   type EmbeddingType,
   embeddingTypes,
   encodeFloats,
+  encoderOf,
   fittingTableType,
   type LinearForm,
   type LinearType,
@@ -99,7 +101,45 @@ async function makePlan(gguf: GgufFile, options: RequantizeOptions): Promise<Pla
   const plan: Plan = { metadata, tensors: [], notes, kinds: new FloatKinds(), rounded, layout };
   if (type === 'COPY') return { ...plan, tensors: gguf.tensors.map((tensor) => copied(tensor, roleOf(tensor))) };
   await wantTernarisable(gguf, type, options);
-  return { ...plan, tensors: gguf.tensors.map((tensor) => filled(gguf, tensor, type, options, plan)) };
+  const scales = await blockScalesOf(gguf, type, options);
+  const tensors = gguf.tensors.map((tensor) => {
+    const several = scales.get(tensor);
+    return several === undefined
+      ? filled(gguf, tensor, type, options, plan)
+      : inBlocks(gguf, tensor, several, type, options, plan);
+  });
+  return { ...plan, tensors };
+}
+
+/** The projections that have to be written in another type and have a scale for each block. */
+async function blockScalesOf(gguf: GgufFile, type: LinearType, { signal }: RequantizeOptions) {
+  const found = new Map<GgufTensor, ReadonlySet<number>>();
+  for (const tensor of gguf.tensors) {
+    if (roleOf(tensor) !== 'linear' || tensor.dtype.name === type) continue;
+    const scales = await severalScales(tensor, `${gguf.label}: ${tensor.name}`, signal);
+    if (scales !== undefined) found.set(tensor, scales);
+  }
+  return found;
+}
+
+/** A projection with a scale for each block, by way of floats: they quantise to the same trits and scales again. */
+function inBlocks(
+  gguf: GgufFile,
+  tensor: GgufTensor,
+  scales: ReadonlySet<number>,
+  type: LinearType,
+  options: RequantizeOptions,
+  { rounded }: Plan,
+): FilledTensor {
+  const where = `${gguf.label}: ${tensor.name}`;
+  want(type !== 'I2_S' && type !== 'TL1' && type !== 'TL2', 'unsupported-type', 'block scales differ', () => ({
+    where,
+    expected: `one scale for the tensor, which is what ${type} has room for`,
+    got: `${scales.size}`,
+    hint: 'TQ1_0, TQ2_0, F16 and F32 keep them all',
+  }));
+  for (const scale of scales) rounded?.add(scale, tensor.name);
+  return plainly(tensor, where, 'linear', type, options);
 }
 
 function filled(
@@ -123,6 +163,7 @@ function filled(
   const { name, shape, elements } = tensor;
   const [columns, rows] = matrixShape(tensor);
   wantWritable(form, rows, columns, where);
+  if (typeof encoderOf(form) === 'function') wantHoldable(tensor, elements, where);
   return sized({
     name,
     role,

@@ -137,8 +137,9 @@ function wantExpressible(gguf: GgufFile, tensors: ReadonlyMap<string, GgufTensor
   }
 }
 
-function isProjection({ name, shape }: GgufTensor): boolean {
-  return name.startsWith('blk.') && shape.length > 1;
+/** A gain may be written as a matrix of one row. */
+function isProjection({ name, shape, elements }: GgufTensor): boolean {
+  return name.startsWith('blk.') && elements > (shape[0] ?? 1);
 }
 
 interface Job {
@@ -224,14 +225,14 @@ async function* quarters(matrix: TritMatrix, { tensor, config, family }: Job): A
 /** Norms, embedding and head. */
 function plain({ gguf, tensor, name, options }: Job): SafetensorsTensorToWrite {
   const { dtype } = tensor;
-  const isTable = tensor.shape.length > 1;
+  const isTable = tensor.elements > (tensor.shape[0] ?? 1);
   const own = dtype.name === 'F16' || dtype.name === 'BF16' ? dtype.name : 'F32';
   const type = (isTable ? options.embeddingType : undefined) ?? own;
   const pieces = floatsOf(tensor, `${gguf.label}: ${tensor.name}`);
   return {
     name,
     dtype: type,
-    shape: [...tensor.shape].reverse(),
+    shape: isTable ? [...tensor.shape].reverse() : [tensor.elements],
     async *data() {
       for await (const values of pieces()) yield encodeFloats(type, values, tensor.name);
     },

@@ -38,12 +38,8 @@ export async function writeModel(
   tensors: readonly FilledTensor[],
   { onProgress, signal }: WriteOptions,
 ): Promise<Written> {
-  let totalBytes = 0;
-  let parameters = 0;
-  for (const tensor of tensors) {
-    totalBytes += byteLengthOf(tensor);
-    parameters += tensor.elements;
-  }
+  const totalBytes = await beforeWriting(sink, () => tensors.reduce((sum, tensor) => sum + byteLengthOf(tensor), 0));
+  const parameters = tensors.reduce((sum, { elements }) => sum + elements, 0);
   let doneBytes = 0;
   const byteLength = await writeGguf(sink, {
     metadata,

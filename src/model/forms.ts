@@ -57,7 +57,7 @@ export interface FormOptions {
  * Copies of ternary weights in types of 4 bits and more are nearer than this, and so are most of 3; weights that were never
  * rounded are beyond 0.3, Gaussian ones at 0.43.
  */
-const FAR_FROM_TERNARY = 0.15;
+export const FAR_FROM_TERNARY = 0.15;
 /** Rows of a sample, spread over the tensor. */
 const SAMPLE_ROWS = 4;
 /**
@@ -128,16 +128,7 @@ async function lookAt(tensor: GgufTensor, where: string, { tiles }: TernaryLayou
     await tensor.source.readInto(tail, tensor.offsetBytes + tensor.byteLength - TAIL_BYTES);
     return { form: 'packed', distance: 0, hasUnitScale: scaleOfI2S(tail, 0) === 1 };
   }
-  if (dtype.name === 'TQ1_0' || dtype.name === 'TQ2_0') {
-    const type = dtype.name;
-    const scales = new Set<number>();
-    const count = Math.min(rows, Math.ceil((SAMPLE_BLOCKS * dtype.blockElements) / columns));
-    for (const first of [0, rows - count]) {
-      for (const scale of blockScales(type, await readRows(tensor, first, count))) if (scale !== 0) scales.add(scale);
-    }
-    return { form: scales.size > 1 ? 'blocks' : 'packed', distance: 0 };
-  }
-  if (isTernary(dtype)) return { form: 'packed', distance: 0 };
+  if (isTernary(dtype)) return { form: (await hasBlockScales(tensor)) ? 'blocks' : 'packed', distance: 0 };
   const chosen = sampleRows(rows);
   const values = new Float32Array(chosen.length * columns);
   for (const [i, row] of chosen.entries()) await decodeRows(tensor, where, row, 1, values, i * columns);
@@ -151,12 +142,26 @@ async function lookAt(tensor: GgufTensor, where: string, { tiles }: TernaryLayou
   return { form: seen.isExact ? 'packed' : 'dense', distance: seen.distance };
 }
 
+/** Whether a projection is of a TQ type whose blocks have scales of their own, by a look at both of its ends. */
+export async function hasBlockScales(tensor: GgufTensor): Promise<boolean> {
+  const { name: type, blockElements } = tensor.dtype;
+  if (type !== 'TQ1_0' && type !== 'TQ2_0') return false;
+  const columns = tensor.shape[0] ?? 1;
+  const rows = tensor.elements / columns;
+  const scales = new Set<number>();
+  const count = Math.min(rows, Math.ceil((SAMPLE_BLOCKS * blockElements) / columns));
+  for (const first of [0, rows - count]) {
+    for (const scale of blockScales(type, await readRows(tensor, first, count))) if (scale !== 0) scales.add(scale);
+  }
+  return scales.size > 1;
+}
+
 function sampleRows(rows: number): number[] {
   return [...new Set(Array.from({ length: SAMPLE_ROWS }, (_, i) => Math.round((i * (rows - 1)) / (SAMPLE_ROWS - 1))))];
 }
 
 async function readRows(tensor: GgufTensor, first: number, count: number): Promise<Uint8Array> {
-  const rowBytes = tensor.byteLength / (tensor.shape[1] ?? 1);
+  const rowBytes = tensor.byteLength / (tensor.elements / (tensor.shape[0] ?? 1));
   const bytes = new Uint8Array(count * rowBytes);
   await tensor.source.readInto(bytes, tensor.offsetBytes + first * rowBytes);
   return bytes;

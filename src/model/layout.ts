@@ -18,7 +18,7 @@
  * @module
  */
 
-import { BitnetError, show, want } from '../errors.ts';
+import { BitnetError, type ErrorCode, show, want } from '../errors.ts';
 import type { GgufFile, GgufTensor } from '../formats/gguf/types.ts';
 import { decodeInto } from '../tensors/decode.ts';
 import { isReadable } from '../tensors/dtype.ts';
@@ -225,10 +225,13 @@ export async function measureLayouts(
     const isTrained = beyond(spread, looks.length) || beyond(Math.max(...scores), scored.length);
     return { matrices: scored.length, scores, isTrained };
   } catch (error) {
-    if (error instanceof BitnetError) return undefined;
+    // Not what is wrong with the source: one read that fails here and not while loading would leave the usual layout assumed.
+    if (error instanceof BitnetError && LOADING_TELLS.includes(error.code)) return undefined;
     throw error;
   }
 }
+
+const LOADING_TELLS: readonly ErrorCode[] = ['bad-tensor', 'unsupported-type'];
 
 interface Pair {
   readonly matrix: GgufTensor;

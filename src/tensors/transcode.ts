@@ -257,7 +257,9 @@ export class ScaleCollector implements Scales {
       where: this.#where,
       expected: `one scale for the tensor: ${this.#scale} in ${this.#equal} blocks, 0 in ${this.#zeros}`,
       got: `${this.#different} others, the first ${scale} in block ${block}`,
-      hint: 'the blocks that were looked at first had one scale: the file is damaged, or was put together from several; quantise it again',
+      hint:
+        'I2_S, TL1, TL2 and packed checkpoints have one for a matrix. A file of TQ1_0 or TQ2_0 may have more, but then its first ' +
+        'or last blocks show it: one that fails to load was put together from several, or is damaged',
     });
   }
 }

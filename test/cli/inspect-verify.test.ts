@@ -56,6 +56,19 @@ describe('sound files', () => {
     expect(worse(await verdictsOn(file, `tiny-${type}-embed-${embeddingType}.gguf`))).toEqual([]);
   });
 
+  it('a model of TQ2_0 with a scale for each block, which loading runs as Q8_0', async () => {
+    const file = await changed(tq2, (l) => {
+      for (const { dtype, bytes } of l.tensors) {
+        // A bit of each second half-precision scale.
+        if (dtype === 'TQ2_0') for (let at = 64; at < bytes.length; at += 2 * 66) bytes[at] ^= 1;
+      }
+    });
+    const verdicts = await verdictsOn(file);
+    expect(worse(verdicts)).toEqual([]);
+    const found = verdicts.filter(({ finding }) => /2 TQ2_0, a scale for each block: run dense/.test(finding));
+    expect(found).toHaveLength(7);
+  });
+
   it('but a code that is none, in a table of TQ2_0, is found', async () => {
     const file = await tinyModel({ architecture: 'llama', embeddingType: 'TQ2_0' });
     const { offsetBytes } = (await openGguf(memorySource(file))).tensor('token_embd.weight');
@@ -300,9 +313,9 @@ const cases: readonly Case[] = [
     'an ordinary model',
     () => llama,
     (l) => l.setFloats('blk.1.ffn_gate.weight', gaussian),
-    'warn',
+    'bad',
     'blk.*.ffn_gate',
-    /distance from ternary 0\.4.*not ternary/,
+    /distance from ternary 0\.4.*not ternary; loading refuses it without --allow-dense/,
   ],
   [
     'an embedding with a hole',

@@ -63,6 +63,27 @@ it('tiles are named as in kernel_config.ini', async () => {
   expect(wrong.err).toMatch(/not tiles, expected codegen, preset, or MxK=BM\/BK\/bm/);
 });
 
+it('what is said of the layout is heard by --to-hf and by what inspect reckons', async () => {
+  const tiles = '256x256=64/128/32,128x256=64/64/64,768x256=384/128/32,256x768=128/192/32';
+  expect(await bitnet(['convert', at('stories.gguf'), '--to-hf', at('usual')])).toMatchObject({ code: 0 });
+  const want = await readFile(join(at('usual'), 'model.safetensors'));
+  for (const [file, folder, ...flags] of [
+    ['tl1.gguf', 'tl1', '--tl-tiles', tiles],
+    ['arm64.gguf', 'arm64', '--i2s-layout', 'arm64'],
+    ['arm64.gguf', 'auto'],
+  ]) {
+    const made = await bitnet(['convert', at(file), '--to-hf', at(folder), ...flags]);
+    expect(made.code, made.err).toBe(0);
+    expect((await readFile(join(at(folder), 'model.safetensors'))).equals(want), folder).toBe(true);
+  }
+  const wrong = await bitnet(['convert', at('arm64.gguf'), '--to-hf', at('wrong'), '--i2s-layout', 'x86']);
+  expect(wrong.code).toBe(0);
+  expect((await readFile(join(at('wrong'), 'model.safetensors'))).equals(want)).toBe(false);
+  expect((await bitnet(['inspect', at('tl1.gguf'), '--tl-tiles', tiles])).out).toMatch(/^fits: +yes/m);
+  const misplaced = await bitnet(['convert', at('usual'), '-o', at('x.gguf'), '--tl-tiles', tiles]);
+  expect(misplaced).toMatchObject({ code: 2, err: expect.stringMatching(/no meaning without --to-hf/) });
+});
+
 it('a model that is not ternary is refused, and runs with --allow-dense', async () => {
   const refused = await bitnet(['-m', at('master.gguf'), ...STORY]);
   expect(refused.code).not.toBe(0);

@@ -11,7 +11,7 @@ import type { GgufFile, GgufTensor } from '../../src/formats/gguf/types.ts';
 import { copyOf, type TensorToWrite, writeGguf } from '../../src/formats/gguf/writer.ts';
 import { memorySink } from '../../src/formats/sink.ts';
 import { memorySource } from '../../src/formats/sources.ts';
-import { type LoadOptions, loadModel } from '../../src/index.ts';
+import { BitnetError, type LoadOptions, loadModel } from '../../src/index.ts';
 import { guessLayout, I2S_LAYOUTS, measureLayouts } from '../../src/model/layout.ts';
 import { type ModelTensors, modelTensors } from '../../src/model/plan.ts';
 import { Rng } from '../../src/numeric/rng.ts';
@@ -208,6 +208,25 @@ function partsOf(parts: readonly { name: string; dtype: DTypeName; shape: number
   const model = { config: { nLayers: 1 }, tensors, matrices: new Set(tensors.keys()) } as unknown as ModelTensors;
   return { gguf: { label: 'f' } as GgufFile, model };
 }
+
+it('a read that fails while the layout is measured fails loading, and does not leave the usual layout assumed', async () => {
+  const source = memorySource(await recode(stories, 'arm64'));
+  let reads = 0;
+  const load = (failing: number) => {
+    reads = 0;
+    const readInto = async (target: Uint8Array, at: number) => {
+      if (++reads === failing) throw new BitnetError('io', 'gone for a moment');
+      return source.readInto(target, at);
+    };
+    return loadModel({ ...source, readInto }, { backend: 'ts' });
+  };
+  const { info, dispose } = await load(0).then((model) => ({ info: model.info, dispose: () => model.dispose() }));
+  await dispose();
+  expect(info.layout).toMatch(/^I2_S as arm64: measured/);
+  // Header, gains and matrices of the sample, and weights; a few of each.
+  const all = reads;
+  for (let failing = 1; failing <= all; failing += 23) await refuses(load(failing), 'io', /gone for a moment/);
+});
 
 describe('the two lists of tiles for TL1 of Llama3-8B', () => {
   const [rows, columns] = [1024, 4096];

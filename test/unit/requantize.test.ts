@@ -301,14 +301,14 @@ describe('requantising', () => {
     uneven.set([0, 0x3c], 64);
     const noScale = encodeI2S(TRITS, 0.5);
     noScale.fill(0, 256, 260);
-    for (const [file, message] of [
-      [await one('I2_S', code3), /attn_q\.weight value \d+: code 3/],
-      [await one('I2_S', noScale), /attn_q\.weight: bad scale/],
-      [await one('TQ2_0', uneven), /attn_q\.weight: block scales differ/],
+    for (const [file, type, message] of [
+      [await one('I2_S', code3), 'TQ1_0', /attn_q\.weight value \d+: code 3/],
+      [await one('I2_S', noScale), 'TQ1_0', /attn_q\.weight: bad scale/],
+      [await one('TQ2_0', uneven), 'I2_S', /attn_q\.weight: block scales differ, .* got 2 \(TQ1_0, TQ2_0,/],
     ] as const) {
       const sink = memorySink();
       const gguf = await openGguf(memorySource(file));
-      await expect(requantize(gguf, sink, { type: 'TQ1_0' })).rejects.toThrow(message);
+      await expect(requantize(gguf, sink, { type })).rejects.toThrow(message);
       expect(sink.bytes().length).toBe(0);
     }
     const gguf = await openGguf(memorySource(await model('I2_S', 'F16')));
@@ -336,6 +336,74 @@ describe('requantising', () => {
     };
     await expect(requantize(gguf, full, { type: 'TQ1_0' })).rejects.toThrow('no space left');
     expect(full.aborted).toBeGreaterThan(0);
+  });
+});
+
+/** What became of a sink. */
+function watchedSink() {
+  const sink = { ...memorySink(), aborted: 0, abort: async () => void sink.aborted++ };
+  return sink;
+}
+
+describe('what nobody can hold', () => {
+  /** A file of holes: the head says what it likes, the rest are zeros. */
+  async function holes(dtype: 'F32' | 'F16' | 'I2_S', shape: [number, number]): Promise<ByteSource> {
+    const length = { F32: 4, F16: 2, I2_S: 1 / 4 }[dtype] * shape[0] * shape[1] + (dtype === 'I2_S' ? 32 : 0);
+    const head = new Uint8Array(await one(dtype, new Uint8Array({ F32: 4096, F16: 2048, I2_S: 288 }[dtype]), [256, 4]));
+    const text = new TextDecoder('latin1').decode(head);
+    const view = new DataView(head.buffer);
+    const at = text.indexOf(Q) + Q.length + 4;
+    for (const [i, extent] of shape.entries()) view.setBigUint64(at + 8 * i, BigInt(extent), true);
+    return {
+      ...memorySource(head),
+      byteLength: 192 + length,
+      async readInto(target, at) {
+        target.fill(0);
+        target.set(head.subarray(Math.min(at, 192), Math.min(at + target.length, 192)));
+      },
+    };
+  }
+
+  it.each([
+    ['F32', [2 ** 31, 2], 'I2_S', undefined],
+    ['F16', [2 ** 33, 2], 'TQ1_0', undefined],
+    ['I2_S', [2 ** 36, 4], 'TQ1_0', undefined],
+    ['I2_S', [64, 2 ** 27], 'I2_S', 'rows4'],
+  ] as const)('%s of %j to %s is refused before memory is taken', async (dtype, shape, type, outputI2sLayout) => {
+    const sink = watchedSink();
+    const gguf = await openGguf(await holes(dtype, [...shape]));
+    await refuses(requantize(gguf, sink, { type, outputI2sLayout }), 'limit-exceeded', /attn_q\.weight: a tensor of a/);
+    expect(sink.aborted).toBeGreaterThan(0);
+  });
+
+  it('gives up its sink where the type of a tensor has no size', async () => {
+    const file = new Uint8Array(await one('F32', encodeF32(timesScale(1))));
+    const at = new TextDecoder('latin1').decode(file).indexOf(Q) + Q.length + 4 + 16;
+    new DataView(file.buffer).setUint32(at, 99, true);
+    const sink = watchedSink();
+    const gguf = await openGguf(memorySource(file), { allowUnreadable: true });
+    await refuses(requantize(gguf, sink, { type: 'COPY' }), 'unsupported-type', /size of type #99 is not known/);
+    expect(sink.aborted).toBeGreaterThan(0);
+  });
+});
+
+describe('projections with a scale for every block', () => {
+  it('go through the types that have room for them, and come back', async () => {
+    const blocks = encodeTQ2(TRITS, 0.5);
+    for (let block = 1; block < 4; block++) blocks.set([block, 0x34 + block], 66 * block + 64);
+    const first = await one('TQ2_0', blocks);
+    let bytes = first;
+    for (const type of ['TQ1_0', 'F16', 'TQ2_0', 'F32', 'TQ1_0', 'TQ2_0'] as const) {
+      const isFloat = (await openGguf(memorySource(bytes))).tensor(Q).dtype.blockElements === 1;
+      // Floats say nothing of blocks: from there only the encoder of tables leads back, so begin again.
+      const next = await requantized(isFloat ? first : bytes, { type });
+      expect(next.notes).toEqual([]);
+      expect(await valuesOf(next.bytes, Q)).toEqual(await valuesOf(first, Q));
+      bytes = next.bytes;
+    }
+    expect(same(await raw(await openGguf(memorySource(bytes)), Q), blocks)).toBe(true);
+    const { notes } = await requantized(first, { type: 'BF16' });
+    expect(notes.join()).toMatch(/BF16 cannot hold 3 of 4 scales exactly/);
   });
 });
 

@@ -127,6 +127,19 @@ describe('back to Hugging Face', () => {
     expect(json(files, 'generation_config.json').eos_token_id).toEqual([21, 23]);
   });
 
+  it('takes gains for gains, also those of two dimensions', async () => {
+    const gguf = await ggufOf(await filesOf(checkpoint('BitNetForCausalLM', 'packed, multiply')));
+    const { tensors } = await openGguf(memorySource(gguf));
+    const gains = tensors.filter(({ shape }) => shape.length === 1);
+    const asMatrices = gains.map((tensor) => ({ ...copyOf(tensor), shape: [tensor.elements, 1] }));
+    const { files } = await folderOf(await changed(gguf, { tensors: asMatrices }), { embeddingType: 'BF16' });
+    const [want, got] = [await weights((await folderOf(gguf, { embeddingType: 'BF16' })).files), await weights(files)];
+    for (const { name, dtype, shape } of want.tensors) {
+      expect(got.tensor(name)).toMatchObject({ dtype, shape });
+      expect(Buffer.compare(await raw(got, name), await raw(want, name)), name).toBe(0);
+    }
+  });
+
   it('comes from every type that is ternary, and keeps scales that only float32 holds', async () => {
     const file = await ggufOf(await filesOf(checkpoint('BitNetForCausalLM', 'master')));
     const { files: expected } = await folderOf(file);

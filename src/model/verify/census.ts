@@ -16,6 +16,7 @@ import { inPieces, loadPacked } from '../../tensors/load.ts';
 import { packedBytes, packedRowBytes } from '../../tensors/packed.ts';
 import { ternarinessOf } from '../../tensors/ternariness.ts';
 import type { TernaryMatrix } from '../../tensors/transcode.ts';
+import { hasBlockScales } from '../forms.ts';
 
 interface Counted {
   readonly tensor: GgufTensor;
@@ -35,6 +36,8 @@ export interface DenseCensus extends Counted {
   readonly distance: number;
   /** Rows of nothing but zeros. */
   readonly zeroRows: number;
+  /** A ternary type with a scale for each block, which loading keeps as Q8_0: `distance` says nothing then. */
+  readonly hasBlockScales: boolean;
 }
 
 export interface VectorCensus extends Counted {
@@ -97,10 +100,12 @@ class Counter {
     const before = this.#doneBytes;
     try {
       if (!tensor.dtype.readable) return { kind: 'bad', tensor, why: tensor.dtype.why ?? 'cannot be read' };
-      // A table may have a scale for each block.
-      const isPacked = isTernary(tensor.dtype) && (tensor.dtype.size !== 'rows' || tensor.name.startsWith('blk.'));
+      // A table may have a scale for each block, and so may projections: then loading does not pack them either.
+      const isProjection = tensor.name.startsWith('blk.');
+      const inBlocks = isProjection && (await hasBlockScales(tensor));
+      const isPacked = isTernary(tensor.dtype) && (tensor.dtype.size !== 'rows' || (isProjection && !inBlocks));
       if (isPacked) return await this.#ternary(tensor);
-      return tensor.shape.length < 2 ? await this.#vector(tensor) : await this.#dense(tensor);
+      return tensor.shape.length < 2 ? await this.#vector(tensor) : await this.#dense(tensor, inBlocks);
     } catch (error) {
       if (!(error instanceof BitnetError)) throw error;
       return { kind: 'bad', tensor, why: error.message };
@@ -152,7 +157,7 @@ class Counter {
     return { kind: 'vector', tensor, least, greatest };
   }
 
-  async #dense(tensor: GgufTensor): Promise<DenseCensus> {
+  async #dense(tensor: GgufTensor, hasBlockScales: boolean): Promise<DenseCensus> {
     const { dtype, elements } = tensor;
     const columns = tensor.shape[0];
     const rowBytes = (columns / dtype.blockElements) * dtype.blockBytes;
@@ -178,7 +183,7 @@ class Counter {
         distance = Math.max(distance, ternarinessOf(values).distance);
       },
     });
-    return { kind: 'dense', tensor, distance, zeroRows };
+    return { kind: 'dense', tensor, distance, zeroRows, hasBlockScales };
   }
 
   async #read(tensor: GgufTensor, target: Uint8Array, at: number): Promise<void> {

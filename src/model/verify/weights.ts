@@ -8,6 +8,7 @@
  */
 
 import type { GgufFile } from '../../formats/gguf/types.ts';
+import { FAR_FROM_TERNARY } from '../forms.ts';
 import type { DenseCensus, TensorCensus, TernaryCensus, VectorCensus } from './census.ts';
 import { bad, ok, type Verdict, warn } from './verdict.ts';
 
@@ -78,7 +79,10 @@ function groupVerdicts(role: string, group: readonly TensorCensus[], roles: Weig
   if (vectors.length > 0) found.push(vectorVerdict(role, vectors));
   const ternary = group.filter((one) => one.kind === 'ternary');
   if (ternary.length > 0) found.push(ternaryVerdict(role, ternary));
-  const dense = group.filter((one) => one.kind === 'dense');
+  const floats = group.filter((one) => one.kind === 'dense');
+  const dense = floats.filter(({ hasBlockScales }) => !hasBlockScales);
+  const inBlocks = floats.filter(({ hasBlockScales }) => hasBlockScales);
+  if (inBlocks.length > 0) found.push(blocksVerdict(role, inBlocks, ternary.length + dense.length));
   if (dense.length > 0) {
     found.push(roles.tables.has(dense[0].tensor.name) ? tableVerdict(role, dense) : denseVerdict(role, dense, roles));
   }
@@ -152,12 +156,21 @@ function codesProblem({ tensor, minus, zero, plus, scale }: TernaryCensus): Verd
   return undefined;
 }
 
+/** A scale for each block is how some models are; that of one layer and not of the others is damage. */
+function blocksVerdict(role: string, group: readonly TensorCensus[], nOthers: number): Verdict {
+  const fact = `${group.length} ${typesOf(group)}`;
+  if (nOthers === 0) return ok(role, `${fact}, a scale for each block: run dense, kept as Q8_0`);
+  return bad(role, `${fact}: block scales differ (${group[0].tensor.name}), and not in the other layers`, AGAIN);
+}
+
 function denseVerdict(role: string, group: readonly DenseCensus[], roles: WeightRoles): Verdict {
   const worst = group.reduce((a, b) => (b.distance > a.distance ? b : a));
   const fact = `${group.length} ${typesOf(group)}, distance from ternary ${worst.distance.toFixed(4)}`;
   if (worst.distance <= TERNARY_DISTANCE) return ok(role, `${fact}: ternary in truth`);
   const finding = `${fact} (${worst.tensor.name}): not ternary`;
   if (roles.isTernaryOnly) return bad(role, `${finding}, saved as if it were an ordinary model`, CONVERT);
+  if (worst.distance > FAR_FROM_TERNARY)
+    return bad(role, `${finding}; loading refuses it without --allow-dense`, CONVERT);
   return warn(role, `${finding}; it runs as it is, slower and larger`, CONVERT);
 }
 
