@@ -55,6 +55,20 @@ export function openIo(): Io & { close(): void } {
   };
   const onInterrupt = (): void => interrupt();
   process.on('SIGINT', onInterrupt);
+  // What a shell or a supervisor sends: unfinished files go, as after Ctrl-C. The numbers are those that shells give.
+  const terminations = (
+    [
+      ['SIGTERM', 143],
+      ['SIGHUP', 129],
+    ] as const
+  ).map(([name, code]) => {
+    const stop = (): void => {
+      if (controller.signal.aborted) process.exit(code);
+      controller.abort(new Interrupted('terminated', code));
+    };
+    process.on(name, stop);
+    return () => void process.off(name, stop);
+  });
 
   // `bitnet run | head`: the reader leaving early is no failure.
   const onOutError = (error: NodeJS.ErrnoException): void => {
@@ -114,6 +128,7 @@ export function openIo(): Io & { close(): void } {
     },
     close() {
       process.off('SIGINT', onInterrupt);
+      for (const remove of terminations) remove();
       // The error listeners stay: an EPIPE may still be on its way while the process ends.
     },
   };

@@ -1,7 +1,7 @@
 /**
  * Arguments in, exit code out.
  *
- *     0 done    1 the library refused (BitnetError)    2 wrong command line    70 a bug    130 Ctrl-C
+ *     0 done    1 the library refused (BitnetError)    2 wrong command line    70 a bug    130 Ctrl-C    143 SIGTERM    129 SIGHUP
  * @module
  */
 

@@ -83,13 +83,19 @@ describe('quantize', () => {
     await new Promise<void>((resolve) => void server.listen(0, '127.0.0.1', resolve));
     try {
       const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/f32.gguf`;
-      const stopped = await bitnet(['quantize', url, at('x.gguf'), 'i2_s'], {
-        meanwhile: (child) => {
-          waiting = () => void child.kill('SIGINT');
-        },
-      });
-      expect(stopped).toMatchObject({ code: 130, out: '' });
-      expect(await readdir(folder)).toEqual(before);
+      for (const [signal, code] of [
+        ['SIGINT', 130],
+        ['SIGTERM', 143],
+        ['SIGHUP', 129],
+      ] as const) {
+        const stopped = await bitnet(['quantize', url, at('x.gguf'), 'i2_s'], {
+          meanwhile: (child) => {
+            waiting = () => void child.kill(signal);
+          },
+        });
+        expect(stopped).toMatchObject({ code, out: '' });
+        expect(await readdir(folder)).toEqual(before);
+      }
       expect(await bitnet(['quantize', url, 'i2_s'])).toMatchObject({
         code: 2,
         err: expect.stringMatching(/OUT\.gguf/),
