@@ -74,7 +74,7 @@ export const verify = command({
     let answers: Answers | undefined;
     let isSame = false;
     if ((asked.published ?? file.published)?.speaks === false || file.isPooled) {
-      verdicts.push(ok('speech', 'an embedding model: it is not expected to speak'));
+      verdicts.push(ok('speech', 'an embedding model: it is not expected to speak'), ...noAnswers(args, asked));
     } else {
       const heard = await listen(args, file, io);
       verdicts.push(...heard.verdicts);
@@ -93,7 +93,10 @@ export const verify = command({
     if (args.write !== undefined && answers !== undefined) await record(args.write, answers);
     if (args.json)
       await io.write(`${JSON.stringify({ file: file.label, good: isGood, verdicts, answers }, null, 2)}\n`);
-    else await io.write(`${verdictLines(verdicts)}\n\n${sentence({ verdicts, file, expected, answers, isSame })}\n`);
+    else {
+      const end = sentence({ verdicts, file, expected, answers, isSame, written: args.write });
+      await io.write(`${verdictLines(verdicts)}\n\n${end}\n`);
+    }
     return isGood ? 0 : 1;
   },
 });
@@ -128,6 +131,15 @@ async function askedFor({ against }: Args): Promise<Asked> {
       return [bad('against', `asked for ${published.name}, but this has ${is}`, 'another model')];
     },
   };
+}
+
+/** A model that does not speak gives no answers: who asks for them must not read GOOD and believe that they were compared. */
+function noAnswers({ write, against }: Args, asked: Asked): Verdict[] {
+  const todo = 'compare its vectors: bitnet embed --embd-output-format json';
+  return [
+    ...(write === undefined ? [] : [bad('write', `no answers to record in ${write}`, todo)]),
+    ...(asked.answers === undefined ? [] : [bad('against', `no answers to compare with ${against}`, todo)]),
+  ];
 }
 
 interface FileFacts {
@@ -249,16 +261,22 @@ interface Outcome {
   readonly answers: Answers | undefined;
   /** The recorded bits. */
   readonly isSame: boolean;
+  /** Where the answers were to be recorded. */
+  readonly written: string | undefined;
 }
 
 /** The last lines: what the user wanted to know. */
-function sentence({ verdicts, file, expected, answers, isSame }: Outcome): string {
+function sentence({ verdicts, file, expected, answers, isSame, written }: Outcome): string {
   const unpacked = file.label.endsWith('.gz') ? ', unpacked' : '';
   const lines = [`sha256 ${file.sha256}  ${file.label}${unpacked}`, `${verdictCounts(verdicts)}.`];
+  if (written !== undefined)
+    lines.push(answers === undefined ? `Nothing recorded in ${written}.` : `Answers recorded in ${written}.`);
   if (isAnyBad(verdicts)) {
     const n = verdicts.filter(({ grade }) => grade === 'bad').length;
-    const speaks = answers === undefined ? 'it could not be asked to speak' : 'see what it says above';
-    lines.push(`NOT GOOD: ${plural(n, 'verdict')} against it; ${speaks}.`);
+    const speaks = answers !== undefined || file.isPooled ? 'see what it says above' : 'it could not be asked to speak';
+    // Whoever compares two engines or containers wants to know this even of random weights.
+    const same = isSame ? '; it gives the recorded answers, bit for bit' : '';
+    lines.push(`NOT GOOD: ${plural(n, 'verdict')} against it${same}; ${speaks}.`);
     return lines.join('\n');
   }
   const model = file.published?.name ?? 'a model of no published shape';
