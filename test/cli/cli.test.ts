@@ -50,6 +50,15 @@ describe('help and refusals', () => {
     [['run', '-t', '0'], 'bitnet: -t takes an integer from 1 to 256, got "0"; see bitnet run --help'],
     [['run', '-p', 'a', '-f', 'b'], 'bitnet: -p and -f exclude each other; see bitnet run --help'],
     [['run', '-cnv', '--json'], 'bitnet: --json and -cnv exclude each other; see bitnet run --help'],
+    [['run', '-i'], 'bitnet: unknown flag -i; see bitnet run --help'],
+    [
+      ['run', '-n', '1', '--threds', '1'],
+      'bitnet: unknown flag --threds; did you mean --threads?; see bitnet run --help',
+    ],
+    [
+      ['embed', '-p', 'a', '--embd-output-format', 'xml'],
+      'bitnet: --embd-output-format takes "", array, json, json+; got "xml"; see bitnet embed --help',
+    ],
     [['run', 'a'], 'bitnet: unexpected argument "a"; see bitnet run --help'],
     [
       ['run', '-l', 'x'],
@@ -91,6 +100,12 @@ describe('run', () => {
     '5',
     ...more,
   ];
+
+  it('takes the command lines of llama.cpp and bitnet.cpp, with what means nothing here', async () => {
+    const own = ['run', '-m', at('plain.gguf'), '-n', '3', '-p', 'ab', '--temp', '0', '-q'];
+    const theirs = ['-ngl', '0', '-tb', '2', '-ub', '64', '-e', '--mlock', '--no-mmap', '--no-warmup', '--no-perf'];
+    expect(await ok([...own, ...theirs, '--simple-io', '--log-disable'])).toBe(await ok(own));
+  });
 
   it('continues a prompt, the same for the same seed on both backends', async () => {
     const { code, out, err } = await bitnet(story());
