@@ -1,6 +1,6 @@
 /** `bitnet verify`: the embedded model gives its recorded answers to the last bit; one that was broken on purpose does not pass. */
 import { createHash } from 'node:crypto';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -215,6 +215,15 @@ describe('recorded answers', () => {
     const differs = await bitnet(['verify', '--against', other]);
     expect(differs.out).toMatch(/^warn {2}logits .*the story differs from token 9 on/m);
   }, 60_000);
+
+  it('are refused where they cannot be written, before the model is even looked for', async () => {
+    const { code, out, err } = await bitnet(['verify', at('nowhere.gguf'), '--write', at('no/such/folder.json')]);
+    expect({ code, out }).toEqual({ code: 1, out: '' });
+    expect(err).toMatch(/^bitnet: io: .*folder\.json: cannot create, got no such file or folder\n$/);
+    // Nothing is left of answers that never came.
+    expect((await bitnet(['verify', at('nowhere.gguf'), '--write', at('never.json')])).err).toContain('nowhere.gguf');
+    expect((await readdir(folder)).filter((name) => name.includes('never'))).toEqual([]);
+  });
 
   it('of a model that says nothing good are compared all the same', async () => {
     const path = at('random.gguf');
