@@ -111,9 +111,12 @@ function quote(value: string): string {
 }
 
 /** `; did you mean --temp?`, if one spelling is close. */
-export function suggest(wrong: string, known: Iterable<string>): string {
-  let best: string | undefined;
+export function suggest(wrong: string, known: readonly string[]): string {
   const bare = wrong.replace(/^-+/, '');
+  // `--system` for `--system-prompt`: a beginning that fits one name means it, however long the rest.
+  const longer = [...known].filter((candidate) => candidate.replace(/^-+/, '').startsWith(bare));
+  if (bare.length > 2 && longer.length === 1) return `; did you mean ${longer[0]}?`;
+  let best: string | undefined;
   let bestDistance = 1 + Math.floor(bare.length / 3);
   for (const candidate of known) {
     const other = candidate.replace(/^-+/, '');

@@ -50,6 +50,7 @@ describe('help and refusals', () => {
     [['run', '-t', '0'], 'bitnet: -t takes an integer from 1 to 256, got "0"; see bitnet run --help'],
     [['run', '-p', 'a', '-f', 'b'], 'bitnet: -p and -f exclude each other; see bitnet run --help'],
     [['run', '-cnv', '--json'], 'bitnet: --json and -cnv exclude each other; see bitnet run --help'],
+    [['chat', '--system', 'x'], 'bitnet: unknown flag --system; did you mean --system-prompt?; see bitnet chat --help'],
     [['run', '-i'], 'bitnet: unknown flag -i; see bitnet run --help'],
     [
       ['run', '-n', '1', '--threds', '1'],
@@ -76,6 +77,10 @@ describe('help and refusals', () => {
     const { code, out, err } = await bitnet(['run', '-m', at('text.txt')]);
     expect([code, out]).toEqual([1, '']);
     expect(err).toMatch(/^bitnet: bad-container: .*text\.txt: not a GGUF file.*\n$/);
+    expect(await bitnet(['run', '-m', folder])).toMatchObject({
+      code: 1,
+      err: expect.stringMatching(/^bitnet: io: .*: is a directory, expected a file \(.*bitnet convert .*\)\n$/),
+    });
     expect(await bitnet(['run', '-m', at('nowhere')])).toMatchObject({
       code: 1,
       err: expect.stringMatching(/^bitnet: io: /),
@@ -198,7 +203,10 @@ describe('chat', () => {
       stdin: 'a message of more than eight tokens\n',
     });
     expect(code).toBe(1);
-    expect(err).toMatch(/^bitnet: context-full: .*\n$/);
+    expect(err).toMatch(/^bitnet: context-full: .* \(raise contextSize \(-c\)\)\n$/);
+    // What cannot be raised is not advised.
+    const whole = await bitnet(['run', '-p', 'a b c '.repeat(400), '-c', '0', '--no-display-prompt']);
+    expect(whole.err).toMatch(/^bitnet: context-full: .* at most 512, got \d+ \(the model was made for no more\)\n$/);
   });
 });
 
