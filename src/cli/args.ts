@@ -31,7 +31,7 @@ export function normaliseArgs(args: readonly string[], flags: Flags): string[] {
     const tied = equals < 0 ? undefined : arg.slice(equals + 1);
     // llama.cpp takes `--top_k` for `--top-k`.
     const name = names.get(spelled) ?? names.get(spelled.replaceAll('_', '-'));
-    if (name === undefined) throw new UsageError(`unknown flag ${spelled}${suggest(spelled, names.keys())}`);
+    if (name === undefined) throw new UsageError(`unknown flag ${spelled}${suggest(spelled, shown(names, flags))}`);
     const flag = flags[name];
     if (flag.type === 'boolean') {
       if (tied !== undefined && tied !== 'true' && tied !== 'false') {
@@ -79,9 +79,16 @@ function spellings(flags: Flags): Map<string, string> {
   return names;
 }
 
+/** Spellings that the help shows; the others are for command lines of other programs. */
+function shown(names: ReadonlyMap<string, string>, flags: Flags): string[] {
+  return [...names].flatMap(([spelled, name]) => (flags[name].hidden === true ? [] : [spelled]));
+}
+
 function checkValue(spelled: string, flag: Flag, value: string): void {
   if (flag.type === 'string' && flag.choices !== undefined && !flag.choices.includes(value)) {
-    throw new UsageError(`${spelled} takes ${flag.choices.join(', ')}; got ${quote(value)}`);
+    throw new UsageError(
+      `${spelled} takes ${flag.choices.map((choice) => (choice === '' ? '""' : choice)).join(', ')}; got ${quote(value)}`,
+    );
   }
   if (flag.type !== 'number' && flag.type !== 'integer') return;
   const number = Number(value);
@@ -104,12 +111,18 @@ function quote(value: string): string {
 }
 
 /** `; did you mean --temp?`, if one spelling is close. */
-export function suggest(wrong: string, known: Iterable<string>): string {
-  let best: string | undefined;
+export function suggest(wrong: string, known: readonly string[]): string {
   const bare = wrong.replace(/^-+/, '');
+  // `--system` for `--system-prompt`: a beginning that fits one name means it, however long the rest.
+  const longer = [...known].filter((candidate) => candidate.replace(/^-+/, '').startsWith(bare));
+  if (bare.length > 2 && longer.length === 1) return `; did you mean ${longer[0]}?`;
+  let best: string | undefined;
   let bestDistance = 1 + Math.floor(bare.length / 3);
   for (const candidate of known) {
-    const distance = editDistance(bare, candidate.replace(/^-+/, ''));
+    const other = candidate.replace(/^-+/, '');
+    const distance = editDistance(bare, other);
+    // `-m` is no help for `-i`: something of both has to stay.
+    if (distance >= Math.min(bare.length, other.length)) continue;
     if (distance < bestDistance || (distance === bestDistance && best === undefined)) {
       best = candidate;
       bestDistance = distance;

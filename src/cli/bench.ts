@@ -234,6 +234,7 @@ async function runSetting(args: Args, setting: Setting, { plan, file, machine, o
       'cache-type-k': undefined,
       'cache-type-v': undefined,
       'threads-batch': undefined,
+      'no-mmap': false,
     },
     io,
   );

@@ -167,6 +167,14 @@ export const runtimeFlags = {
     group: MODEL,
     describe: 'accepted and ignored: see --threads',
   },
+  // How llama.cpp maps the file, warms up and logs: nothing that a result or a user of this program would notice.
+  'no-mmap': {
+    type: 'boolean',
+    also: ['--mmap', '--mlock', '--no-warmup', '--no-perf', '--perf', '--log-disable', '--simple-io'],
+    hidden: true,
+    group: MODEL,
+    describe: 'accepted and ignored: the file is read once, and nothing of it is mapped',
+  },
 } as const satisfies Flags;
 
 export const samplingFlags = {

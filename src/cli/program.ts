@@ -104,9 +104,19 @@ async function parse(command: Command, rest: readonly string[], io: Io): Promise
   if (word?.required === true && words.length === 0) throw new UsageError(`${word.name} is missing`);
   const args: Record<string, unknown> = { word: words[0], words };
   for (const [name, flag] of Object.entries(command.flags)) {
-    args[name] = parsed[name] ?? (flag.type === 'boolean' ? false : flag.type === 'list' ? [] : undefined);
+    // Lists from the arguments themselves: yargs takes one empty value for none.
+    if (flag.type === 'list') args[name] = valuesOf(name, given);
+    else args[name] = parsed[name] ?? (flag.type === 'boolean' ? false : undefined);
   }
   return args;
+}
+
+/** All values of `--name=value` in front of a bare `--`. */
+function valuesOf(name: string, given: readonly string[]): string[] {
+  const end = given.indexOf('--');
+  const prefix = `--${name}=`;
+  const flags = end < 0 ? given : given.slice(0, end);
+  return flags.filter((arg) => arg.startsWith(prefix)).map((arg) => arg.slice(prefix.length));
 }
 
 function bareParser(): Argv {

@@ -12,7 +12,7 @@ import { QUESTIONS } from '../engine/verify/prose.ts';
 import { type Speech, speak } from '../engine/verify/speak.ts';
 import { vocabularyHash } from '../engine/verify/tokenizer.ts';
 import { BitnetError } from '../errors.ts';
-import { type ByteSource, type GgufFile, openGguf } from '../formats/index.ts';
+import { type ByteSink, type ByteSource, type GgufFile, openGguf } from '../formats/index.ts';
 import { readModelConfig } from '../model/plan.ts';
 import { PUBLISHED, type Published, publishedOf } from '../model/verify/published.ts';
 import { bad, ok, type Verdict } from '../model/verify/verdict.ts';
@@ -62,41 +62,53 @@ export const verify = command({
   async run({ word, ...rest }, io) {
     const args = word === undefined ? rest : { ...rest, model: word };
     const asked = await askedFor(args);
-    const source = await openSource(args, io);
-    let file: FileFacts;
+    // Before minutes of work: a path that cannot be written is found now.
+    const sink = args.write === undefined ? undefined : await createFileSink(args.write);
     try {
-      file = await factsOf(source, args, io);
+      return await judge(args, asked, sink, io);
     } finally {
-      await source.close();
+      await sink?.abort(); // does nothing once closed
     }
-    const verdicts = [...file.verdicts, ...asked.verdicts(file.published)];
-    const expected = asked.published === undefined ? expectationOf(file.published) : expectationOf(asked.published);
-    let answers: Answers | undefined;
-    let isSame = false;
-    if ((asked.published ?? file.published)?.speaks === false || file.isPooled) {
-      verdicts.push(ok('speech', 'an embedding model: it is not expected to speak'));
-    } else {
-      const heard = await listen(args, file, io);
-      verdicts.push(...heard.verdicts);
-      answers = heard.answers;
-      if (answers !== undefined) {
-        verdicts.push(...speechVerdicts(answers, expected));
-        const known = asked.answers ?? expected.answers;
-        if (known !== undefined) {
-          const compared = compareAnswers(answers, known, asked.from);
-          verdicts.push(...compared.verdicts);
-          isSame = compared.isSame;
-        }
-      }
-    }
-    const isGood = !isAnyBad(verdicts);
-    if (args.write !== undefined && answers !== undefined) await record(args.write, answers);
-    if (args.json)
-      await io.write(`${JSON.stringify({ file: file.label, good: isGood, verdicts, answers }, null, 2)}\n`);
-    else await io.write(`${verdictLines(verdicts)}\n\n${sentence({ verdicts, file, expected, answers, isSame })}\n`);
-    return isGood ? 0 : 1;
   },
 });
+
+async function judge(args: Args, asked: Asked, sink: ByteSink | undefined, io: Io): Promise<number> {
+  const source = await openSource(args, io);
+  let file: FileFacts;
+  try {
+    file = await factsOf(source, args, io);
+  } finally {
+    await source.close();
+  }
+  const verdicts = [...file.verdicts, ...asked.verdicts(file.published)];
+  const expected = asked.published === undefined ? expectationOf(file.published) : expectationOf(asked.published);
+  let answers: Answers | undefined;
+  let isSame = false;
+  if ((asked.published ?? file.published)?.speaks === false || file.isPooled) {
+    verdicts.push(ok('speech', 'an embedding model: it is not expected to speak'), ...noAnswers(args, asked));
+  } else {
+    const heard = await listen(args, file, io);
+    verdicts.push(...heard.verdicts);
+    answers = heard.answers;
+    if (answers !== undefined) {
+      verdicts.push(...speechVerdicts(answers, expected));
+      const known = asked.answers ?? expected.answers;
+      if (known !== undefined) {
+        const compared = compareAnswers(answers, known, asked.from);
+        verdicts.push(...compared.verdicts);
+        isSame = compared.isSame;
+      }
+    }
+  }
+  const isGood = !isAnyBad(verdicts);
+  if (sink !== undefined && answers !== undefined) await record(sink, answers);
+  if (args.json) await io.write(`${JSON.stringify({ file: file.label, good: isGood, verdicts, answers }, null, 2)}\n`);
+  else {
+    const end = sentence({ verdicts, file, expected, answers, isSame, written: args.write });
+    await io.write(`${verdictLines(verdicts)}\n\n${end}\n`);
+  }
+  return isGood ? 0 : 1;
+}
 
 /** What `--against` means. */
 interface Asked {
@@ -128,6 +140,15 @@ async function askedFor({ against }: Args): Promise<Asked> {
       return [bad('against', `asked for ${published.name}, but this has ${is}`, 'another model')];
     },
   };
+}
+
+/** A model that does not speak gives no answers: who asks for them must not read GOOD and believe that they were compared. */
+function noAnswers({ write, against }: Args, asked: Asked): Verdict[] {
+  const todo = 'compare its vectors: bitnet embed --embd-output-format json';
+  return [
+    ...(write === undefined ? [] : [bad('write', `no answers to record in ${write}`, todo)]),
+    ...(asked.answers === undefined ? [] : [bad('against', `no answers to compare with ${against}`, todo)]),
+  ];
 }
 
 interface FileFacts {
@@ -232,14 +253,9 @@ function answersOf(model: Model, file: FileFacts, speech: Speech, logits: string
   };
 }
 
-async function record(path: string, answers: Answers): Promise<void> {
-  const sink = await createFileSink(path);
-  try {
-    await sink.write(new TextEncoder().encode(`${JSON.stringify(answers, null, 2)}\n`));
-    await sink.close();
-  } finally {
-    await sink.abort(); // does nothing once closed
-  }
+async function record(sink: ByteSink, answers: Answers): Promise<void> {
+  await sink.write(new TextEncoder().encode(`${JSON.stringify(answers, null, 2)}\n`));
+  await sink.close();
 }
 
 interface Outcome {
@@ -249,16 +265,22 @@ interface Outcome {
   readonly answers: Answers | undefined;
   /** The recorded bits. */
   readonly isSame: boolean;
+  /** Where the answers were to be recorded. */
+  readonly written: string | undefined;
 }
 
 /** The last lines: what the user wanted to know. */
-function sentence({ verdicts, file, expected, answers, isSame }: Outcome): string {
+function sentence({ verdicts, file, expected, answers, isSame, written }: Outcome): string {
   const unpacked = file.label.endsWith('.gz') ? ', unpacked' : '';
   const lines = [`sha256 ${file.sha256}  ${file.label}${unpacked}`, `${verdictCounts(verdicts)}.`];
+  if (written !== undefined)
+    lines.push(answers === undefined ? `Nothing recorded in ${written}.` : `Answers recorded in ${written}.`);
   if (isAnyBad(verdicts)) {
     const n = verdicts.filter(({ grade }) => grade === 'bad').length;
-    const speaks = answers === undefined ? 'it could not be asked to speak' : 'see what it says above';
-    lines.push(`NOT GOOD: ${plural(n, 'verdict')} against it; ${speaks}.`);
+    const speaks = answers !== undefined || file.isPooled ? 'see what it says above' : 'it could not be asked to speak';
+    // Whoever compares two engines or containers wants to know this even of random weights.
+    const same = isSame ? '; it gives the recorded answers, bit for bit' : '';
+    lines.push(`NOT GOOD: ${plural(n, 'verdict')} against it${same}; ${speaks}.`);
     return lines.join('\n');
   }
   const model = file.published?.name ?? 'a model of no published shape';

@@ -115,7 +115,10 @@ export async function convertHf(reader: HfReader, sink: ByteSink, options: Conve
 
 async function readCheckpoint(reader: HfReader, options: ConvertOptions) {
   const json = await readJson(reader, 'config.json');
-  want(json !== undefined, 'io', 'not a checkpoint', () => ({ where: reader.label, expected: 'a file config.json' }));
+  want(json !== undefined, 'io', 'not a checkpoint', () => ({
+    where: reader.label,
+    expected: 'a folder with config.json',
+  }));
   const pooling = await readPooling(folderOf(reader));
   const config = readHfConfig(json, options.name ?? lastName(reader.label), pooling);
   const files = await readTokenizerFiles(folderOf(reader), json);

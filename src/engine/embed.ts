@@ -82,7 +82,7 @@ export async function embedTexts(
   parts: EmbedParts,
   texts: readonly string[],
   options: EmbedOptions,
-): Promise<(Float32Array | QuantizedEmbedding)[]> {
+): Promise<Float32Array[] | QuantizedEmbedding[]> {
   const { config } = parts;
   const { quantize = 'float', normalize = true, signal } = options;
   want(EMBEDDING_FORMATS.includes(quantize), 'bad-argument', 'no such format of embeddings', () => ({
@@ -102,15 +102,15 @@ export async function embedTexts(
   } finally {
     for (const { kv } of jobs) if (kv !== undefined) parts.backend.free(kv);
   }
-  return jobs.map(({ pooler }, i) => {
+  const vectors = jobs.map(({ pooler }, i) => {
     const vector = pooler.vector();
     want(vector.every(Number.isFinite), 'not-finite', 'the embedding has values that are no numbers', () => ({
       where: `texts[${i}]`,
       hint: 'the file is damaged or was converted with the wrong layout or scales',
     }));
-    const normal = normalizeVector(vector, p);
-    return quantize === 'float' ? normal : quantizeEmbedding(normal, quantize);
+    return normalizeVector(vector, p);
   });
+  return quantize === 'float' ? vectors : vectors.map((vector) => quantizeEmbedding(vector, quantize));
 }
 
 /** What a user should know about the embeddings of a model, once it is loaded. */

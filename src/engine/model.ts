@@ -209,12 +209,16 @@ class LoadedModel implements Model {
     return session;
   }
 
-  embed(texts: readonly string[], options?: EmbedOptions & { readonly quantize?: 'float' }): Promise<Float32Array[]>;
+  embed(
+    texts: readonly string[],
+    options?: EmbedOptions & { readonly quantize?: 'float' | undefined },
+  ): Promise<Float32Array[]>;
   embed(
     texts: readonly string[],
     options: EmbedOptions & { readonly quantize: QuantizedFormat },
   ): Promise<QuantizedEmbedding[]>;
-  async embed(texts: readonly string[], options: EmbedOptions = {}): Promise<(Float32Array | QuantizedEmbedding)[]> {
+  embed(texts: readonly string[], options?: EmbedOptions): Promise<Float32Array[] | QuantizedEmbedding[]>;
+  async embed(texts: readonly string[], options: EmbedOptions = {}): Promise<Float32Array[] | QuantizedEmbedding[]> {
     if (this.#disposing !== undefined) throw new BitnetError('disposed', 'the model was disposed');
     return embedTexts(this.#parts, texts, options);
   }

@@ -235,7 +235,7 @@ export class SessionImpl implements Session {
   check(ids: readonly number[], cached: number): void {
     want(Array.isArray(ids), 'bad-argument', 'not a list of token ids', () => ({ where: 'prompt', got: show(ids) }));
     want(ids.length > 0, 'bad-argument', 'nothing to compute: no tokens', () => ({ where: 'prompt' }));
-    const { vocabulary } = this.#parts.config;
+    const { vocabulary, contextLength } = this.#parts.config;
     const bad = ids.findIndex((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);
     want(bad < 0, 'bad-token', 'token id out of range', () => ({
       where: `prompt token ${bad}`,
@@ -246,7 +246,7 @@ export class SessionImpl implements Session {
       where: 'prompt',
       expected: `at most ${this.contextSize}`,
       got: `${cached + ids.length}`,
-      hint: 'raise contextSize (-c)',
+      hint: this.contextSize < contextLength ? 'raise contextSize (-c)' : 'the model was made for no more',
     }));
   }
 

@@ -217,11 +217,16 @@ export interface Model {
    * One vector for each text, of `info.embeddingLength` values. The same bits whatever texts it is computed beside. Any model
    * will do; those trained for it give vectors whose cosine means something.
    */
-  embed(texts: readonly string[], options?: EmbedOptions & { readonly quantize?: 'float' }): Promise<Float32Array[]>;
+  embed(
+    texts: readonly string[],
+    options?: EmbedOptions & { readonly quantize?: 'float' | undefined },
+  ): Promise<Float32Array[]>;
   embed(
     texts: readonly string[],
     options: EmbedOptions & { readonly quantize: QuantizedFormat },
   ): Promise<QuantizedEmbedding[]>;
+  /** With options whose `quantize` is only known when running. */
+  embed(texts: readonly string[], options?: EmbedOptions): Promise<Float32Array[] | QuantizedEmbedding[]>;
   memory(): { readonly usedBytes: number; readonly peakBytes: number };
   /** Waits for running steps, frees everything, ends worker threads. Sessions become unusable. Idempotent. */
   dispose(): Promise<void>;

@@ -29,6 +29,7 @@ export async function openFileSource(file: string | URL): Promise<ByteSource> {
     want(stat.isFile(), 'io', stat.isDirectory() ? 'is a directory' : 'is not a regular file', () => ({
       where: path,
       expected: 'a file',
+      hint: stat.isDirectory() ? 'of a folder with safetensors, bitnet convert makes a GGUF file' : undefined,
     }));
     return new FileSource(path, stat.size, handle);
   } catch (error) {

@@ -69,6 +69,8 @@ describe('arguments', () => {
     expect(complaint(['--backend', 'gpu'])).toBe('--backend takes auto, ts; got "gpu"');
     expect(complaint(['--tmep', '1'])).toBe('unknown flag --tmep; did you mean --temp?');
     expect(complaint(['-zzz'])).toBe('unknown flag -zzz');
+    expect(complaint(['-x', '1'])).toBe('unknown flag -x');
+    expect(complaint(['-st'])).toBe('unknown flag -st');
     expect(complaint(['-cnv=maybe'])).toBe('-cnv takes no value, got "maybe"');
   });
 

@@ -50,6 +50,16 @@ describe('help and refusals', () => {
     [['run', '-t', '0'], 'bitnet: -t takes an integer from 1 to 256, got "0"; see bitnet run --help'],
     [['run', '-p', 'a', '-f', 'b'], 'bitnet: -p and -f exclude each other; see bitnet run --help'],
     [['run', '-cnv', '--json'], 'bitnet: --json and -cnv exclude each other; see bitnet run --help'],
+    [['chat', '--system', 'x'], 'bitnet: unknown flag --system; did you mean --system-prompt?; see bitnet chat --help'],
+    [['run', '-i'], 'bitnet: unknown flag -i; see bitnet run --help'],
+    [
+      ['run', '-n', '1', '--threds', '1'],
+      'bitnet: unknown flag --threds; did you mean --threads?; see bitnet run --help',
+    ],
+    [
+      ['embed', '-p', 'a', '--embd-output-format', 'xml'],
+      'bitnet: --embd-output-format takes "", array, json, json+; got "xml"; see bitnet embed --help',
+    ],
     [['run', 'a'], 'bitnet: unexpected argument "a"; see bitnet run --help'],
     [
       ['run', '-l', 'x'],
@@ -67,6 +77,10 @@ describe('help and refusals', () => {
     const { code, out, err } = await bitnet(['run', '-m', at('text.txt')]);
     expect([code, out]).toEqual([1, '']);
     expect(err).toMatch(/^bitnet: bad-container: .*text\.txt: not a GGUF file.*\n$/);
+    expect(await bitnet(['run', '-m', folder])).toMatchObject({
+      code: 1,
+      err: expect.stringMatching(/^bitnet: io: .*: is a directory, expected a file \(.*bitnet convert .*\)\n$/),
+    });
     expect(await bitnet(['run', '-m', at('nowhere')])).toMatchObject({
       code: 1,
       err: expect.stringMatching(/^bitnet: io: /),
@@ -91,6 +105,12 @@ describe('run', () => {
     '5',
     ...more,
   ];
+
+  it('takes the command lines of llama.cpp and bitnet.cpp, with what means nothing here', async () => {
+    const own = ['run', '-m', at('plain.gguf'), '-n', '3', '-p', 'ab', '--temp', '0', '-q'];
+    const theirs = ['-ngl', '0', '-tb', '2', '-ub', '64', '-e', '--mlock', '--no-mmap', '--no-warmup', '--no-perf'];
+    expect(await ok([...own, ...theirs, '--simple-io', '--log-disable'])).toBe(await ok(own));
+  });
 
   it('continues a prompt, the same for the same seed on both backends', async () => {
     const { code, out, err } = await bitnet(story());
@@ -183,7 +203,10 @@ describe('chat', () => {
       stdin: 'a message of more than eight tokens\n',
     });
     expect(code).toBe(1);
-    expect(err).toMatch(/^bitnet: context-full: .*\n$/);
+    expect(err).toMatch(/^bitnet: context-full: .* \(raise contextSize \(-c\)\)\n$/);
+    // What cannot be raised is not advised.
+    const whole = await bitnet(['run', '-p', 'a b c '.repeat(400), '-c', '0', '--no-display-prompt']);
+    expect(whole.err).toMatch(/^bitnet: context-full: .* at most 512, got \d+ \(the model was made for no more\)\n$/);
   });
 });
 

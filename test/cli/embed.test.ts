@@ -51,6 +51,13 @@ describe('bitnet embed', () => {
     expect(one.slice(0, 100)).toBe(two.slice(0, 100));
   });
 
+  it('an empty text is a text', async () => {
+    const alone = await bitnet(['embed', '-p', '', '-q', '--embd-output-format', 'array']);
+    expect(alone.code, alone.err).toBe(0);
+    const two = await bitnet(['embed', '-p', '', '-p', 'a', '-q', '--embd-output-format', 'array']);
+    expect(JSON.parse(two.out)[0]).toEqual(JSON.parse(alone.out)[0]);
+  });
+
   it('arrays and JSON hold the same vectors, of length one, and json+ their cosines', async () => {
     const texts = ['-p', 'A cat\nTwo dogs', '-p', 'A cat'];
     const vectors = JSON.parse(await ok(...texts, '--embd-output-format', 'array')) as number[][];

@@ -1,6 +1,6 @@
 /** `bitnet verify`: the embedded model gives its recorded answers to the last bit; one that was broken on purpose does not pass. */
 import { createHash } from 'node:crypto';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -164,6 +164,24 @@ describe('broken models', () => {
     expect(out).not.toContain('prose');
   });
 
+  it('an embedding model has no answers: recording or comparing them is refused, not passed over', async () => {
+    const path = at('pooled.gguf');
+    const random = await tinyModel({ architecture: 'llama' });
+    await writeFile(path, await changed(random, (l) => void l.metadata.set('llama.pooling_type', u32(3))));
+    const answers = at('pooled.json');
+    const written = await bitnet(['verify', path, '--write', answers]);
+    expect(written.code, written.out).toBe(1);
+    expect(written.out).toMatch(/^bad {3}write +no answers to record in .*pooled\.json {2}-> compare its vectors/m);
+    expect(written.out).toContain(`Nothing recorded in ${answers}.`);
+    expect(written.out).toMatch(/NOT GOOD: 1 verdict against it; see what it says above\.\n$/);
+    await expect(readFile(answers)).rejects.toThrow('ENOENT');
+
+    await writeFile(answers, JSON.stringify(STORIES));
+    const compared = await bitnet(['verify', path, '--against', answers]);
+    expect(compared.code, compared.out).toBe(1);
+    expect(compared.out).toMatch(/^bad {3}against +no answers to compare with .*pooled\.json/m);
+  });
+
   it('another model than the one asked for', async () => {
     const { code, out } = await bitnet(['verify', '--against', '2b-4t']);
     expect(code).toBe(1);
@@ -177,7 +195,9 @@ describe('broken models', () => {
 describe('recorded answers', () => {
   it('are written, and compared: the same, and where they differ', async () => {
     const good = at('good.json');
-    expect((await bitnet(['verify', '--write', good])).code).toBe(0);
+    const recorded = await bitnet(['verify', '--write', good]);
+    expect(recorded.code, recorded.out).toBe(0);
+    expect(recorded.out).toContain(`\nAnswers recorded in ${good}.\nGOOD: `);
     const { run, ...written } = JSON.parse(await readFile(good, 'utf8'));
     const { run: _, ...known } = STORIES;
     expect(written).toEqual(known);
@@ -195,6 +215,29 @@ describe('recorded answers', () => {
     const differs = await bitnet(['verify', '--against', other]);
     expect(differs.out).toMatch(/^warn {2}logits .*the story differs from token 9 on/m);
   }, 60_000);
+
+  it('are refused where they cannot be written, before the model is even looked for', async () => {
+    const { code, out, err } = await bitnet(['verify', at('nowhere.gguf'), '--write', at('no/such/folder.json')]);
+    expect({ code, out }).toEqual({ code: 1, out: '' });
+    expect(err).toMatch(/^bitnet: io: .*folder\.json: cannot create, got no such file or folder\n$/);
+    // Nothing is left of answers that never came.
+    expect((await bitnet(['verify', at('nowhere.gguf'), '--write', at('never.json')])).err).toContain('nowhere.gguf');
+    expect((await readdir(folder)).filter((name) => name.includes('never'))).toEqual([]);
+  });
+
+  it('of a model that says nothing good are compared all the same', async () => {
+    const path = at('random.gguf');
+    await writeFile(path, await tinyModel({ architecture: 'llama' }));
+    const answers = at('random.json');
+    expect((await bitnet(['verify', path, '--write', answers])).out).toContain(
+      `\nAnswers recorded in ${answers}.\nNOT GOOD`,
+    );
+    const { code, out } = await bitnet(['verify', path, '--against', answers]);
+    expect(code, out).toBe(1);
+    expect(out).toMatch(
+      /NOT GOOD: 2 verdicts against it; it gives the recorded answers, bit for bit; see what it says/,
+    );
+  });
 
   it.each([
     ['no JSON', '{', /not JSON/],

@@ -8,7 +8,14 @@ import type { GgufValue } from '../../src/formats/gguf/types.ts';
 import { copyOf, writeGguf } from '../../src/formats/gguf/writer.ts';
 import { memorySink } from '../../src/formats/sink.ts';
 import { memorySource } from '../../src/formats/sources.ts';
-import { cosineSimilarity, dequantizeEmbedding, loadModel, type Model } from '../../src/index.ts';
+import {
+  cosineSimilarity,
+  dequantizeEmbedding,
+  type EmbedOptions,
+  loadModel,
+  type Model,
+  type QuantizedEmbedding,
+} from '../../src/index.ts';
 import { tinyModel } from '../model/models.ts';
 import { recode } from '../model/recode.ts';
 import { referenceHidden, relativeRms } from '../model/reference64.ts';
@@ -220,6 +227,22 @@ describe('what the file says', () => {
     expect(bits(task)).toEqual(bits(plain));
     expect(bits(whole)).toEqual(bits(await model.embed(['Instruct: Find it\nQuery:cat$&'])));
     expect(bits(whole)).not.toEqual(bits(plain));
+    await model.dispose();
+  });
+});
+
+describe('types', () => {
+  it('what callers keep in variables finds its overload too', async () => {
+    const model = await loadModel(await tinyModel({ architecture: 'qwen3' }), { threads: 1 });
+    const options: EmbedOptions = { quantize: 'int8' };
+    const floats: Float32Array[] = await model.embed(['x'], { quantize: undefined });
+    const codes: QuantizedEmbedding[] = await model.embed(['x'], { quantize: 'int8' });
+    const either: Float32Array[] | QuantizedEmbedding[] = await model.embed(['x'], options);
+    expect(either).toEqual(codes);
+    expect(floats[0]).toBeInstanceOf(Float32Array);
+    // @ts-expect-error codes are not floats
+    const wrong: Float32Array[] = await model.embed(['x'], { quantize: 'int8' });
+    expect(wrong).toEqual(codes);
     await model.dispose();
   });
 });

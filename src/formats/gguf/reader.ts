@@ -130,7 +130,7 @@ function magicHint(bytes: Uint8Array): string | undefined {
   if (new TextDecoder().decode(bytes.subarray(0, 7)) === 'version')
     return 'this is a git-lfs pointer: run git lfs pull';
   if (bytes[0] === 0x50 && bytes[1] === 0x4b) return 'this is a zip or PyTorch file; those are not supported';
-  if (bytes[8] === 0x7b) return 'this looks like a safetensors file';
+  if (bytes[8] === 0x7b) return 'this looks like a safetensors file: bitnet convert makes a GGUF file of its folder';
   return undefined;
 }
 
