@@ -9,11 +9,13 @@ import { bytes, plural, table } from './format.ts';
 import type { Io } from './io.ts';
 
 /** One line each; what to do follows an arrow. */
-export function verdictLines(verdicts: readonly Verdict[]): string {
+export function verdictLines(verdicts: readonly Verdict[], beside: readonly Verdict[] = []): string {
+  // Lines that follow others stand under them.
+  const width = beside.reduce((widest, { what }) => Math.max(widest, printable(what).length), 0);
   return table(
     verdicts.map(({ grade, what, finding, todo }) => [
       grade.padEnd(4),
-      printable(what),
+      printable(what).padEnd(width),
       printable(todo === undefined ? finding : `${finding}  -> ${todo}`),
     ]),
   );

@@ -81,6 +81,9 @@ async function judge(args: Args, asked: Asked, sink: ByteSink | undefined, io: I
     await source.close();
   }
   const verdicts = [...file.verdicts, ...asked.verdicts(file.published)];
+  const ofFile = [...verdicts];
+  // The model may take minutes to be heard.
+  if (!args.json) await io.write(`${verdictLines(ofFile)}\n`);
   const expected = asked.published === undefined ? expectationOf(file.published) : expectationOf(asked.published);
   let answers: Answers | undefined;
   let isSame = false;
@@ -105,7 +108,7 @@ async function judge(args: Args, asked: Asked, sink: ByteSink | undefined, io: I
   if (args.json) await io.write(`${JSON.stringify({ file: file.label, good: isGood, verdicts, answers }, null, 2)}\n`);
   else {
     const end = sentence({ verdicts, file, expected, answers, isSame, written: args.write });
-    await io.write(`${verdictLines(verdicts)}\n\n${end}\n`);
+    await io.write(`${verdictLines(verdicts.slice(ofFile.length), ofFile)}\n\n${end}\n`);
   }
   return isGood ? 0 : 1;
 }
