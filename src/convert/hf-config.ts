@@ -206,6 +206,7 @@ export function readHfConfig(json: JsonObject, name: string, pooling?: PoolingTy
     expected: 'heads of even size, a whole number of them for each key/value head',
     got: `${nHeads} heads of ${model.headDim} over ${model.nKvHeads}`,
   }));
+  refuseOtherGraphs(json, model);
   // An embedding has no logits.
   const tied = family.pooling === undefined ? json.tie_word_embeddings : true;
   return {
@@ -216,6 +217,28 @@ export function readHfConfig(json: JsonObject, name: string, pooling?: PoolingTy
     tied: typeof tied === 'boolean' ? tied : undefined,
     notConverted: notConverted(json),
   };
+}
+
+/** Keys with which Gemma and Qwen compute something else than the graphs here. */
+function refuseOtherGraphs(json: JsonObject, { headDim }: ModelConfig): void {
+  const refuse = (key: string, holds: boolean, expected: string) =>
+    want(holds, 'unsupported-architecture', 'this model computes something that does not run here', () => ({
+      where: `${FILE}: ${key}`,
+      expected,
+      got: show(json[key]),
+    }));
+  for (const key of ['attn_logit_softcapping', 'final_logit_softcapping']) {
+    refuse(key, (json[key] ?? 0) === 0, 'none: scores and logits are not capped');
+  }
+  const scale = json.query_pre_attn_scalar ?? headDim;
+  refuse('query_pre_attn_scalar', scale === headDim, `${headDim}, the size of a head`);
+}
+
+/** What config.json asks for and no GGUF file of these models says. */
+export function windowNote(json: JsonObject, { contextLength }: ModelConfig): string | undefined {
+  const window = json.sliding_window;
+  if (typeof window !== 'number' || window >= contextLength || json.use_sliding_window === false) return undefined;
+  return `attention in windows of ${window} is left out, as bitnet.cpp's converter does: longer texts come out otherwise`;
 }
 
 function familyOf(json: JsonObject): Family {

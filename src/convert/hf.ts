@@ -13,7 +13,7 @@ import type { SafetensorsFile } from '../formats/safetensors/types.ts';
 import type { ByteSink } from '../formats/sink.ts';
 import type { ByteSource } from '../formats/source.ts';
 import type { I2sLayout } from '../tensors/i2s-layouts.ts';
-import { type HfConfig, readHfConfig } from './hf-config.ts';
+import { type HfConfig, readHfConfig, windowNote } from './hf-config.ts';
 import { type PairedTensor, pairTensors } from './hf-tensors.ts';
 import { modelMetadata, u32, vectorType } from './layout.ts';
 import { encodeMatrix, RoundedScales, type TritMatrix } from './linear.ts';
@@ -126,6 +126,8 @@ async function readCheckpoint(reader: HfReader, options: ConvertOptions) {
   const notes = [...tokenizer.notes];
   const unsaid = config.family.pooling !== undefined && pooling === undefined;
   if (unsaid) notes.push(`no modules.json with a pooling: taken to be ${config.model.pooling}`);
+  const window = windowNote(json, config.model);
+  if (window !== undefined) notes.push(window);
   return { config, metadata: tokenizer.metadata, notes, weights: await openWeights(reader) };
 }
 

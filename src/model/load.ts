@@ -73,13 +73,20 @@ export async function loadWeights(
     outputNorm,
     ...(ropeFactors === undefined ? [] : [ropeFactors]),
   ]);
+  const factors = await ropeFactors;
+  const bad = factors?.findIndex((factor) => !(factor > 0)) ?? -1;
+  want(bad < 0, 'bad-tensor', 'a divisor of a frequency is not positive', () => ({
+    where: `${gguf.label}: rope_freqs.weight element ${bad}`,
+    expected: 'more than 0',
+    got: `${factors?.[bad]}`,
+  }));
   return {
     config,
     embedding: await embedding,
     layers: await Promise.all(layers),
     outputNorm: await outputNorm,
     head: await head,
-    ropeFactors: await ropeFactors,
+    ropeFactors: factors,
   };
 }
 

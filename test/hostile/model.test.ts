@@ -214,6 +214,23 @@ describe('tensors', () => {
   });
 });
 
+it('divisors of frequencies that are zero or negative are refused', async () => {
+  for (const [value, got] of [
+    [0, '0'],
+    [-1, '-1'],
+  ] as const) {
+    const factors = new Float32Array(32).fill(2);
+    factors[7] = value;
+    const file = await changed((_, tensors) => {
+      const bytes = new Uint8Array(factors.buffer);
+      tensors.set('rope_freqs.weight', { name: 'rope_freqs.weight', dtype: 'F32', shape: [32], data: () => [bytes] });
+    });
+    const error = await refusal(file);
+    expect(error.code).toBe('bad-tensor');
+    expect(error.message).toMatch(new RegExp(`rope_freqs\\.weight element 7: .*expected more than 0, got ${got}`));
+  }
+});
+
 it('a copy of the embedding, as in the first official upload, is neither loaded nor counted', async () => {
   const embedding = gguf.tensor('token_embd.weight');
   const file = await changed((_, tensors) => {

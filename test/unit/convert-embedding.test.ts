@@ -137,6 +137,26 @@ describe('embedding models', () => {
     expect(unsaid.notes).toContainEqual(expect.stringMatching(/no modules\.json with a pooling: taken to be last/));
   });
 
+  it('refuses other scores and capped logits, and says that windows are left out', async () => {
+    const withKeys = async (keys: Record<string, unknown>) => {
+      const c = embedding('gemma3_text');
+      Object.assign(c.config, keys);
+      return converted(await filesOf(c));
+    };
+    const refused: [Record<string, unknown>, RegExp][] = [
+      [{ query_pre_attn_scalar: 168 }, /query_pre_attn_scalar: .*expected 64, the size of a head, got 168/],
+      [{ final_logit_softcapping: 30 }, /final_logit_softcapping: .*got 30/],
+      [{ attn_logit_softcapping: 50 }, /attn_logit_softcapping: .*got 50/],
+    ];
+    for (const [keys, message] of refused) await refuses(withKeys(keys), 'unsupported-architecture', message);
+    const plain = { query_pre_attn_scalar: 64, final_logit_softcapping: null };
+    const { notes } = await withKeys({ ...plain, sliding_window: 16 });
+    expect(notes).toContainEqual(expect.stringMatching(/windows of 16 is left out/));
+    for (const keys of [plain, { sliding_window: 1 << 20 }, { sliding_window: 16, use_sliding_window: false }]) {
+      expect((await withKeys(keys)).notes.filter((note) => /window/.test(note))).toEqual([]);
+    }
+  });
+
   it('refuses poolings that nobody computes, paths out of the folder, and ordinary models', async () => {
     await refuses(
       converted(await folder('qwen3', 'pooling_mode_weightedmean_tokens')),
