@@ -10,6 +10,7 @@ import { BitnetError } from '../errors.ts';
 import type { GgufFile, GgufTensor, GgufValue } from '../formats/index.ts';
 import { architectureOf } from '../model/architectures.ts';
 import { type ModelConfig, readConfig } from '../model/config.ts';
+import type { I2sLayout } from '../model/layout.ts';
 import { loadedBytes } from '../model/plan.ts';
 import { createTokenizer, type Tokenizer } from '../tokenizer/index.ts';
 
@@ -56,7 +57,8 @@ export interface TokenizerFacts {
   readonly chatTemplate: { readonly source: string; readonly origin: string } | undefined;
 }
 
-export function describeFile(gguf: GgufFile, pre: string | undefined): Description {
+/** `i2s` is the order that values of I2_S were found in. */
+export function describeFile(gguf: GgufFile, pre: string | undefined, i2s?: I2sLayout): Description {
   const architecture = attempt(() => gguf.getString('general.architecture'));
   const known = attempt(() => architectureOf(gguf.getString('general.architecture')));
   const name = attempt(() => gguf.findString('general.name'));
@@ -72,7 +74,7 @@ export function describeFile(gguf: GgufFile, pre: string | undefined): Descripti
       : known,
     config: known.ok ? attempt(() => readConfig(gguf, known.value)) : known,
     parameters: gguf.tensors.reduce((sum, tensor) => sum + tensor.elements, 0),
-    types: countTypes(gguf.tensors),
+    types: countTypes(gguf.tensors, i2s),
     tokenizer: attempt(() => tokenizerFacts(tokenizerOf(gguf, pre))),
     weightBytes: gguf.tensors.reduce((sum, tensor) => sum + loadedBytes(tensor), 0),
   };
@@ -117,7 +119,7 @@ function tokenizerFacts(tokenizer: Tokenizer): TokenizerFacts {
   };
 }
 
-function countTypes(tensors: readonly GgufTensor[]): TypeCount[] {
+function countTypes(tensors: readonly GgufTensor[], i2s: I2sLayout | undefined): TypeCount[] {
   const byType = new Map<string, GgufTensor[]>();
   for (const tensor of tensors) byType.set(tensor.dtype.name, [...(byType.get(tensor.dtype.name) ?? []), tensor]);
   return [...byType].map(([type, group]) => ({
@@ -125,16 +127,22 @@ function countTypes(tensors: readonly GgufTensor[]): TypeCount[] {
     tensors: group.length,
     parameters: group.reduce((sum, { elements }) => sum + elements, 0),
     bytes: group.reduce((sum, { byteLength }) => sum + byteLength, 0),
-    layout: layoutOf(group[0]),
+    layout: layoutOf(group[0], i2s),
   }));
 }
 
-function layoutOf({ dtype }: GgufTensor): string {
+const I2S_BLOCKS: Readonly<Record<I2sLayout, string>> = {
+  x86: '128-value blocks of 32 bytes',
+  arm64: '64-value blocks of 16 bytes',
+  rows4: 'four rows at a time, a column to a byte',
+};
+
+function layoutOf({ dtype }: GgufTensor, i2s: I2sLayout = 'x86'): string {
   if (!dtype.readable) return `cannot be run: ${dtype.why ?? 'not readable'}`;
   if (dtype.blockElements === 1) return '';
   if (dtype.name === 'TL1' || dtype.name === 'TL2') return 'tiles by shape, one scale at the end';
-  const scale = dtype.size === 'flat' ? ', one scale at the end' : '';
-  return `${dtype.blockElements}-value blocks of ${dtype.blockBytes} bytes${scale}`;
+  if (dtype.name === 'I2_S') return `${I2S_BLOCKS[i2s]}, one scale at the end`;
+  return `${dtype.blockElements}-value blocks of ${dtype.blockBytes} bytes`;
 }
 
 /** Bytes of keys and values for `positions` tokens. */

@@ -7,9 +7,10 @@ import { BitnetError } from '../errors.ts';
 import type { GgufFile } from '../formats/index.ts';
 import type { Backend } from '../kernels/interface.ts';
 import type { ModelConfig } from '../model/config.ts';
+import type { TernaryLayout } from '../model/forms.ts';
 import type { Attempt } from './describe.ts';
 import type { Values } from './flags.ts';
-import { layoutOptions, type runtimeFlags, sessionOptions } from './flags-common.ts';
+import { type runtimeFlags, sessionOptions } from './flags-common.ts';
 import { bytes } from './format.ts';
 
 export interface Fit {
@@ -20,13 +21,15 @@ export interface Fit {
   readonly notes: readonly string[];
 }
 
-type FitArgs = Pick<
-  Values<typeof runtimeFlags>,
-  'ctx-size' | 'cache-type-k' | 'cache-type-v' | 'i2s-layout' | 'tl-tiles'
->;
+type ContextArgs = Pick<Values<typeof runtimeFlags>, 'ctx-size' | 'cache-type-k' | 'cache-type-v'>;
 
 /** On one thread; each further one takes some scratch of its own, far below a thousandth of the whole. */
-export async function fitOf(gguf: GgufFile, config: ModelConfig, args: FitArgs): Promise<Attempt<Fit>> {
+export async function fitOf(
+  gguf: GgufFile,
+  config: ModelConfig,
+  layout: TernaryLayout,
+  args: ContextArgs,
+): Promise<Attempt<Fit>> {
   const [{ wasm }, { DEFAULT_BATCH }, { kvShapeOf }, { decideForms }, { modelTensors, planMemory }] = await Promise.all(
     [
       import('../engine/backends.ts'),
@@ -39,8 +42,6 @@ export async function fitOf(gguf: GgufFile, config: ModelConfig, args: FitArgs):
   let backend: Backend | undefined;
   try {
     backend = await wasm({ threads: 1 })();
-    const { i2sLayout, tiles } = layoutOptions(args);
-    const layout = { i2s: i2sLayout === 'auto' ? undefined : i2sLayout, tiles: tiles === 'auto' ? undefined : tiles };
     const forms = await decideForms(gguf, modelTensors(gguf), { layout, allowDense: true });
     const kv = kvShapeOf(config, sessionOptions(args, config.contextLength));
     const { spanBytes = 0, notes } = planMemory(gguf, backend, { batchSize: DEFAULT_BATCH, kv, forms });

@@ -6,6 +6,7 @@
 import { DEFAULT_CONTEXT } from '../engine/session.ts';
 import { BitnetError } from '../errors.ts';
 import { describeValue, type GgufFile, type GgufValue, openGguf, StringArray } from '../formats/index.ts';
+import type { TernaryLayout } from '../model/forms.ts';
 import { findLayout } from '../model/layout.ts';
 import { command } from './command.ts';
 import { type Attempt, cacheBytes, type Description, describeFile, plain } from './describe.ts';
@@ -84,11 +85,9 @@ export const inspect = command({
         await io.write(`${wholeValue(gguf, args.metadata)}\n`);
         return 0;
       }
-      const facts = {
-        ...describeFile(gguf, args.pre),
-        layout: (await findLayout(gguf, { ...layoutOptions(args), signal: io.signal })).finding,
-      };
-      const fit = await fitOfFile(gguf, facts, args);
+      const { layout, finding } = await findLayout(gguf, { ...layoutOptions(args), signal: io.signal });
+      const facts = { ...describeFile(gguf, args.pre, layout.i2s), layout: finding };
+      const fit = await fitOfFile(gguf, facts, layout, args);
       if (args.json) await io.write(`${JSON.stringify(asJson(gguf, facts, fit, args), jsonable, 2)}\n`);
       else await io.write(`${asText(gguf, facts, fit, args)}\n`);
       return 0;
@@ -165,9 +164,14 @@ function factRows(facts: Facts, args: Args, fit: Attempt<Fit> | undefined): [str
 }
 
 /** Nothing to say where there is no model. */
-async function fitOfFile(gguf: GgufFile, facts: Description, args: Args): Promise<Attempt<Fit> | undefined> {
+async function fitOfFile(
+  gguf: GgufFile,
+  facts: Description,
+  layout: TernaryLayout,
+  args: Args,
+): Promise<Attempt<Fit> | undefined> {
   if (!facts.config.ok || gguf.tensors.length === 0) return undefined;
-  return fitOf(gguf, facts.config.value, args);
+  return fitOf(gguf, facts.config.value, layout, args);
 }
 
 function told<T>(attempt: Attempt<T>, tell: (value: T) => string): string {

@@ -52,6 +52,24 @@ it('inspect tells the layout, as text and as JSON', async () => {
   expect(out).toMatch(/^layout: +I2_S as rows4: as asked$/m);
 });
 
+it.each([
+  [['arm64.gguf'], '64-value blocks of 16 bytes, one scale at the end'],
+  [['stories.gguf'], '128-value blocks of 32 bytes, one scale at the end'],
+  [['stories.gguf', '--i2s-layout', 'rows4'], 'four rows at a time, a column to a byte, one scale at the end'],
+])('inspect describes the blocks of the layout: %s', async ([name, ...flags], layout) => {
+  const { out } = await bitnet(['inspect', at(name), ...flags, '--json']);
+  const { types } = JSON.parse(out) as { types: { type: string; layout: string }[] };
+  expect(types.find(({ type }) => type === 'I2_S')?.layout).toBe(layout);
+});
+
+it('inspect reckons memory with the tiles that it was given', async () => {
+  const tiles = '256x256=64/128/32,128x256=64/64/64,768x256=384/128/32,256x768=128/192/32';
+  const { out } = await bitnet(['inspect', at('tl1.gguf'), '--tl-tiles', tiles]);
+  expect(out).toMatch(/^fits: +yes, /m);
+  const wrong = await bitnet(['inspect', at('tl1.gguf'), '--tl-tiles', '256x256=100/64/32']);
+  expect(wrong.out).toMatch(/^fits: +no: .*the tiles do not fit this TL1 matrix/m);
+});
+
 it('tiles are named as in kernel_config.ini', async () => {
   const usual = await bitnet(['-m', at('stories.gguf'), ...STORY]);
   const tiles = '256x256=64/128/32,128x256=64/64/64,768x256=384/128/32,256x768=128/192/32';
