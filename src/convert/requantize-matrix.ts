@@ -11,7 +11,9 @@ import { wantWeights } from '../tensors/dense-forms.ts';
 import { isTernary, type TernaryDTypeName } from '../tensors/dtype.ts';
 import { loadPacked, type ReadTensor } from '../tensors/load.ts';
 import { packedBytes, unpackRow } from '../tensors/packed.ts';
-import { blockScales } from '../tensors/transcode.ts';
+import { blockScales } from '../tensors/tq.ts';
+import { TQ1_0 } from '../tensors/tq1.ts';
+import { TQ2_0 } from '../tensors/tq2.ts';
 import { rowsPerPiece, type TritMatrix } from './linear.ts';
 import { type FloatPieces, type FloatSurvey, floatTrits, type RowOrder, surveyFloats } from './weights.ts';
 
@@ -158,7 +160,8 @@ export async function severalScales(
     const bytes = piece.subarray(0, Math.min(perPiece, blocks - at) * blockBytes);
     await reading(tensor)(bytes, at * blockBytes);
     wantWeights(tensor.dtype, bytes, at * tensor.dtype.blockElements, where);
-    for (const scale of blockScales(type, bytes)) if (scale !== 0) found.add(Math.abs(scale));
+    for (const scale of blockScales(type === 'TQ1_0' ? TQ1_0 : TQ2_0, bytes))
+      if (scale !== 0) found.add(Math.abs(scale));
   }
   return found.size > 1 ? found : undefined;
 }

@@ -18,8 +18,9 @@ import { encodeQ8_0 } from '../tensors/q8_0.ts';
 import { tilesOf } from '../tensors/tiles.ts';
 import { encodeTL1 } from '../tensors/tl1.ts';
 import { encodeTL2 } from '../tensors/tl2.ts';
-import { encodeTQ1, quantizeTQ1 } from '../tensors/tq1.ts';
-import { encodeTQ2, quantizeTQ2 } from '../tensors/tq2.ts';
+import { quantizeTernary } from '../tensors/tq.ts';
+import { encodeTQ1, TQ1_0 } from '../tensors/tq1.ts';
+import { encodeTQ2, TQ2_0 } from '../tensors/tq2.ts';
 
 /** Types for the ternary matrices, with llama.cpp's number for a file of each (`general.file_type`). */
 export const linearTypes = { I2_S: 40, TQ1_0: 36, TQ2_0: 37, TL1: 38, TL2: 39, F16: 1, BF16: 32, F32: 0 } as const;
@@ -48,8 +49,8 @@ const floatEncoders = {
   Q4_0: encodeQ4_0,
   Q3_K: encodeQ3_K,
   Q2_K: encodeQ2_K,
-  TQ2_0: quantizeTQ2,
-  TQ1_0: quantizeTQ1,
+  TQ2_0: (values) => quantizeTernary(TQ2_0, values),
+  TQ1_0: (values) => quantizeTernary(TQ1_0, values),
 } satisfies Record<string, (values: Float32Array) => Uint8Array>;
 
 /** Types for embeddings and output heads, best first. */

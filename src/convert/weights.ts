@@ -22,11 +22,11 @@
  * @module
  */
 
-import { BitnetError, want } from '../errors.ts';
+import { want } from '../errors.ts';
 import type { SafetensorsTensor } from '../formats/safetensors/types.ts';
 import { decodeInto, findNotFinite } from '../tensors/decode.ts';
 import { dtypeByName } from '../tensors/dtype.ts';
-import { findCode3, wantScale } from '../tensors/i2s.ts';
+import { code3, findCode3, wantScale } from '../tensors/i2s.ts';
 import { type Ternariness, ternarinessOf } from '../tensors/ternariness.ts';
 import { rowsPerPiece, type TritMatrix } from './linear.ts';
 
@@ -242,9 +242,6 @@ function wantTernary(bytes: Uint8Array, { name, shape }: SafetensorsTensor): voi
   if (at < 0) return;
   const plane = [0, 1, 2, 3].findIndex((p) => ((bytes[at] >> (2 * p)) & 3) === 3);
   const [quarter, columns] = shape;
-  throw new BitnetError('bad-tensor', 'code 3 where only 0, 1, 2 are ternary', {
-    where: `${name} row ${Math.floor(at / columns) + plane * quarter} column ${at % columns}`,
-    got: `byte 0x${bytes[at].toString(16).padStart(2, '0')}`,
-    hint: 'the file is damaged, or packed in another way',
-  });
+  const place = `${name} row ${Math.floor(at / columns) + plane * quarter} column ${at % columns}`;
+  throw code3(place, bytes[at], 'the file is damaged, or packed in another way');
 }

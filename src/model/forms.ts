@@ -23,7 +23,9 @@ import { scaleOfI2S } from '../tensors/i2s.ts';
 import type { I2sLayout } from '../tensors/i2s-layouts.ts';
 import { ternarinessOf } from '../tensors/ternariness.ts';
 import { type TilesChoice, tilesOf } from '../tensors/tiles.ts';
-import { blockScales } from '../tensors/transcode.ts';
+import { blockScales } from '../tensors/tq.ts';
+import { TQ1_0 } from '../tensors/tq1.ts';
+import { TQ2_0 } from '../tensors/tq2.ts';
 import { allSettled, createTurns } from '../tensors/turns.ts';
 import type { ModelTensors } from './plan.ts';
 import { isTable } from './tensors.ts';
@@ -144,8 +146,9 @@ async function lookAt(tensor: GgufTensor, where: string, { tiles }: TernaryLayou
 
 /** Whether a projection is of a TQ type whose blocks have scales of their own, by a look at both of its ends. */
 export async function hasBlockScales(tensor: GgufTensor): Promise<boolean> {
-  const { name: type, blockElements } = tensor.dtype;
-  if (type !== 'TQ1_0' && type !== 'TQ2_0') return false;
+  const { name, blockElements } = tensor.dtype;
+  if (name !== 'TQ1_0' && name !== 'TQ2_0') return false;
+  const type = name === 'TQ1_0' ? TQ1_0 : TQ2_0;
   const columns = tensor.shape[0] ?? 1;
   const rows = tensor.elements / columns;
   const scales = new Set<number>();

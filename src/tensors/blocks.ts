@@ -55,24 +55,3 @@ export function wantFinite(values: Float32Array): void {
     }));
   }
 }
-
-/**
- * Blocks of 256 floats as upstream's quantisers for TQ1_0 and TQ2_0 take them: the scale is the largest magnitude, and what is at
- * least half of it becomes +-1. Exact for values that are ternary; for others, such as embeddings, most becomes 0.
- */
-export function* ternaryBlocks(
-  values: Float32Array,
-): Generator<{ readonly block: number; readonly trits: Int8Array; readonly scale: number }> {
-  wantFinite(values);
-  const trits = new Int8Array(256);
-  for (let block = 0; block < values.length / 256; block++) {
-    const some = values.subarray(block * 256, (block + 1) * 256);
-    const scale = some.reduce((max, x) => Math.max(max, Math.abs(x)), 0);
-    const inverse = scale === 0 ? 0 : Math.fround(1 / scale);
-    for (let j = 0; j < 256; j++) {
-      const trit = roundAway(Math.fround(some[j] * inverse));
-      trits[j] = Math.max(-1, Math.min(1, Number.isNaN(trit) ? 0 : trit));
-    }
-    yield { block, trits, scale };
-  }
-}

@@ -14,8 +14,9 @@ import { type CentredBlocks, decodeCentred, Q4_0, Q4_1, Q5_0, Q5_1 } from './q4_
 import { Q4_K, Q5_K } from './q4_q5_k.ts';
 import { decodeQ6_K } from './q6_k.ts';
 import { decodeQ8_0 } from './q8_0.ts';
-import { decodeTQ1, TQ1_SCALE } from './tq1.ts';
-import { decodeTQ2, TQ2_SCALE } from './tq2.ts';
+import { decodeTernary, type TernaryBlocks } from './tq.ts';
+import { TQ1_0 } from './tq1.ts';
+import { TQ2_0 } from './tq2.ts';
 
 type Decode = (bytes: Uint8Array, first: number, count: number, out: Float32Array, outAt: number) => void;
 
@@ -44,6 +45,13 @@ function affine(type: AffineBlocks, scalesAt: number): Codec {
   };
 }
 
+function ternary(type: TernaryBlocks): Codec {
+  return {
+    decode: (bytes, first, count, out, outAt) => decodeTernary(type, bytes, first, count, out, outAt),
+    findNotFinite: (bytes) => findBlockScale(bytes, type.bytes, type.scaleAt, 256),
+  };
+}
+
 /** TL1 and TL2 are not here: where a value is depends on shape and tiles, see `tl1.ts`. */
 const codecs: Record<Exclude<ReadableDTypeName, LookupTernaryName>, Codec> = {
   F32: { decode: decodeF32, findNotFinite: (bytes) => findExponent(bytes, 4, 0x7f80) },
@@ -59,8 +67,8 @@ const codecs: Record<Exclude<ReadableDTypeName, LookupTernaryName>, Codec> = {
   Q4_K: affine(Q4_K, 0),
   Q5_K: affine(Q5_K, 0),
   Q6_K: { decode: decodeQ6_K, findNotFinite: (bytes) => findBlockScale(bytes, 210, 208, 256) },
-  TQ1_0: { decode: decodeTQ1, findNotFinite: (bytes) => findBlockScale(bytes, 54, TQ1_SCALE, 256) },
-  TQ2_0: { decode: decodeTQ2, findNotFinite: (bytes) => findBlockScale(bytes, 66, TQ2_SCALE, 256) },
+  TQ1_0: ternary(TQ1_0),
+  TQ2_0: ternary(TQ2_0),
   I2_S: {
     decode: (bytes, first, count, out, outAt) => decodeI2S(bytes, i2sElements(bytes), first, count, out, outAt),
     findNotFinite: (bytes) => (Number.isFinite(scaleOfI2S(bytes, bytes.length - TAIL_BYTES)) ? -1 : 0),

@@ -15,7 +15,7 @@
  * @module
  */
 
-import { BitnetError, want } from '../errors.ts';
+import { want } from '../errors.ts';
 import { AFFINE_BYTES, AFFINE_ELEMENTS, toAffine } from './affine.ts';
 import { decodeInto, findNotFinite } from './decode.ts';
 import { type DType, type DTypeName, dtypeByName } from './dtype.ts';
@@ -25,8 +25,9 @@ import { inPieces, type ReadTensor } from './load.ts';
 import { codesQ3_K, Q3_K_BYTES, Q3_K_D, scalesQ3_K } from './q2_q3_k.ts';
 import { type CentredBlocks, Q4_0, Q4_1, Q5_0, Q5_1 } from './q4_q5.ts';
 import { Q4_K, Q5_K } from './q4_q5_k.ts';
-import { decodeTritsTQ1, digitTableTQ1, TQ1_BLOCK_BYTES, wantBytesTQ1 } from './tq1.ts';
-import { decodeTritsTQ2, TQ2_BLOCK_BYTES, TQ2_SCALE } from './tq2.ts';
+import type { TernaryBlocks } from './tq.ts';
+import { digitTableTQ1, TQ1_0, wantBytesTQ1 } from './tq1.ts';
+import { TQ2_0, wantCodesTQ2 } from './tq2.ts';
 
 /** Types in which dense weights lie in memory: file types and AFFINE. */
 export type MemoryType = 'F32' | 'F16' | 'BF16' | 'Q8_0' | 'Q6_K' | 'AFFINE';
@@ -47,8 +48,8 @@ const forms: Partial<Record<DTypeName, Form>> = {
   Q6_K: itself('Q6_K'),
   Q4_0: { memory: 'Q8_0', transcode: (bytes, out) => centredToQ8_0(Q4_0, bytes, out) },
   Q5_0: { memory: 'Q8_0', transcode: (bytes, out) => centredToQ8_0(Q5_0, bytes, out) },
-  TQ1_0: { memory: 'Q8_0', transcode: tq1ToQ8_0 },
-  TQ2_0: { memory: 'Q8_0', transcode: tq2ToQ8_0 },
+  TQ1_0: { memory: 'Q8_0', transcode: (bytes, out) => ternaryToQ8_0(TQ1_0, bytes, out) },
+  TQ2_0: { memory: 'Q8_0', transcode: (bytes, out) => ternaryToQ8_0(TQ2_0, bytes, out) },
   Q3_K: { memory: 'Q6_K', transcode: q3ToQ6 },
   Q4_1: { memory: 'AFFINE', transcode: (bytes, out) => toAffine(Q4_1, bytes, out) },
   Q5_1: { memory: 'AFFINE', transcode: (bytes, out) => toAffine(Q5_1, bytes, out) },
@@ -143,31 +144,18 @@ function centredToQ8_0({ bytes: blockBytes, middle, codes }: CentredBlocks, byte
   }
 }
 
-function tq1ToQ8_0(bytes: Uint8Array, out: Uint8Array): void {
-  const [trits, scale] = [new Int8Array(256), new Float32Array(1)];
-  for (let at = 0, to = 0; at < bytes.length; at += TQ1_BLOCK_BYTES, to += 8 * Q8_BYTES) {
-    const block = bytes.subarray(at, at + TQ1_BLOCK_BYTES);
-    decodeTritsTQ1(block, 0, 256, trits, scale);
-    tritsToQ8_0(trits, block, out, to);
-  }
-}
-
-function tq2ToQ8_0(bytes: Uint8Array, out: Uint8Array): void {
-  const [trits, scale] = [new Int8Array(256), new Float32Array(1)];
-  for (let at = 0, to = 0; at < bytes.length; at += TQ2_BLOCK_BYTES, to += 8 * Q8_BYTES) {
-    const block = bytes.subarray(at, at + TQ2_BLOCK_BYTES);
-    decodeTritsTQ2(block, 0, 256, trits, scale);
-    tritsToQ8_0(trits, block, out, to);
-  }
-}
-
-/** Eight blocks; d is in the last two bytes of `block`. */
-function tritsToQ8_0(trits: Int8Array, block: Uint8Array, out: Uint8Array, to: number): void {
-  const [low, high] = block.subarray(block.length - 2);
-  for (let j = 0; j < 256; j++) out[to + (j >> 5) * Q8_BYTES + 2 + (j & 31)] = trits[j];
-  for (let b = to; b < to + 8 * Q8_BYTES; b += Q8_BYTES) {
-    out[b] = low;
-    out[b + 1] = high;
+/** Eight blocks for one, all with its d, which is behind the code. */
+function ternaryToQ8_0(type: TernaryBlocks, bytes: Uint8Array, out: Uint8Array): void {
+  const trits = new Int8Array(256);
+  for (let at = 0, to = 0; at < bytes.length; at += type.bytes, to += 8 * Q8_BYTES) {
+    type.decodeBlock(bytes, at, trits, 0);
+    const d = at + type.scaleAt;
+    for (let b = 0; b < 8; b++) {
+      const block = to + b * Q8_BYTES;
+      out[block] = bytes[d];
+      out[block + 1] = bytes[d + 1];
+      for (let j = 0; j < 32; j++) out[block + 2 + j] = trits[32 * b + j];
+    }
   }
 }
 
@@ -183,24 +171,7 @@ export function wantWeights(dtype: DType, bytes: Uint8Array, first: number, wher
   const bad = findNotFinite(dtype, bytes);
   want(bad < 0, 'bad-tensor', 'a weight is not a finite number', () => ({ where: `${where} element ${first + bad}` }));
   if (dtype.name === 'TQ1_0') wantBytesTQ1(bytes, first / 256, digitTableTQ1(), where);
-  if (dtype.name === 'TQ2_0') wantNoCode3TQ2(bytes, first, where);
-}
-
-function wantNoCode3TQ2(bytes: Uint8Array, first: number, where: string): void {
-  for (let at = 0; at < bytes.length; at += TQ2_BLOCK_BYTES) {
-    for (let i = 0; i < TQ2_SCALE; i++) {
-      const byte = bytes[at + i];
-      const threes = byte & (byte >> 1) & 0x55;
-      if (threes === 0) continue;
-      const plane = [0, 2, 4, 6].findIndex((shift) => ((threes >> shift) & 1) === 1);
-      const value = first + (at / TQ2_BLOCK_BYTES) * 256 + 128 * (i >> 5) + 32 * plane + (i & 31);
-      throw new BitnetError('bad-tensor', 'code 3 where only 0, 1, 2 are ternary', {
-        where: `${where} value ${value}`,
-        got: `byte 0x${byte.toString(16).padStart(2, '0')}`,
-        hint: 'the file is damaged',
-      });
-    }
-  }
+  if (dtype.name === 'TQ2_0') wantCodesTQ2(bytes, first, where);
 }
 
 const Q6_BYTES = 210;

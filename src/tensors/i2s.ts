@@ -132,9 +132,18 @@ export function wantNoCode3(bytes: Uint8Array, firstElement: number, where: stri
   const plane = [6, 4, 2, 0].findIndex((shift) => ((bytes[at] >> shift) & 3) === 3);
   const element =
     firstElement + Math.floor(at / I2S_BLOCK_BYTES) * I2S_BLOCK_ELEMENTS + 32 * plane + (at % I2S_BLOCK_BYTES);
-  throw new BitnetError('bad-tensor', 'code 3 where only 0, 1, 2 are ternary', {
-    where: `${where} value ${element}`,
-    got: `byte 0x${bytes[at].toString(16).padStart(2, '0')}`,
-    hint: 'the file is damaged, or was quantised with more than one thread',
+  throw code3(
+    `${where} value ${element}`,
+    bytes[at],
+    'the file is damaged, or was quantised with more than one thread',
+  );
+}
+
+/** Code 3 in a byte of whatever type keeps four codes in one. */
+export function code3(where: string, byte: number, hint: string): BitnetError {
+  return new BitnetError('bad-tensor', 'code 3 where only 0, 1, 2 are ternary', {
+    where,
+    got: `byte 0x${byte.toString(16).padStart(2, '0')}`,
+    hint,
   });
 }

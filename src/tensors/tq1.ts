@@ -20,16 +20,10 @@
  */
 
 import { BitnetError } from '../errors.ts';
-import { f16ToNumber, numberToF16 } from '../numeric/f16.ts';
-import { blockCount, firstBlock, readF16, ternaryBlocks, writeF16 } from './blocks.ts';
-import { wantScale, wantTrit } from './i2s.ts';
+import { encodeTernary, type TernaryBlocks } from './tq.ts';
 
-const ELEMENTS = 256;
-export const TQ1_BLOCK_BYTES = 54;
 const QS2 = 32;
 const QH = 48;
-/** Offset of the scale in a block. */
-export const TQ1_SCALE = 52;
 
 /** Digit n (0 .. 4) of a byte: trit + 1. */
 export function digitTQ1(byte: number, n: number): number {
@@ -64,79 +58,39 @@ function placeOf(j: number): { at: number; n: number } {
   return { at: QH + (j & 3), n: (j - 240) >> 2 };
 }
 
-/**
- * Trits first .. first + count (multiples of 256) and the scale of each of their blocks into `scales`. Any byte decodes
- * to something here; `wantBytesTQ1` tells the impossible ones.
- */
-export function decodeTritsTQ1(
-  bytes: Uint8Array,
-  first: number,
-  count: number,
-  out: Int8Array,
-  scales: Float32Array,
-  outAt = 0,
-): void {
-  const block0 = firstBlock(first, count, ELEMENTS);
-  for (let b = 0; b < count / ELEMENTS; b++) {
-    const block = (block0 + b) * TQ1_BLOCK_BYTES;
-    const to = outAt + b * ELEMENTS;
-    for (let j = 0; j < ELEMENTS; j++) {
+export const TQ1_0: TernaryBlocks = {
+  name: 'TQ1_0',
+  bytes: 54,
+  scaleAt: 52,
+  decodeBlock(bytes, block, out, outAt) {
+    for (let j = 0; j < 256; j++) {
       const { at, n } = placeOf(j);
-      out[to + j] = digitTQ1(bytes[block + at], n) - 1;
+      out[outAt + j] = digitTQ1(bytes[block + at], n) - 1;
     }
-    scales[b] = readF16(bytes, block + TQ1_SCALE);
-  }
-}
+  },
+  encodeBlock(trits, out, outAt) {
+    const q = new Uint8Array(TQ1_0.scaleAt);
+    for (let j = 0; j < 256; j++) {
+      const { at, n } = placeOf(j);
+      q[at] += (trits[j] + 1) * POWERS[4 - n];
+    }
+    for (let i = 0; i < q.length; i++) out[outAt + i] = byteTQ1(q[i]);
+  },
+};
 
-/** Values first .. first + count, both multiples of 256. */
-export function decodeTQ1(bytes: Uint8Array, first: number, count: number, out: Float32Array, outAt = 0): void {
-  const trits = new Int8Array(count);
-  const scales = new Float32Array(count / ELEMENTS);
-  decodeTritsTQ1(bytes, first, count, trits, scales);
-  for (let i = 0; i < count; i++) out[outAt + i] = scales[i >> 8] * trits[i];
-}
-
-/** A whole tensor from trits and one scale, which is rounded to half precision. Blocks of zeros get d = 0. */
 export function encodeTQ1(trits: Int8Array, scale: number): Uint8Array<ArrayBuffer> {
-  const nBlocks = blockCount(trits.length, ELEMENTS);
-  // As stored: a scale below half of 2^-24 would turn the whole tensor into zeros.
-  wantScale(f16ToNumber(numberToF16(scale)), 'TQ1_0');
-  const out = new Uint8Array(nBlocks * TQ1_BLOCK_BYTES);
-  const q = new Uint8Array(TQ1_SCALE);
-  for (let b = 0; b < nBlocks; b++) {
-    q.fill(0);
-    let any = false;
-    for (let j = 0; j < ELEMENTS; j++) {
-      const { at, n } = placeOf(j);
-      const trit = wantTrit(trits, b * ELEMENTS + j);
-      any ||= trit !== 0;
-      q[at] += (trit + 1) * POWERS[4 - n];
-    }
-    for (let i = 0; i < TQ1_SCALE; i++) out[b * TQ1_BLOCK_BYTES + i] = byteTQ1(q[i]);
-    writeF16(out, b * TQ1_BLOCK_BYTES + TQ1_SCALE, any ? scale : 0);
-  }
-  return out;
-}
-
-/** Floats as `ternaryBlocks` takes them. */
-export function quantizeTQ1(values: Float32Array): Uint8Array<ArrayBuffer> {
-  const out = new Uint8Array(blockCount(values.length, ELEMENTS) * TQ1_BLOCK_BYTES);
-  for (const { block, trits, scale } of ternaryBlocks(values)) {
-    out.set(encodeTQ1(trits, 1), block * TQ1_BLOCK_BYTES);
-    writeF16(out, block * TQ1_BLOCK_BYTES + TQ1_SCALE, scale);
-  }
-  return out;
+  return encodeTernary(TQ1_0, trits, scale);
 }
 
 /** Refuses blocks with bytes that no encoder writes. `table` is `digitTableTQ1()`, `firstBlock` counts from the tensor's begin. */
 export function wantBytesTQ1(bytes: Uint8Array, firstBlock: number, table: Int16Array, where: string): void {
-  for (let block = 0; block + TQ1_BLOCK_BYTES <= bytes.length; block += TQ1_BLOCK_BYTES) {
-    for (let i = 0; i < TQ1_SCALE; i++) {
+  for (let block = 0; block + TQ1_0.bytes <= bytes.length; block += TQ1_0.bytes) {
+    for (let i = 0; i < TQ1_0.scaleAt; i++) {
       const codes = table[bytes[block + i]];
       // In qh the fifth digit is always 0.
       if (codes >= 0 && (i < QH || (codes & 3) === 0)) continue;
       throw new BitnetError('bad-tensor', 'a byte that encodes no five trits', {
-        where: `${where} block ${firstBlock + block / TQ1_BLOCK_BYTES} byte ${i}`,
+        where: `${where} block ${firstBlock + block / TQ1_0.bytes} byte ${i}`,
         got: `0x${bytes[block + i].toString(16).padStart(2, '0')}`,
         hint: 'the file is damaged',
       });

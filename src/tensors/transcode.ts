@@ -23,8 +23,8 @@ import { I2S_BLOCK_BYTES, I2S_BLOCK_ELEMENTS, wantNoCode3 } from './i2s.ts';
 import type { I2sLayout } from './i2s-layouts.ts';
 import { PACK_BYTES, packedRowBytes, ZERO_BYTE } from './packed.ts';
 import type { TilesChoice } from './tiles.ts';
-import { digitTableTQ1, TQ1_BLOCK_BYTES, TQ1_SCALE, wantBytesTQ1 } from './tq1.ts';
-import { TQ2_BLOCK_BYTES, TQ2_SCALE } from './tq2.ts';
+import { digitTableTQ1, TQ1_0, wantBytesTQ1 } from './tq1.ts';
+import { TQ2_0 } from './tq2.ts';
 import { floatTranscoder, tl1Transcoder, tl2Transcoder } from './transcode-codes.ts';
 import { arm64Transcoder, rows4Transcoder } from './transcode-i2s.ts';
 
@@ -145,15 +145,15 @@ function tq2Transcoder({ where, columns }: TernaryMatrix): Transcoder {
     rowsTogether: 1,
     scaleAt: undefined,
     scales,
-    ranges: (firstRow, nRows) => [blockRange(firstRow, nRows, blocksPerRow, TQ2_BLOCK_BYTES)],
+    ranges: (firstRow, nRows) => [blockRange(firstRow, nRows, blocksPerRow, TQ2_0.bytes)],
     transcode(bytes, firstRow, nRows, out) {
       for (let b = 0; b < nRows * blocksPerRow; b++) {
-        const at = b * TQ2_BLOCK_BYTES;
+        const at = b * TQ2_0.bytes;
         const to = b * 2 * PACK_BYTES;
         const blockIndex = firstRow * blocksPerRow + b;
-        const scale = scales.add(readF16(bytes, at + TQ2_SCALE), blockIndex);
+        const scale = scales.add(readF16(bytes, at + TQ2_0.scaleAt), blockIndex);
         let threes = 0;
-        for (let i = 0; i < TQ2_SCALE; i++) {
+        for (let i = 0; i < TQ2_0.scaleAt; i++) {
           const byte = bytes[at + i];
           threes |= byte & (byte >> 1) & 0x55;
           // Fields 3 2 1 0 become 0 1 2 3.
@@ -185,13 +185,13 @@ function tq1Transcoder({ where, columns }: TernaryMatrix): Transcoder {
     rowsTogether: 1,
     scaleAt: undefined,
     scales,
-    ranges: (firstRow, nRows) => [blockRange(firstRow, nRows, blocksPerRow, TQ1_BLOCK_BYTES)],
+    ranges: (firstRow, nRows) => [blockRange(firstRow, nRows, blocksPerRow, TQ1_0.bytes)],
     transcode(bytes, firstRow, nRows, out) {
       wantBytesTQ1(bytes, firstRow * blocksPerRow, table, where);
       for (let b = 0; b < nRows * blocksPerRow; b++) {
-        const at = b * TQ1_BLOCK_BYTES;
+        const at = b * TQ1_0.bytes;
         const to = b * 2 * PACK_BYTES;
-        const scale = scales.add(readF16(bytes, at + TQ1_SCALE), firstRow * blocksPerRow + b);
+        const scale = scales.add(readF16(bytes, at + TQ1_0.scaleAt), firstRow * blocksPerRow + b);
         if (scale === 0) {
           out.fill(ZERO_BYTE, to, to + 2 * PACK_BYTES);
           continue;
@@ -262,15 +262,4 @@ export class ScaleCollector implements Scales {
         'or last blocks show it: one that fails to load was put together from several, or is damaged',
     });
   }
-}
-
-const BLOCK_SCALES = {
-  TQ1_0: { blockBytes: TQ1_BLOCK_BYTES, at: TQ1_SCALE },
-  TQ2_0: { blockBytes: TQ2_BLOCK_BYTES, at: TQ2_SCALE },
-} as const;
-
-/** The scales of whole TQ blocks. */
-export function blockScales(dtype: keyof typeof BLOCK_SCALES, bytes: Uint8Array): Float32Array {
-  const { blockBytes, at } = BLOCK_SCALES[dtype];
-  return Float32Array.from({ length: bytes.length / blockBytes }, (_, b) => readF16(bytes, b * blockBytes + at));
 }

@@ -14,8 +14,9 @@ import {
 import { decodeTritsI2S, encodeI2S, findCode3, wantNoCode3 } from '../../src/tensors/i2s.ts';
 import { decodeQ6_K, encodeQ6_K } from '../../src/tensors/q6_k.ts';
 import { decodeQ8_0, encodeQ8_0 } from '../../src/tensors/q8_0.ts';
-import { byteTQ1, decodeTQ1, decodeTritsTQ1, digitTableTQ1, digitTQ1, encodeTQ1 } from '../../src/tensors/tq1.ts';
-import { decodeTQ2, decodeTritsTQ2, encodeTQ2 } from '../../src/tensors/tq2.ts';
+import { decodeTernary, decodeTrits } from '../../src/tensors/tq.ts';
+import { byteTQ1, digitTableTQ1, digitTQ1, encodeTQ1, TQ1_0 } from '../../src/tensors/tq1.ts';
+import { encodeTQ2, TQ2_0 } from '../../src/tensors/tq2.ts';
 import { random, randomTrits, refuses } from '../hostile/builder.ts';
 
 const golden = JSON.parse(readFileSync(new URL('../../fixtures/tensors/golden.json', import.meta.url), 'utf8'));
@@ -172,7 +173,7 @@ describe('TQ2_0', () => {
     const bytes = new Uint8Array(66).fill(0x55);
     bytes[32 + 3] = 0x92;
     const out = new Int8Array(256);
-    decodeTritsTQ2(bytes, 0, 256, out, new Float32Array(1));
+    decodeTrits(TQ2_0, bytes, 0, 256, out, new Float32Array(1));
     expect([0, 32, 64, 96].map((plane) => out[128 + plane + 3])).toEqual([1, -1, 0, 1]);
   });
 
@@ -181,12 +182,12 @@ describe('TQ2_0', () => {
     const bytes = encodeTQ2(trits, 0.3);
     const scales = new Float32Array(5);
     const out = new Int8Array(trits.length);
-    decodeTritsTQ2(bytes, 0, trits.length, out, scales);
+    decodeTrits(TQ2_0, bytes, 0, trits.length, out, scales);
     const d = f16ToNumber(numberToF16(0.3));
     expect(out).toEqual(trits);
     expect([...scales]).toEqual([d, d, 0, d, d]);
     const values = new Float32Array(256);
-    decodeTQ2(bytes, 256, 256, values);
+    decodeTernary(TQ2_0, bytes, 256, 256, values);
     expect(values).toEqual(Float32Array.from(trits.subarray(256, 512), (t) => t * d));
   });
 });
@@ -222,12 +223,12 @@ describe('TQ1_0', () => {
     const bytes = encodeTQ1(trits, 0.3);
     const scales = new Float32Array(4);
     const out = new Int8Array(trits.length);
-    decodeTritsTQ1(bytes, 0, trits.length, out, scales);
+    decodeTrits(TQ1_0, bytes, 0, trits.length, out, scales);
     const d = f16ToNumber(numberToF16(0.3));
     expect(out).toEqual(trits);
     expect([...scales]).toEqual([0, d, d, d]);
     const values = new Float32Array(512);
-    decodeTQ1(bytes, 512, 512, values);
+    decodeTernary(TQ1_0, bytes, 512, 512, values);
     expect(values).toEqual(Float32Array.from(trits.subarray(512), (t) => t * d));
     await refuses(() => encodeTQ1(trits, 1e-9), 'bad-tensor', /bad scale/);
   });
