@@ -66,8 +66,27 @@ function readerOf(bytes: Uint8Array): ReadTensor {
   return async (to, offsetBytes) => to.set(bytes.subarray(offsetBytes, offsetBytes + to.length));
 }
 
-function denseWeight(backend: Backend, dtype: DenseType, rows: number, columns: number, seed: number): Promise<Weight> {
-  const bytes = ENCODERS[dtype](values('normal', rows * columns, seed));
+/**
+ * Weights of cases that were run before, by seed: most of the time goes into making them, and every candidate is given the same.
+ * They go when nobody holds the case any more.
+ */
+const weightsOf = new WeakMap<ConformanceCase, Map<number, Uint8Array>>();
+
+function madeOnce(c: ConformanceCase, seed: number, make: () => Uint8Array): Uint8Array {
+  const known = weightsOf.get(c) ?? new Map<number, Uint8Array>();
+  weightsOf.set(c, known);
+  const bytes = known.get(seed) ?? make();
+  known.set(seed, bytes);
+  return bytes;
+}
+
+function denseWeight(
+  backend: Backend,
+  c: CaseOf<'denseMatmul' | 'denseTopK' | 'embed'>,
+  seed: number,
+): Promise<Weight> {
+  const { dtype, rows, columns } = c;
+  const bytes = madeOnce(c, seed, () => ENCODERS[dtype](values('normal', rows * columns, seed)));
   return backend.upload({
     kind: 'dense',
     dtype,
@@ -84,6 +103,7 @@ function denseWeight(backend: Backend, dtype: DenseType, rows: number, columns: 
 
 function ternaryWeight(
   backend: Backend,
+  c: ConformanceCase,
   kind: TritKind,
   rows: number,
   columns: number,
@@ -97,7 +117,7 @@ function ternaryWeight(
     columns,
     byteLength: packedBytes(rows, columns),
     fill: async (to) => {
-      to.set(packRows(trits(kind, rows * columns, seed), rows, columns));
+      to.set(madeOnce(c, seed, () => packRows(trits(kind, rows * columns, seed), rows, columns)));
       return Math.fround(scale);
     },
   });
@@ -146,7 +166,7 @@ export const programs: Programs = {
   async ternaryMatmul(backend, c) {
     const x = upload(backend, values(c.kind, c.n * c.columns, c.seed), c.columns);
     const q = backend.allocQuantized(c.n, c.columns);
-    const weight = await ternaryWeight(backend, c.trits, c.rows, c.columns, c.seed + 5000);
+    const weight = await ternaryWeight(backend, c, c.trits, c.rows, c.columns, c.seed + 5000);
     const out = target(backend, c.n, c.rows);
     backend.quantizeRows(q, x, c.n);
     backend.ternaryMatmul(out, weight, q, c.n);
@@ -163,7 +183,7 @@ export const programs: Programs = {
     const [q, other] = [make(c.seed), make(c.seed + 1)];
     const weights: Weight[] = [];
     for (const [i, rows] of c.rows.entries()) {
-      weights.push(await ternaryWeight(backend, 'random', rows, c.columns, c.seed + 5000 + i, 0.0371 * (i + 1)));
+      weights.push(await ternaryWeight(backend, c, 'random', rows, c.columns, c.seed + 5000 + i, 0.0371 * (i + 1)));
     }
     const outs = (all: string) =>
       c.rows.map((rows, i) => ({ name: `${all} ${i}`, buf: target(backend, c.n, rows), weight: weights[i] }));
@@ -178,7 +198,7 @@ export const programs: Programs = {
 
   async denseMatmul(backend, c) {
     const x = upload(backend, values(c.kind, c.n * c.columns, c.seed), c.columns);
-    const weight = await denseWeight(backend, c.dtype, c.rows, c.columns, c.seed + 5000);
+    const weight = await denseWeight(backend, c, c.seed + 5000);
     const out = target(backend, c.n, c.rows);
     backend.denseMatmul(out, weight, x, c.n);
     return { out: await fetch(backend, out) };
@@ -187,7 +207,7 @@ export const programs: Programs = {
   /** Of each row the k greatest, with everything equal to the k-th; the others as minus infinity, whether left out or not. */
   async denseTopK(backend, c) {
     const x = upload(backend, values(c.kind, c.n * c.columns, c.seed), c.columns);
-    const weight = await denseWeight(backend, c.dtype, c.rows, c.columns, c.seed + 5000);
+    const weight = await denseWeight(backend, c, c.seed + 5000);
     const out = target(backend, c.n, c.rows);
     backend.denseTopK(out, weight, x, c.k, c.n);
     const all = await fetch(backend, out);
@@ -201,7 +221,7 @@ export const programs: Programs = {
   },
 
   async embed(backend, c) {
-    const table = await denseWeight(backend, c.dtype, c.rows, c.columns, c.seed);
+    const table = await denseWeight(backend, c, c.seed);
     const ids = backend.alloc('i32', [c.n]);
     backend.write(
       ids,
@@ -214,7 +234,8 @@ export const programs: Programs = {
 
   async repack(backend, c) {
     const { dtype, rows, columns } = c;
-    const bytes = TERNARY_ENCODERS[dtype](trits('random', rows * columns, c.seed + 5000), 0.0371);
+    const seed = c.seed + 5000;
+    const bytes = madeOnce(c, seed, () => TERNARY_ENCODERS[dtype](trits('random', rows * columns, seed), 0.0371));
     const read = readerOf(bytes);
     const weight = await backend.upload({
       kind: 'ternary',
