@@ -108,11 +108,10 @@ export function encoderOf({ type, i2sLayout = 'x86' }: LinearForm): WholeEncoder
 export function wantWritable(form: LinearForm, rows: number, columns: number, where: string): void {
   const { type, i2sLayout = 'x86' } = form;
   if (type === 'TL1' || type === 'TL2') tilesOf(type, rows, columns, 'codegen', where);
-  const together = type !== 'I2_S' || i2sLayout === 'x86' ? 1 : i2sLayout === 'arm64' ? 64 : 4 * columns;
-  if ((rows * columns) % together === 0) return;
+  if (type !== 'I2_S' || i2sLayout !== 'rows4' || rows % 4 === 0) return;
   throw new BitnetError('bad-argument', `this shape cannot be written as I2_S of layout ${i2sLayout}`, {
     where,
-    expected: `a multiple of ${together} values`,
+    expected: `a multiple of ${4 * columns} values`,
     got: `${rows} x ${columns}`,
   });
 }

@@ -25,45 +25,30 @@
 
 import { want } from '../errors.ts';
 import { TAIL_BYTES } from './dtype.ts';
-import { decodeTritsI2S, encodeI2S, I2S_BLOCK_ELEMENTS, wantScale, wantTrit } from './i2s.ts';
+import { encodeI2S, wantScale, wantTrit } from './i2s.ts';
 
 export const I2S_LAYOUTS = ['x86', 'arm64', 'rows4'] as const;
 export type I2sLayout = (typeof I2S_LAYOUTS)[number];
 
-export const ARM64_BLOCK_ELEMENTS = 64;
-export const ARM64_BLOCK_BYTES = 16;
+/** Bytes of one block, each with four values; rows4 has none. */
+export const BLOCK_BYTES = { x86: 32, arm64: 16 } as const;
 
 /** Where value e of a tensor with K columns is: its byte, and by how much to shift that right. */
-type Place = (e: number, columns: number) => { readonly at: number; readonly shift: number };
-
-const places: Record<I2sLayout, Place> = {
-  x86: (e) => ({ at: Math.floor(e / I2S_BLOCK_ELEMENTS) * 32 + (e & 31), shift: 6 - 2 * ((e >> 5) & 3) }),
-  arm64: (e) => ({ at: Math.floor(e / ARM64_BLOCK_ELEMENTS) * 16 + (e & 15), shift: 6 - 2 * ((e >> 4) & 3) }),
-  rows4: (e, columns) => {
+function placeOf(layout: I2sLayout, e: number, columns: number): { readonly at: number; readonly shift: number } {
+  if (layout === 'rows4') {
     const row = Math.floor(e / columns);
     return { at: Math.floor(row / 4) * columns + (e % columns), shift: 6 - 2 * (row & 3) };
-  },
-};
+  }
+  const bytes = BLOCK_BYTES[layout];
+  return { at: Math.floor(e / (4 * bytes)) * bytes + (e % bytes), shift: 6 - 2 * (Math.floor(e / bytes) & 3) };
+}
 
 /** Which value of the tensor the field `shift` of byte `at` is, for messages. */
 export function elementAt(layout: I2sLayout, at: number, shift: number, columns: number): number {
   const plane = 3 - shift / 2;
-  if (layout === 'x86') return Math.floor(at / 32) * I2S_BLOCK_ELEMENTS + 32 * plane + (at % 32);
-  if (layout === 'arm64') return Math.floor(at / 16) * ARM64_BLOCK_ELEMENTS + 16 * plane + (at % 16);
-  return (4 * Math.floor(at / columns) + plane) * columns + (at % columns);
-}
-
-/** All trits of a tensor of `rows` x `columns`, value by value: the definition that `transcode.ts` is tested against. */
-export function decodeTritsI2SAs(layout: I2sLayout, bytes: Uint8Array, rows: number, columns: number): Int8Array {
-  const out = new Int8Array(rows * columns);
-  if (layout === 'x86') decodeTritsI2S(bytes, 0, out.length, out);
-  else {
-    for (let e = 0; e < out.length; e++) {
-      const { at, shift } = places[layout](e, columns);
-      out[e] = ((bytes[at] >> shift) & 3) - 1;
-    }
-  }
-  return out;
+  if (layout === 'rows4') return (4 * Math.floor(at / columns) + plane) * columns + (at % columns);
+  const bytes = BLOCK_BYTES[layout];
+  return Math.floor(at / bytes) * 4 * bytes + bytes * plane + (at % bytes);
 }
 
 /** A whole tensor of rows of `columns` trits. */
@@ -74,7 +59,7 @@ export function encodeI2SAs(
   scale: number,
 ): Uint8Array<ArrayBuffer> {
   if (layout === 'x86') return encodeI2S(trits, scale);
-  const together = layout === 'arm64' ? ARM64_BLOCK_ELEMENTS : 4 * columns;
+  const together = layout === 'arm64' ? 4 * BLOCK_BYTES.arm64 : 4 * columns;
   want(trits.length % together === 0, 'bad-argument', `I2_S of layout ${layout} holds whole blocks`, () => ({
     expected: `a multiple of ${together} values`,
     got: `${trits.length}`,
@@ -82,7 +67,7 @@ export function encodeI2SAs(
   wantScale(Math.fround(scale), 'I2_S');
   const out = new Uint8Array(trits.length / 4 + TAIL_BYTES);
   for (let e = 0; e < trits.length; e++) {
-    const { at, shift } = places[layout](e, columns);
+    const { at, shift } = placeOf(layout, e, columns);
     out[at] |= (wantTrit(trits, e) + 1) << shift;
   }
   new DataView(out.buffer).setFloat32(trits.length / 4, scale, true);

@@ -1,16 +1,50 @@
 /**
- * From the two lesser layouts of I2_S (`i2s-layouts.ts`) to packed rows.
+ * From the layouts of I2_S (`i2s-layouts.ts`) to packed rows:
+ *
+ *     x86, K multiple of 128     the same bytes: checked and copied
+ *     arm64, K multiple of 128   two blocks become one
+ *     both, other K              rows begin inside blocks: re-cut value by value
+ *     rows4                      four rows at a time
  * @module
  */
 
-import { BitnetError, want } from '../errors.ts';
-import { findCode3 } from './i2s.ts';
-import { ARM64_BLOCK_BYTES, ARM64_BLOCK_ELEMENTS, elementAt, type I2sLayout } from './i2s-layouts.ts';
+import { want } from '../errors.ts';
+import { code3, findCode3 } from './i2s.ts';
+import { BLOCK_BYTES, elementAt, type I2sLayout } from './i2s-layouts.ts';
 import { CodeRows, PACK_BYTES, PACK_COLUMNS, packedRowBytes } from './packed.ts';
 import type { TernaryMatrix, Transcoder } from './transcode.ts';
 
 /** Scales of these stand behind the values. */
 const noScales = { scale: 1 };
+
+export function i2sTranscoder(matrix: TernaryMatrix): Transcoder {
+  const { layout = 'x86' } = matrix;
+  return layout === 'rows4' ? rows4Transcoder(matrix) : blocksTranscoder(matrix, layout);
+}
+
+function blocksTranscoder({ where, rows, columns }: TernaryMatrix, layout: keyof typeof BLOCK_BYTES): Transcoder {
+  const blockBytes = BLOCK_BYTES[layout];
+  const blockElements = 4 * blockBytes;
+  /** Where the block of a value begins. */
+  const byteOf = (element: number) => Math.floor(element / blockElements) * blockBytes;
+  return {
+    rowsTogether: 1,
+    scaleAt: (rows * columns) / 4,
+    scales: noScales,
+    ranges(firstRow, nRows) {
+      const begin = byteOf(firstRow * columns);
+      const end = byteOf((firstRow + nRows) * columns + blockElements - 1);
+      return [{ offsetBytes: begin, byteLength: end - begin }];
+    },
+    transcode(bytes, firstRow, nRows, out) {
+      const begin = byteOf(firstRow * columns);
+      wantTernaryCodes(layout, bytes, begin, columns, where);
+      if (columns % PACK_COLUMNS !== 0) recut(bytes, blockBytes, firstRow * columns - 4 * begin, nRows, columns, out);
+      else if (layout === 'x86') out.set(bytes);
+      else joinBlocks(bytes, out);
+    },
+  };
+}
 
 /**
  * Two blocks of 16 bytes become one of 32. Columns p and 16 + p of the first block are in fields 7:6 and 5:4 of byte p there;
@@ -19,31 +53,6 @@ const noScales = { scale: 1 };
  *     file byte p        fields  A B C D    columns p   16 + p  32 + p   48 + p        packed byte p        A C a c
  *     file byte 16 + p           a b c d    64 + p ...                                 packed byte 16 + p   B D b d
  */
-export function arm64Transcoder({ where, rows, columns }: TernaryMatrix): Transcoder {
-  want((rows * columns) % ARM64_BLOCK_ELEMENTS === 0, 'bad-tensor', 'values do not fill whole blocks', () => ({
-    where,
-    expected: `a multiple of ${ARM64_BLOCK_ELEMENTS}`,
-    got: `${rows * columns}`,
-  }));
-  const blockOf = (element: number) => Math.floor(element / ARM64_BLOCK_ELEMENTS);
-  return {
-    rowsTogether: 1,
-    scaleAt: (rows * columns) / 4,
-    scales: noScales,
-    ranges(firstRow, nRows) {
-      const begin = blockOf(firstRow * columns);
-      const end = blockOf((firstRow + nRows) * columns + ARM64_BLOCK_ELEMENTS - 1);
-      return [{ offsetBytes: begin * ARM64_BLOCK_BYTES, byteLength: (end - begin) * ARM64_BLOCK_BYTES }];
-    },
-    transcode(bytes, firstRow, nRows, out) {
-      const firstBlock = blockOf(firstRow * columns);
-      wantTernaryCodes('arm64', bytes, firstBlock * ARM64_BLOCK_BYTES, columns, where);
-      if (columns % PACK_COLUMNS === 0) joinBlocks(bytes, out);
-      else recut(bytes, firstRow * columns - firstBlock * ARM64_BLOCK_ELEMENTS, nRows, columns, out);
-    },
-  };
-}
-
 function joinBlocks(bytes: Uint8Array, out: Uint8Array): void {
   for (let block = 0; block < bytes.length; block += PACK_BYTES) {
     for (let p = block; p < block + 16; p++) {
@@ -55,21 +64,30 @@ function joinBlocks(bytes: Uint8Array, out: Uint8Array): void {
 }
 
 /** Rows out of a list of blocks that they do not begin with: column c of row r is value first + r * columns + c. */
-function recut(bytes: Uint8Array, first: number, nRows: number, columns: number, out: Uint8Array): void {
+function recut(
+  bytes: Uint8Array,
+  blockBytes: 16 | 32,
+  first: number,
+  nRows: number,
+  columns: number,
+  out: Uint8Array,
+): void {
   const row = new CodeRows(1, columns);
   const rowBytes = packedRowBytes(columns);
+  const log2 = blockBytes === 16 ? 4 : 5;
   for (let r = 0; r < nRows; r++) {
     for (let c = 0; c < columns; c++) {
       // Relative to the piece, so far below 2^31.
       const e = first + r * columns + c;
-      row.codes[c] = (bytes[(e >> 6) * ARM64_BLOCK_BYTES + (e & 15)] >> (6 - 2 * ((e >> 4) & 3))) & 3;
+      const byte = bytes[((e >> (log2 + 2)) << log2) + (e & (blockBytes - 1))];
+      row.codes[c] = (byte >> (6 - 2 * ((e >> log2) & 3))) & 3;
     }
     row.pack(1, out.subarray(r * rowBytes));
   }
 }
 
 /** Byte c of a group is column c of four rows. */
-export function rows4Transcoder({ where, rows, columns }: TernaryMatrix): Transcoder {
+function rows4Transcoder({ where, rows, columns }: TernaryMatrix): Transcoder {
   want(rows % 4 === 0, 'bad-tensor', 'layout rows4 holds rows in fours', () => ({ where, got: `${rows} rows` }));
   const group = new CodeRows(4, columns);
   const rowBytes = packedRowBytes(columns);
@@ -102,9 +120,6 @@ function wantTernaryCodes(layout: I2sLayout, bytes: Uint8Array, offset: number, 
   const at = findCode3(bytes);
   if (at < 0) return;
   const shift = [6, 4, 2].find((s) => ((bytes[at] >> s) & 3) === 3) ?? 0;
-  throw new BitnetError('bad-tensor', 'code 3 where only 0, 1, 2 are ternary', {
-    where: `${where} value ${elementAt(layout, offset + at, shift, columns)}`,
-    got: `byte 0x${bytes[at].toString(16).padStart(2, '0')}`,
-    hint: 'the file is damaged, or was quantised with more than one thread',
-  });
+  const value = elementAt(layout, offset + at, shift, columns);
+  throw code3(`${where} value ${value}`, bytes[at], 'the file is damaged, or was quantised with more than one thread');
 }

@@ -3,9 +3,7 @@
  *
  * Each transcoder takes the bytes of some rows and writes them packed:
  *
- *     I2_S x86, K multiple of 128   the same bytes: checked and copied
- *     I2_S x86, other K             rows begin inside blocks: re-cut value by value
- *     I2_S arm64, rows4             see `transcode-i2s.ts`
+ *     I2_S                          the same bytes where the layout is x86 and K a multiple of 128, see `transcode-i2s.ts`
  *     TQ2_0                         the same planes, the four fields of each byte in reverse order
  *     TQ1_0                         one table look-up per byte gives five codes, which fall into place by plane
  *     TL1, TL2                      tile by tile, see `transcode-codes.ts`
@@ -19,14 +17,14 @@
 import { BitnetError, want } from '../errors.ts';
 import { readF16 } from './blocks.ts';
 import { dtypeByName, type ReadableDTypeName, tensorByteLength } from './dtype.ts';
-import { I2S_BLOCK_BYTES, I2S_BLOCK_ELEMENTS, wantNoCode3 } from './i2s.ts';
+import { wantNoCode3 } from './i2s.ts';
 import type { I2sLayout } from './i2s-layouts.ts';
-import { PACK_BYTES, packedRowBytes, ZERO_BYTE } from './packed.ts';
+import { PACK_BYTES, ZERO_BYTE } from './packed.ts';
 import type { TilesChoice } from './tiles.ts';
 import { digitTableTQ1, TQ1_0, wantBytesTQ1 } from './tq1.ts';
 import { TQ2_0 } from './tq2.ts';
 import { floatTranscoder, tl1Transcoder, tl2Transcoder } from './transcode-codes.ts';
-import { arm64Transcoder, rows4Transcoder } from './transcode-i2s.ts';
+import { i2sTranscoder } from './transcode-i2s.ts';
 
 /** A matrix of trits times one scale, as it is in a file. */
 export interface TernaryMatrix {
@@ -78,8 +76,7 @@ export function createTranscoder(matrix: TernaryMatrix): Transcoder {
   tensorByteLength(dtypeByName(dtype), [columns, rows], where);
   switch (dtype) {
     case 'I2_S':
-      if (matrix.layout === 'arm64') return arm64Transcoder(matrix);
-      return matrix.layout === 'rows4' ? rows4Transcoder(matrix) : i2sTranscoder(matrix);
+      return i2sTranscoder(matrix);
     case 'TQ1_0':
       return tq1Transcoder(matrix);
     case 'TQ2_0':
@@ -90,51 +87,6 @@ export function createTranscoder(matrix: TernaryMatrix): Transcoder {
       return tl2Transcoder(matrix);
     default:
       return floatTranscoder(matrix);
-  }
-}
-
-function i2sTranscoder({ where, rows, columns }: TernaryMatrix): Transcoder {
-  const blockOf = (element: number) => Math.floor(element / I2S_BLOCK_ELEMENTS);
-  const rowBytes = packedRowBytes(columns);
-  return {
-    rowsTogether: 1,
-    scaleAt: (rows * columns) / 4,
-    scales: new ScaleCollector(where),
-    ranges(firstRow, nRows) {
-      const begin = blockOf(firstRow * columns);
-      const end = blockOf((firstRow + nRows) * columns + I2S_BLOCK_ELEMENTS - 1);
-      return [{ offsetBytes: begin * I2S_BLOCK_BYTES, byteLength: (end - begin) * I2S_BLOCK_BYTES }];
-    },
-    transcode(bytes, firstRow, nRows, out) {
-      const firstElement = blockOf(firstRow * columns) * I2S_BLOCK_ELEMENTS;
-      wantNoCode3(bytes, firstElement, where);
-      if (columns % I2S_BLOCK_ELEMENTS === 0) {
-        out.set(bytes);
-        return;
-      }
-      for (let r = 0; r < nRows; r++) {
-        recutRow(bytes, (firstRow + r) * columns - firstElement, columns, out, r * rowBytes);
-      }
-    },
-  };
-}
-
-/** One row out of a list of blocks that it does not begin with: column c is value first + c of the list. */
-function recutRow(bytes: Uint8Array, first: number, columns: number, out: Uint8Array, outAt: number): void {
-  for (let c = 0; c < columns; c += 128) {
-    const to = outAt + (c >> 7) * PACK_BYTES;
-    for (let p = 0; p < PACK_BYTES; p++) {
-      let packed = 0;
-      for (let plane = 0; plane < 128; plane += 32) {
-        const column = c + plane + p;
-        // Relative to the chunk, so far below 2^31.
-        const e = first + column;
-        const code =
-          column < columns ? (bytes[(e >> 7) * I2S_BLOCK_BYTES + (e & 31)] >> (6 - 2 * ((e >> 5) & 3))) & 3 : 1;
-        packed = (packed << 2) | code;
-      }
-      out[to + p] = packed;
-    }
   }
 }
 

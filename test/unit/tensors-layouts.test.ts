@@ -5,9 +5,10 @@
 import { describe, expect, it } from 'vitest';
 import { dtypeByName, tensorByteLength } from '../../src/tensors/dtype.ts';
 import { encodeBF16, encodeF16, encodeF32 } from '../../src/tensors/floats.ts';
-import { decodeTritsI2SAs, encodeI2SAs, I2S_LAYOUTS } from '../../src/tensors/i2s-layouts.ts';
+import { decodeTritsI2S } from '../../src/tensors/i2s.ts';
+import { encodeI2SAs, I2S_LAYOUTS } from '../../src/tensors/i2s-layouts.ts';
 import { loadPacked } from '../../src/tensors/load.ts';
-import { packedBytes, packRows, unpackRows } from '../../src/tensors/packed.ts';
+import { packedBytes, packRows } from '../../src/tensors/packed.ts';
 import { encodeQ8_0 } from '../../src/tensors/q8_0.ts';
 import { hasTwoTilings, parseTilesChoice, type TilesChoice, tilesOf } from '../../src/tensors/tiles.ts';
 import { encodeTL1 } from '../../src/tensors/tl1.ts';
@@ -58,7 +59,8 @@ describe('worked bytes', () => {
   it('an x86 file read as arm64 has its columns moved as formats.md says', () => {
     const trits = randomTrits(128, 3);
     const bytes = encodeI2SAs('arm64', trits, 128, 1);
-    const asX86 = decodeTritsI2SAs('x86', bytes, 1, 128);
+    const asX86 = new Int8Array(128);
+    decodeTritsI2S(bytes, 0, 128, asX86);
     for (let e = 0; e < 128; e++) {
       expect(asX86[e]).toBe(trits[64 * ((e & 31) >> 4) + 16 * (e >> 5) + (e & 15)]);
     }
@@ -143,7 +145,6 @@ describe('I2_S', () => {
   )('%s %i x %i gives the packed rows of its trits in any pieces', async (layout, rows, columns) => {
     const trits = randomTrits(rows * columns, rows + columns);
     const bytes = encodeI2SAs(layout, trits, columns, 0.25);
-    expect(decodeTritsI2SAs(layout, bytes, rows, columns)).toEqual(trits);
     const expected = packRows(trits, rows, columns);
     for (const pieceBytes of [1, 300, 5000, 1 << 20]) {
       const { out, scale } = await load({ dtype: 'I2_S', layout }, rows, columns, bytes, pieceBytes);
@@ -254,7 +255,7 @@ describe.each(['TL1', 'TL2'] as const)('%s', (dtype) => {
   ])('the shape %i x %i of our tiny models round-trips', async (rows, columns) => {
     const trits = randomTrits(rows * columns, 5);
     const { out } = await load({ dtype }, rows, columns, encode(trits, columns, 1, tilesOf(dtype, rows, columns)));
-    expect(unpackRows(out, rows, columns)).toEqual(trits);
+    expect(Buffer.compare(out, packRows(trits, rows, columns))).toBe(0);
   });
 
   it('refuses nibbles that no encoder writes, naming row and column', async () => {
