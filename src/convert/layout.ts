@@ -8,6 +8,7 @@ import type { GgufValue } from '../formats/gguf/types.ts';
 import { stringValue } from '../formats/gguf/writer.ts';
 import { architectureOf } from '../model/architectures.ts';
 import { type ModelConfig, POOLINGS } from '../model/config.ts';
+import { EMBEDDING, HEAD, isTable } from '../model/tensors.ts';
 import { type LinearType, linearTypes } from './types.ts';
 
 export type Metadata = [key: string, value: GgufValue][];
@@ -54,9 +55,11 @@ export function modelMetadata(c: ModelConfig, linearType: LinearType): Metadata 
 }
 
 /** What becomes of a tensor: `linear` matrices are ternary, `embedding` ones (and the head) are not. */
+export type Role = 'embedding' | 'linear' | 'vector';
+
 export interface PlannedTensor {
   readonly name: string;
-  readonly role: 'embedding' | 'linear' | 'vector';
+  readonly role: Role;
   /** In ne order. */
   readonly shape: readonly number[];
   readonly elements: number;
@@ -67,16 +70,14 @@ export function planTensors(c: ModelConfig, ownHead: boolean): PlannedTensor[] {
   const wanted = architectureOf(c.architecture)
     .tensors(c)
     // Norms before projections are optional because an ordinary model of the architecture has none; a ternary one has them.
-    .filter(
-      (rule) => rule.optional !== true || rule.together !== undefined || (ownHead && rule.name === 'output.weight'),
-    );
+    .filter((rule) => rule.optional !== true || rule.together !== undefined || (ownHead && rule.name === HEAD));
   const place = ({ name }: { name: string }) =>
-    name === 'token_embd.weight' ? 0 : name.startsWith('blk.') ? 1 : name === 'output_norm.weight' ? 2 : 3;
+    name === EMBEDDING ? 0 : name.startsWith('blk.') ? 1 : name === 'output_norm.weight' ? 2 : 3;
   return wanted
     .sort((a, b) => place(a) - place(b))
     .map(({ name, kind, shape }) => ({
       name,
-      role: kind === 'vector' ? 'vector' : name.startsWith('blk.') ? 'linear' : 'embedding',
+      role: kind === 'vector' ? 'vector' : isTable(name) ? 'embedding' : 'linear',
       shape,
       elements: shape.reduce((product, extent) => product * extent, 1),
     }));
@@ -91,5 +92,5 @@ export function vectorType({ pooling }: ModelConfig): 'F32' | 'F16' {
 export function mayHaveHead(c: ModelConfig): boolean {
   return architectureOf(c.architecture)
     .tensors(c)
-    .some(({ name, kind }) => name === 'output.weight' && kind === 'matrix');
+    .some(({ name, kind }) => name === HEAD && kind === 'matrix');
 }

@@ -20,10 +20,11 @@ import { copyOf } from '../formats/gguf/writer.ts';
 import type { ByteSink } from '../formats/sink.ts';
 import type { TernaryLayout } from '../model/forms.ts';
 import { findLayout, type LayoutOptions } from '../model/layout.ts';
+import { HEAD, isTable } from '../model/tensors.ts';
 import { type DTypeName, dtypeByName, isTernary } from '../tensors/dtype.ts';
 import type { I2sLayout } from '../tensors/i2s-layouts.ts';
 import { ternarinessOf } from '../tensors/ternariness.ts';
-import { type Metadata, u32 } from './layout.ts';
+import { type Metadata, type Role, u32 } from './layout.ts';
 import { encodeMatrix, RoundedScales } from './linear.ts';
 import { firstPiece, floatsOf, matrixShape, severalScales, tritsOfTensor, wantHoldable } from './requantize-matrix.ts';
 import { type Distance, FloatKinds, worstOf } from './ternary-floats.ts';
@@ -66,11 +67,9 @@ export interface Requantized extends Written {
   readonly notes: readonly string[];
 }
 
-type Role = 'linear' | 'embedding' | 'vector';
-
 /** What a file of this type is made of, by the name that llama.cpp gives its parts. */
 function roleOf({ name, shape, elements }: GgufTensor): Role {
-  if (name === 'token_embd.weight' || name === 'output.weight') return 'embedding';
+  if (isTable(name)) return 'embedding';
   const isMatrix = elements > (shape[0] ?? 1) && (shape[0] ?? 1) > 1;
   return isMatrix && /^blk\.\d+\..*\.weight$/.test(name) ? 'linear' : 'vector';
 }
@@ -195,7 +194,7 @@ function isSameOrder(
 /** The type of embedding or head. */
 function tableTypeOf(tensor: GgufTensor, type: LinearType, options: RequantizeOptions, notes: string[]): DTypeName {
   const { name, dtype } = tensor;
-  const asked = name === 'output.weight' ? options.outputTensorType : options.tokenEmbeddingType;
+  const asked = name === HEAD ? options.outputTensorType : options.tokenEmbeddingType;
   const isFloat = dtype.blockElements === 1;
   // As llama-quantize: tables of a ternary file are F16, those of a float file as the rest. What is quantised stays so.
   const wanted = asked ?? (isFloat ? (isTernaryType(type) ? 'F16' : (type as EmbeddingType)) : undefined);

@@ -18,7 +18,7 @@ import type { ModelConfig } from './config.ts';
 import { type Form, formOfType } from './forms.ts';
 import type { LayerWeights, ModelWeights } from './graph.ts';
 import { type MemoryPlan, modelTensors, weightShape } from './plan.ts';
-import type { TensorRule } from './tensors.ts';
+import { EMBEDDING, HEAD, type TensorRule } from './tensors.ts';
 
 export { readModelConfig } from './plan.ts';
 
@@ -59,11 +59,11 @@ export async function loadWeights(
   const scaled = await loader.separateScales();
 
   // All is asked for at once, layer by layer in the order of the table, and taken up in that order.
-  const embedding = loader.matrix('token_embd.weight');
+  const embedding = loader.matrix(EMBEDDING);
   const parts: TensorRule[][] = Array.from({ length: config.nLayers }, () => []);
   for (const rule of rules) if (rule.part !== undefined) parts[rule.part.layer].push(rule);
   const layers = parts.map((rules) => loadLayer(loader, rules, scaled));
-  const head = tensors.has('output.weight') ? loader.matrix('output.weight') : embedding;
+  const head = tensors.has(HEAD) ? loader.matrix(HEAD) : embedding;
   const outputNorm = loader.vector('output_norm.weight');
   const ropeFactors = tensors.has('rope_freqs.weight') ? loader.values('rope_freqs.weight') : undefined;
   await allSettled<unknown>([

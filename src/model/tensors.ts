@@ -24,15 +24,19 @@ export interface TensorRule {
   readonly part?: { readonly layer: number; readonly name: string };
 }
 
+export const EMBEDDING = 'token_embd.weight';
+/** Absent where the head is the embedding. */
+export const HEAD = 'output.weight';
+
 /** Embedding and head: their rows meet float activations, whatever their type. */
 export function isTable(name: string): boolean {
-  return name === 'token_embd.weight' || name === 'output.weight';
+  return name === EMBEDDING || name === HEAD;
 }
 
 /** Rules of the tensors outside the layers; the head besides. */
 export function outerTensors(c: ModelConfig): TensorRule[] {
   return [
-    { name: 'token_embd.weight', kind: 'matrix', shape: [c.hidden, c.vocabulary] },
+    { name: EMBEDDING, kind: 'matrix', shape: [c.hidden, c.vocabulary] },
     { name: 'output_norm.weight', kind: 'vector', shape: [c.hidden] },
     { name: 'rope_freqs.weight', kind: 'vector', shape: [c.headDim / 2], optional: true },
   ];
@@ -40,7 +44,7 @@ export function outerTensors(c: ModelConfig): TensorRule[] {
 
 /** A head that is the embedding where the file has none. */
 export function ownHead(c: ModelConfig): TensorRule {
-  return { name: 'output.weight', kind: 'matrix', shape: [c.hidden, c.vocabulary], optional: true };
+  return { name: HEAD, kind: 'matrix', shape: [c.hidden, c.vocabulary], optional: true };
 }
 
 /** A head that some files have and nothing reads. */

@@ -7,16 +7,12 @@ import { BitnetError } from '../../errors.ts';
 import type { GgufFile, GgufTensor } from '../../formats/gguf/types.ts';
 import { architectureOf } from '../architectures.ts';
 import { type ModelConfig, readConfig } from '../config.ts';
-import { matchTensors, type TensorRule } from '../tensors.ts';
+import { EMBEDDING, HEAD, isTable, matchTensors, type TensorRule } from '../tensors.ts';
 import { type CensusOptions, sameBytes, takeCensus } from './census.ts';
 import { containerVerdicts, typeVerdicts } from './container.ts';
 import { identityVerdicts } from './identity.ts';
 import { bad, ok, type Verdict, warn } from './verdict.ts';
 import { weightVerdicts } from './weights.ts';
-
-const EMBEDDING = 'token_embd.weight';
-const HEAD = 'output.weight';
-const TABLES: ReadonlySet<string> = new Set([EMBEDDING, HEAD]);
 
 /** Reads every tensor once. Never throws for what is wrong with the file. */
 export async function modelVerdicts(gguf: GgufFile, options: CensusOptions = {}): Promise<Verdict[]> {
@@ -29,12 +25,12 @@ export async function modelVerdicts(gguf: GgufFile, options: CensusOptions = {})
   const rules = config === undefined ? [] : architectureOf(config.architecture).tensors(config);
   const matrices = new Set(rules.filter(({ kind }) => kind === 'matrix').map(({ name }) => name));
   const isMatrix = ({ name, shape }: GgufTensor) => (config === undefined ? shape.length > 1 : matrices.has(name));
-  const projections = gguf.tensors.filter((tensor) => isMatrix(tensor) && !TABLES.has(tensor.name));
+  const projections = gguf.tensors.filter((tensor) => isMatrix(tensor) && !isTable(tensor.name));
   attempt('type', found, () => found.push(...typeVerdicts(gguf, projections)));
   found.push(...tensorVerdicts(gguf, rules));
   const census = await takeCensus(gguf, options);
   const isTernaryOnly = rules.some(({ name }) => name.includes('sub_norm'));
-  found.push(...weightVerdicts(gguf, census, { tables: TABLES, isTernaryOnly }));
+  found.push(...weightVerdicts(gguf, census, isTernaryOnly));
   if (config !== undefined) found.push(...(await headVerdicts(gguf, rules, options.signal)));
   return found;
 }

@@ -9,6 +9,7 @@
 
 import type { GgufFile } from '../../formats/gguf/types.ts';
 import { FAR_FROM_TERNARY } from '../forms.ts';
+import { isTable } from '../tensors.ts';
 import type { DenseCensus, TensorCensus, TernaryCensus, VectorCensus } from './census.ts';
 import { bad, ok, type Verdict, warn } from './verdict.ts';
 
@@ -28,14 +29,8 @@ const TERNARY_DISTANCE = 0.05;
 const AGAIN = 'fetch the file again, or take another one';
 const CONVERT = 'convert the original with "bitnet convert", which quantises by absmean';
 
-export interface WeightRoles {
-  /** Names of matrices that are tables: looked up or multiplied last, and not ternary. */
-  readonly tables: ReadonlySet<string>;
-  /** Whether the architecture is one that exists only with ternary weights. */
-  readonly isTernaryOnly: boolean;
-}
-
-export function weightVerdicts(gguf: GgufFile, census: readonly TensorCensus[], roles: WeightRoles): Verdict[] {
+/** `isTernaryOnly`: whether the architecture is one that exists only with ternary weights. */
+export function weightVerdicts(gguf: GgufFile, census: readonly TensorCensus[], isTernaryOnly: boolean): Verdict[] {
   const factors = new Map<string, number>();
   for (const one of census) {
     if (one.kind === 'vector' && one.tensor.name.endsWith('.scale')) factors.set(one.tensor.name, one.greatest);
@@ -48,7 +43,7 @@ export function weightVerdicts(gguf: GgufFile, census: readonly TensorCensus[], 
     if (group === undefined) groups.set(role, [one]);
     else group.push(one);
   }
-  const verdicts = [...groups].flatMap(([role, group]) => groupVerdicts(role, group, roles));
+  const verdicts = [...groups].flatMap(([role, group]) => groupVerdicts(role, group, isTernaryOnly));
   return [...verdicts, ...scaleVerdicts(scaled.filter((one) => one.kind === 'ternary'))];
 }
 
@@ -68,7 +63,7 @@ function roleOf(name: string): string {
   return name.replace(/^blk\.\d+\./, 'blk.*.').replace(/\.weight$/, '');
 }
 
-function groupVerdicts(role: string, group: readonly TensorCensus[], roles: WeightRoles): Verdict[] {
+function groupVerdicts(role: string, group: readonly TensorCensus[], isTernaryOnly: boolean): Verdict[] {
   const broken = group.filter((one) => one.kind === 'bad');
   const found: Verdict[] = [];
   if (broken.length > 0) {
@@ -84,7 +79,7 @@ function groupVerdicts(role: string, group: readonly TensorCensus[], roles: Weig
   const inBlocks = floats.filter(({ hasBlockScales }) => hasBlockScales);
   if (inBlocks.length > 0) found.push(blocksVerdict(role, inBlocks, ternary.length + dense.length));
   if (dense.length > 0) {
-    found.push(roles.tables.has(dense[0].tensor.name) ? tableVerdict(role, dense) : denseVerdict(role, dense, roles));
+    found.push(isTable(dense[0].tensor.name) ? tableVerdict(role, dense) : denseVerdict(role, dense, isTernaryOnly));
   }
   return found;
 }
@@ -163,12 +158,12 @@ function blocksVerdict(role: string, group: readonly TensorCensus[], nOthers: nu
   return bad(role, `${fact}: block scales differ (${group[0].tensor.name}), and not in the other layers`, AGAIN);
 }
 
-function denseVerdict(role: string, group: readonly DenseCensus[], roles: WeightRoles): Verdict {
+function denseVerdict(role: string, group: readonly DenseCensus[], isTernaryOnly: boolean): Verdict {
   const worst = group.reduce((a, b) => (b.distance > a.distance ? b : a));
   const fact = `${group.length} ${typesOf(group)}, distance from ternary ${worst.distance.toFixed(4)}`;
   if (worst.distance <= TERNARY_DISTANCE) return ok(role, `${fact}: ternary in truth`);
   const finding = `${fact} (${worst.tensor.name}): not ternary`;
-  if (roles.isTernaryOnly) return bad(role, `${finding}, saved as if it were an ordinary model`, CONVERT);
+  if (isTernaryOnly) return bad(role, `${finding}, saved as if it were an ordinary model`, CONVERT);
   if (worst.distance > FAR_FROM_TERNARY)
     return bad(role, `${finding}; loading refuses it without --allow-dense`, CONVERT);
   return warn(role, `${finding}; it runs as it is, slower and larger`, CONVERT);
