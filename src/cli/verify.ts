@@ -14,7 +14,7 @@ import { vocabularyHash } from '../engine/verify/tokenizer.ts';
 import { BitnetError } from '../errors.ts';
 import { type ByteSink, type ByteSource, type GgufFile, openGguf } from '../formats/index.ts';
 import { readModelConfig } from '../model/plan.ts';
-import { PUBLISHED, type Published, publishedOf } from '../model/verify/published.ts';
+import { PUBLISHED, type Published, publishedOf } from '../model/published.ts';
 import { bad, ok, type Verdict } from '../model/verify/verdict.ts';
 import { exp } from '../numeric/exp.ts';
 import { littleEndianBytes } from '../oracle/npy.ts';

@@ -12,7 +12,7 @@ import { type Speech, speak } from '../../src/engine/verify/speak.ts';
 import { STORIES } from '../../src/engine/verify/stories.ts';
 import { memorySource, openGguf, stringsValue } from '../../src/formats/index.ts';
 import { type LoadOptions, loadModel } from '../../src/index.ts';
-import { PUBLISHED } from '../../src/model/verify/published.ts';
+import { PUBLISHED } from '../../src/model/published.ts';
 import { littleEndianBytes } from '../../src/oracle/npy.ts';
 import { tinyModel } from '../model/models.ts';
 import { runIn, runtimes, wantRuntime } from '../runtime/runtimes.ts';

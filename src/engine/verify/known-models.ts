@@ -7,7 +7,7 @@
  * @module
  */
 
-import { PUBLISHED, type Published } from '../../model/verify/published.ts';
+import { PUBLISHED, type Published } from '../../model/published.ts';
 import type { Answers } from './answers.ts';
 import { STORIES } from './stories.ts';
 

@@ -9,7 +9,7 @@
 import type { GgufFile } from '../../formats/gguf/types.ts';
 import { architectureOf } from '../architectures.ts';
 import type { ModelConfig } from '../config.ts';
-import { PUBLISHED, type Published, publishedOf } from './published.ts';
+import { PUBLISHED, type Published, publishedOf } from '../published.ts';
 import { bad, ok, type Verdict, warn } from './verdict.ts';
 
 export function identityVerdicts(gguf: GgufFile, config: ModelConfig): Verdict[] {

@@ -1,12 +1,12 @@
 /**
  * Published ternary models, known by their shapes: which one a file is, whatever it calls itself, and what follows from that.
  *
- * A table of expectations, never of settings: models are run by what their file says. Falcon-E is missing because its
- * dimensions are nowhere to be had but in its files.
+ * A table of expectations, and the shapes of synthetic models; never of settings: models are run by what their file says. Falcon-E
+ * is missing because its dimensions are nowhere to be had but in its files.
  * @module
  */
 
-import type { ModelConfig } from '../config.ts';
+import type { ModelConfig } from './config.ts';
 
 export interface Published {
   /** As on the Hugging Face hub; several where only the tuning differs. */
