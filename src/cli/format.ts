@@ -44,6 +44,11 @@ export function plural(n: number, noun: string): string {
   return `${grouped(n)} ${noun}${n === 1 ? '' : 's'}`;
 }
 
+/** ` 42%`: progress, always as wide. */
+export function percent(done: number, total: number): string {
+  return `${((100 * done) / Math.max(total, 1)).toFixed(0).padStart(3)}%`;
+}
+
 /** `950 ms`, `2.31 s`. */
 export function duration(ms: number): string {
   return ms < 1000 ? `${ms.toFixed(ms < 10 ? 1 : 0)} ms` : `${(ms / 1000).toFixed(2)} s`;

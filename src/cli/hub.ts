@@ -16,7 +16,7 @@ import { clientDefaults, type HubClient } from '../hub/http.ts';
 import { type HubReference, parseHubReference } from '../hub/reference.ts';
 import { openFileSource } from '../platform/source-node.ts';
 import { UsageError } from './flags.ts';
-import { bytes, duration } from './format.ts';
+import { bytes, duration, percent } from './format.ts';
 import { type CachedSnapshot, hubCache, hubToken, isTrue, readSnapshot, writeRef } from './hub/cache.ts';
 import { type DownloadedFile, downloadFile } from './hub/download.ts';
 import type { Io } from './io.ts';
@@ -195,8 +195,9 @@ function downloadProgress(io: Io): ((path: string, doneBytes: number, totalBytes
     // What was on the disk already is no speed of the network: the first report only sets the start.
     if (Number.isNaN(fromMs) || now - fromMs > SPEED_WINDOW_MS) [fromMs, fromBytes] = [now, doneBytes];
     if (now - fromMs > 200) speed = (1000 * (doneBytes - fromBytes)) / (now - fromMs);
-    const percent = ((100 * doneBytes) / Math.max(totalBytes, 1)).toFixed(0);
     const rate = speed > 0 ? `  ${bytes(Math.round(speed))}/s` : '';
-    io.status(`downloading ${percent.padStart(3)}%  ${bytes(doneBytes)} of ${bytes(totalBytes)}${rate}  ${path}`);
+    io.status(
+      `downloading ${percent(doneBytes, totalBytes)}  ${bytes(doneBytes)} of ${bytes(totalBytes)}${rate}  ${path}`,
+    );
   };
 }

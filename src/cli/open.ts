@@ -10,7 +10,7 @@ import { checkRelativePath, isHubReference } from '../hub/reference.ts';
 import { ioError, openFileSource } from '../platform/source-node.ts';
 import { UsageError, type Values } from './flags.ts';
 import { layoutOptions, type modelFlag, type quietFlag, type runtimeFlags, sessionOptions } from './flags-common.ts';
-import { bytes } from './format.ts';
+import { bytes, percent } from './format.ts';
 import { isOffline, openHubModel, referenceOf } from './hub.ts';
 import type { Io } from './io.ts';
 
@@ -84,8 +84,9 @@ export async function openModel(
     ...(args.quiet !== true && io.errIsTerminal
       ? {
           onProgress: ({ loadedBytes, totalBytes, tensor }) => {
-            const percent = ((100 * loadedBytes) / totalBytes).toFixed(0);
-            io.status(`loading ${percent.padStart(3)}%  ${bytes(loadedBytes)} of ${bytes(totalBytes)}  ${tensor}`);
+            io.status(
+              `loading ${percent(loadedBytes, totalBytes)}  ${bytes(loadedBytes)} of ${bytes(totalBytes)}  ${tensor}`,
+            );
           },
         }
       : {}),

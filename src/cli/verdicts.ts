@@ -5,7 +5,7 @@
 
 import { type Verdict, type VerifyFileOptions, verifyFile } from '../engine/verify/file.ts';
 import type { GgufFile } from '../formats/index.ts';
-import { bytes, plural, table } from './format.ts';
+import { bytes, percent, plural, table } from './format.ts';
 import type { Io } from './io.ts';
 
 /** One line each; what to do follows an arrow. */
@@ -44,9 +44,8 @@ export async function verdictsOn(gguf: GgufFile, io: Io, options: VerifyFileOpti
       ...options,
       signal: io.signal,
       onProgress: ({ doneBytes, totalBytes, tensor }) => {
-        const percent = ((100 * doneBytes) / totalBytes).toFixed(0);
         const perSecond = bytes(Math.round((1000 * doneBytes) / Math.max(1, performance.now() - startMs)));
-        io.status(`checking ${percent.padStart(3)}%  ${bytes(doneBytes)}, ${perSecond}/s  ${tensor}`);
+        io.status(`checking ${percent(doneBytes, totalBytes)}  ${bytes(doneBytes)}, ${perSecond}/s  ${tensor}`);
       },
     });
   } finally {

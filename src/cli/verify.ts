@@ -23,7 +23,7 @@ import { command } from './command.ts';
 import { attempt } from './describe.ts';
 import { UsageError, type Values } from './flags.ts';
 import { jsonFlag, layoutOptions, quietFlag, runtimeFlags } from './flags-common.ts';
-import { plural } from './format.ts';
+import { percent, plural } from './format.ts';
 import type { Io } from './io.ts';
 import { openModel, openSource, readTextFile } from './open.ts';
 import { isAnyBad, verdictCounts, verdictLines, verdictsOn } from './verdicts.ts';
@@ -197,7 +197,7 @@ async function fileHash(gguf: GgufFile, io: Io): Promise<string> {
       const piece = buffer.subarray(0, Math.min(buffer.length, source.byteLength - at));
       await source.readInto(piece, at);
       hash.update(piece);
-      io.status(`hashing ${((100 * at) / source.byteLength).toFixed(0).padStart(3)}%`);
+      io.status(`hashing ${percent(at, source.byteLength)}`);
     }
   }
   io.status('');

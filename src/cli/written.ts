@@ -7,7 +7,7 @@ import { embeddingTypes, linearTypes } from '../convert/types.ts';
 import type { WriteProgress, Written } from '../convert/write.ts';
 import { I2S_LAYOUTS } from '../model/layout.ts';
 import { UsageError } from './flags.ts';
-import { bytes, count } from './format.ts';
+import { bytes, count, percent } from './format.ts';
 import type { Io } from './io.ts';
 
 /** Flag of the type of ternary matrices; commands name it differently. */
@@ -46,8 +46,7 @@ export function typeNamed<T extends string>(
 export function writingProgress(io: Io, quiet: boolean): ((progress: WriteProgress) => void) | undefined {
   if (quiet || !io.errIsTerminal) return undefined;
   return ({ tensor, doneBytes, totalBytes }) => {
-    const percent = ((100 * doneBytes) / totalBytes).toFixed(0);
-    io.status(`writing ${percent.padStart(3)}%  ${bytes(doneBytes)} of ${bytes(totalBytes)}  ${tensor}`);
+    io.status(`writing ${percent(doneBytes, totalBytes)}  ${bytes(doneBytes)} of ${bytes(totalBytes)}  ${tensor}`);
   };
 }
 
