@@ -23,7 +23,7 @@ import { findLayout, type LayoutOptions } from '../model/layout.ts';
 import { HEAD, isTable } from '../model/tensors.ts';
 import { type DTypeName, dtypeByName, isTernary } from '../tensors/dtype.ts';
 import type { I2sLayout } from '../tensors/i2s-layouts.ts';
-import { ternarinessOf } from '../tensors/ternariness.ts';
+import { NEARLY_TERNARY, ternarinessOf } from '../tensors/ternariness.ts';
 import { type Metadata, type Role, u32 } from './layout.ts';
 import { encodeMatrix, RoundedScales } from './linear.ts';
 import { firstPiece, floatsOf, matrixShape, severalScales, tritsOfTensor, wantHoldable } from './requantize-matrix.ts';
@@ -39,7 +39,7 @@ import {
   linearTypes,
   wantWritable,
 } from './types.ts';
-import { NEARLY_TERNARY, surveyFloats } from './weights.ts';
+import { surveyFloats } from './weights.ts';
 import {
   beforeWriting,
   byteLengthOf,

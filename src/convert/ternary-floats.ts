@@ -4,8 +4,8 @@
  */
 
 import { BitnetError } from '../errors.ts';
-import { ternarinessOf } from '../tensors/ternariness.ts';
-import { type FloatKind, type FloatSurvey, NEARLY_TERNARY } from './weights.ts';
+import { NEARLY_TERNARY, ternarinessOf } from '../tensors/ternariness.ts';
+import type { FloatKind, FloatSurvey } from './weights.ts';
 
 /** Tensors named in a refusal. */
 const LISTED = 4;

@@ -27,7 +27,7 @@ import type { SafetensorsTensor } from '../formats/safetensors/types.ts';
 import { decodeInto, findNotFinite } from '../tensors/decode.ts';
 import { dtypeByName } from '../tensors/dtype.ts';
 import { code3, findCode3, wantScale } from '../tensors/i2s.ts';
-import { type Ternariness, ternarinessOf } from '../tensors/ternariness.ts';
+import { NEARLY_TERNARY, type Ternariness, ternarinessOf } from '../tensors/ternariness.ts';
 import { rowsPerPiece, type TritMatrix } from './linear.ts';
 
 /** Row r of the result is row order(r) of the checkpoint. */
@@ -93,12 +93,6 @@ export async function packedTrits(
 
 /** All values of a matrix in whole rows; each call reads them again. */
 export type FloatPieces = () => AsyncIterable<Float32Array>;
-
-/**
- * Up to this distance floats are ternary weights that lost a little on their way (a copy in Q6_K has 0.01, one in Q4_0 0.07).
- * Master weights have 0.43, if they are Gaussian.
- */
-export const NEARLY_TERNARY = 0.1;
 
 /**
  * What floats are. `ternary`: -s, 0, s already. `rounded`: the same with noise. `master`: as trained, to be quantised.

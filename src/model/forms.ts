@@ -21,7 +21,7 @@ import { decodeInto, findNotFinite } from '../tensors/decode.ts';
 import { type DType, isTernary, TAIL_BYTES } from '../tensors/dtype.ts';
 import { scaleOfI2S } from '../tensors/i2s.ts';
 import type { I2sLayout } from '../tensors/i2s-layouts.ts';
-import { ternarinessOf } from '../tensors/ternariness.ts';
+import { FAR_FROM_TERNARY, ternarinessOf } from '../tensors/ternariness.ts';
 import { type TilesChoice, tilesOf } from '../tensors/tiles.ts';
 import { blockScales } from '../tensors/tq.ts';
 import { TQ1_0 } from '../tensors/tq1.ts';
@@ -55,11 +55,6 @@ export interface FormOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/**
- * Copies of ternary weights in types of 4 bits and more are nearer than this, and so are most of 3; weights that were never
- * rounded are beyond 0.3, Gaussian ones at 0.43.
- */
-export const FAR_FROM_TERNARY = 0.15;
 /** Rows of a sample, spread over the tensor. */
 const SAMPLE_ROWS = 4;
 /**

@@ -11,6 +11,18 @@
  * @module
  */
 
+/**
+ * What a distance is taken for, by who asks. The bounds differ because a mistake costs them differently:
+ *
+ *     verdicts     0.05    up to here a dense copy is called ternary; a copy in Q4_0 has 0.07 and is not
+ *     conversion   0.1     up to here floats are trits that lost a little on their way, and become trits again
+ *     loading      0.15    up to here projections run dense as they are: copies in 4 bits and most in 3 are nearer; beyond it they
+ *                          are refused: weights that were never rounded are beyond 0.3
+ */
+export const CLEARLY_TERNARY = 0.05;
+export const NEARLY_TERNARY = 0.1;
+export const FAR_FROM_TERNARY = 0.15;
+
 export interface Ternariness {
   /** 0 to 1. */
   readonly distance: number;

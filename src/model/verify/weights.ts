@@ -8,7 +8,7 @@
  */
 
 import type { GgufFile } from '../../formats/gguf/types.ts';
-import { FAR_FROM_TERNARY } from '../forms.ts';
+import { CLEARLY_TERNARY, FAR_FROM_TERNARY } from '../../tensors/ternariness.ts';
 import { isTable } from '../tensors.ts';
 import type { DenseCensus, TensorCensus, TernaryCensus, VectorCensus } from './census.ts';
 import { bad, ok, type Verdict, warn } from './verdict.ts';
@@ -23,8 +23,6 @@ const SCALE_OUTLIER = 30;
 const INVERTED_SCALE = 8;
 /** Scales that come from reading something else as one. */
 const ABSURD_SCALE = 1e4;
-/** Distance from ternary up to which floats are a (lossy) copy of trits; Gaussian weights have 0.43. */
-const TERNARY_DISTANCE = 0.05;
 
 const AGAIN = 'fetch the file again, or take another one';
 const CONVERT = 'convert the original with "bitnet convert", which quantises by absmean';
@@ -161,7 +159,7 @@ function blocksVerdict(role: string, group: readonly TensorCensus[], nOthers: nu
 function denseVerdict(role: string, group: readonly DenseCensus[], isTernaryOnly: boolean): Verdict {
   const worst = group.reduce((a, b) => (b.distance > a.distance ? b : a));
   const fact = `${group.length} ${typesOf(group)}, distance from ternary ${worst.distance.toFixed(4)}`;
-  if (worst.distance <= TERNARY_DISTANCE) return ok(role, `${fact}: ternary in truth`);
+  if (worst.distance <= CLEARLY_TERNARY) return ok(role, `${fact}: ternary in truth`);
   const finding = `${fact} (${worst.tensor.name}): not ternary`;
   if (isTernaryOnly) return bad(role, `${finding}, saved as if it were an ordinary model`, CONVERT);
   if (worst.distance > FAR_FROM_TERNARY)
