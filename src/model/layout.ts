@@ -185,9 +185,11 @@ export async function findLayout(gguf: GgufFile, options: LayoutOptions): Promis
   try {
     model = modelTensors(gguf);
   } catch (error) {
-    // What is wrong with it is told elsewhere.
-    if (error instanceof BitnetError) return { layout: asked, finding: undefined, isNews: false };
-    throw error;
+    if (!(error instanceof BitnetError)) throw error;
+    // What is wrong with it is told elsewhere; that nothing could be measured is told here.
+    const isGuess = i2sLayout === 'auto' && gguf.tensors.some(({ dtype }) => dtype.name === 'I2_S');
+    const finding = isGuess ? 'x86: assumed, the tensors are not those of a whole model' : undefined;
+    return { layout: asked, finding, isNews: isGuess };
   }
   const { candidates, finding, isNews } = await guessLayout(gguf, model, options);
   const [layout] = candidates;

@@ -310,6 +310,14 @@ const cases: readonly Case[] = [
     /distance from ternary 0\.4.*not ternary, saved as if it were an ordinary model/,
   ],
   [
+    'a copy in few bits, as Q4_0 makes it',
+    own,
+    (l) => l.setFloats('blk.1.ffn_gate.weight', (i) => [-1, 0, 1][i % 3] * 0.08 * (1 + ((i % 7) - 3) / 25)),
+    'warn',
+    'blk.*.ffn_gate',
+    /distance from ternary 0\.0[6-9]\d\d .*near ternary, a copy in few bits/,
+  ],
+  [
     'an ordinary model',
     () => llama,
     (l) => l.setFloats('blk.1.ffn_gate.weight', gaussian),

@@ -160,11 +160,12 @@ function denseVerdict(role: string, group: readonly DenseCensus[], isTernaryOnly
   const worst = group.reduce((a, b) => (b.distance > a.distance ? b : a));
   const fact = `${group.length} ${typesOf(group)}, distance from ternary ${worst.distance.toFixed(4)}`;
   if (worst.distance <= CLEARLY_TERNARY) return ok(role, `${fact}: ternary in truth`);
-  const finding = `${fact} (${worst.tensor.name}): not ternary`;
-  if (isTernaryOnly) return bad(role, `${finding}, saved as if it were an ordinary model`, CONVERT);
-  if (worst.distance > FAR_FROM_TERNARY)
-    return bad(role, `${finding}; loading refuses it without --allow-dense`, CONVERT);
-  return warn(role, `${finding}; it runs as it is, slower and larger`, CONVERT);
+  const finding = `${fact} (${worst.tensor.name})`;
+  if (worst.distance <= FAR_FROM_TERNARY) {
+    return warn(role, `${finding}: near ternary, a copy in few bits; it runs as it is, slower and larger`, CONVERT);
+  }
+  const saved = isTernaryOnly ? ', saved as if it were an ordinary model' : '';
+  return bad(role, `${finding}: not ternary${saved}; loading refuses it without --allow-dense`, CONVERT);
 }
 
 function tableVerdict(role: string, group: readonly DenseCensus[]): Verdict {
