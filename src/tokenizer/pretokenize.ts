@@ -51,7 +51,7 @@ const DIGITS_THEN_GPT2: PreTokenizer = { expressions: (c) => [`[${c.number}]`, G
  * The one name that two programs read differently. Mainline llama.cpp gives falcon3 the expression of Llama 3, with
  * ignore_merges and a begin token; bitnet.cpp's fork has the list below, for Falcon3 and for Falcon-E, which TII added to
  * it (microsoft/BitNet#268). Ours is the fork's: its converter writes these names, and its steps are those of falcon-7b's
- * tokenizer.json, but with digits alone. The tokenizer.json of Falcon3 would settle it and was not to be had: `bitnet convert`
+ * tokenizer.json, but with digits alone. The tokenizer.json of Falcon3 would settle it: `bitnet convert`
  * goes by that file where there is one, and `--pre llama-bpe` gives mainline's reading.
  */
 const FALCON3: PreTokenizer = { expressions: (c) => [`[${c.punctuation}$+<=>^~|\`]+`, GPT2(c), '[0-9]'] };

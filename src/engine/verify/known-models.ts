@@ -1,7 +1,7 @@
 /**
  * What is expected of which model.
  *
- * The bounds in bits per byte are generous and have reasons, because no published file could be run where this was written: they
+ * The bounds in bits per byte are generous and have reasons, because no published file has been run yet: they
  * tell a model that speaks from one that does not, not a good conversion from a slightly worse one. For that, record the answers of
  * a run you trust (`--write`) and compare with them (`--against`).
  * @module
