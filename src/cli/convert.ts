@@ -14,7 +14,7 @@ import { createFolderSink } from '../platform/folder-node.ts';
 import { createFileSink, openFileSource } from '../platform/source-node.ts';
 import { command } from './command.ts';
 import { type Flags, UsageError, type Values } from './flags.ts';
-import { layoutFlags, layoutOptions, quietFlag } from './flags-common.ts';
+import { hubFlags, layoutFlags, layoutOptions, quietFlag } from './flags-common.ts';
 import { isOffline, pullCheckpoint } from './hub.ts';
 import type { Io } from './io.ts';
 import {
@@ -41,6 +41,7 @@ const flags = {
   pre: { type: 'string', value: 'NAME', describe: 'pre-tokenizer, where it is not recognised' },
   name: { type: 'string', also: ['--model-name'], describe: "name to write into the file [the folder's]" },
   output: { type: 'string', also: ['-o', '--outfile'], value: 'PATH', describe: 'the file to write' },
+  offline: hubFlags.offline,
   'to-hf': { type: 'string', value: 'DIR', describe: 'write a folder with packed safetensors from a GGUF file' },
   force: {
     type: 'boolean',
@@ -83,7 +84,7 @@ async function toGguf(args: Args, io: Io): Promise<number> {
   if (args['tl-tiles'] !== undefined) throw new UsageError('--tl-tiles has no meaning without --to-hf');
   const outType = typeNamed('--outtype', args.outtype, Object.keys(linearTypes) as (keyof typeof linearTypes)[]);
   const embeddingType = typeNamed('--embd-type', args['embd-type'], embeddingTypes);
-  const { dir, name } = await checkpointFolder(args.word!, args.quiet, io);
+  const { dir, name } = await checkpointFolder(args.word!, args, io);
   const converted = await convertHf(folder(dir), await createFileSink(args.output), {
     outType,
     i2sLayout: args['i2s-layout'],
@@ -135,10 +136,14 @@ function note(io: Io, notes: readonly string[]): void {
 }
 
 /** The folder itself, or that of a checkpoint on the hub, whose name says less than the repository's. */
-async function checkpointFolder(word: string, quiet: boolean, io: Io): Promise<{ dir: string; name?: string }> {
+async function checkpointFolder(
+  word: string,
+  { quiet, offline }: Pick<Args, 'quiet' | 'offline'>,
+  io: Io,
+): Promise<{ dir: string; name?: string }> {
   if (!isHubReference(word)) return { dir: word };
   const reference = parseHubReference(word);
-  const { folder } = await pullCheckpoint(reference, { quiet, offline: isOffline(io, false) }, io);
+  const { folder } = await pullCheckpoint(reference, { quiet, offline: isOffline(io, offline) }, io);
   return { dir: folder, name: reference.repo.split('/')[1] };
 }
 

@@ -356,6 +356,9 @@ describe('checkpoints of the hub', () => {
     await ok(['convert', 'hf:me/tiny', '-o', through, '-q']);
     expect(hub.bodies().length).toBe(length);
     expect((await readFile(through)).equals(await readFile(direct))).toBe(true);
+    const asked = hub.seen.length;
     await ok(['convert', 'hf:me/tiny', '-o', through, '-q'], { env: { HF_HUB_OFFLINE: 'ON' } });
+    await ok(['convert', 'hf:me/tiny', '-o', through, '-q', '--offline']);
+    expect(hub.seen.length).toBe(asked);
   });
 });
