@@ -114,7 +114,16 @@ describe.each(['qwen3', 'gemma3', 'bitnet-b1.58'] as const)('%s', (architecture)
     const before = model.memory().usedBytes;
     await model.embed(texts);
     expect(model.memory().usedBytes).toBe(before);
-    await expect(model.embed(texts, { signal: AbortSignal.timeout(1) })).rejects.toThrow();
+    // Aborted at the third look: one batch of a text of several has been computed, and its cache is held.
+    const reason = new Error('enough');
+    let looks = 0;
+    const signal = {
+      throwIfAborted() {
+        if (++looks === 3) throw reason;
+      },
+    } as AbortSignal;
+    await expect(model.embed(['a cat '.repeat(60)], { signal })).rejects.toBe(reason);
+    expect(looks).toBe(3);
     expect(model.memory().usedBytes).toBe(before);
   });
 
