@@ -41,6 +41,11 @@ export type {
   StopReason,
   TilesChoice,
   Timings,
+  TraceData,
+  TraceOp,
+  TraceOptions,
+  TraceSite,
+  TraceTensor,
   Usage,
 } from './engine/types.ts';
 export { BitnetError, type ErrorCode, type ErrorFacts } from './errors.ts';

@@ -10,6 +10,7 @@ import { isByteSource, openModelSource } from '../formats/open.ts';
 import type { ByteSource } from '../formats/source.ts';
 import type { Backend, BackendInfo, KvShape } from '../kernels/interface.ts';
 import { type Forms, isDecidedByTypes } from '../model/forms.ts';
+import type { ModelWeights } from '../model/graph.ts';
 import { I2S_LAYOUTS } from '../model/layout.ts';
 import { countParameters, loadWeights, readModelConfig } from '../model/load.ts';
 import { type MemoryPlan, modelTensors, planMemory, TABLE_TYPES } from '../model/plan.ts';
@@ -131,7 +132,7 @@ async function openParts(
     const weights = await loadWeights(gguf, backend, { plan, onProgress, signal });
     const stepper = new Stepper(backend, weights, batchSize);
     const notes = [...backend.info.notes, ...plan.notes, ...embeddingNotes(weights.config)];
-    return { gguf, config: weights.config, backend, tokenizer, stepper, notes };
+    return { gguf, config: weights.config, backend, tokenizer, stepper, weights, notes };
   } catch (error) {
     await backend.dispose();
     throw error;
@@ -159,6 +160,7 @@ function plannedKv(gguf: GgufFile, { planFor = {} }: LoadOptions): KvShape {
 
 interface OpenedParts extends Speaker {
   readonly gguf: GgufFile;
+  readonly weights: ModelWeights;
   readonly notes: readonly string[];
 }
 

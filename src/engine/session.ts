@@ -7,11 +7,14 @@
 import { BitnetError, show, want } from '../errors.ts';
 import type { Backend, KvCache, KvShape } from '../kernels/interface.ts';
 import type { ModelConfig } from '../model/config.ts';
+import type { ModelWeights } from '../model/graph.ts';
 import { type ChatMessage, encodeChat, type Tokenizer, turnEnd } from '../tokenizer/index.ts';
 import { generatePieces } from './generate.ts';
 import { Progress } from './progress.ts';
 import { GenerationRun } from './run.ts';
 import type { Stepper } from './stepper.ts';
+import { TRACE_ROWS, Tracer, traceSites } from './trace/tracer.ts';
+import type { TraceOptions, TraceSite, TraceTensor } from './trace/types.ts';
 import type { ChatOptions, EvaluateOptions, GenerateOptions, Prompt, Run, Session, SessionOptions } from './types.ts';
 import { createYielder } from './yield.ts';
 
@@ -21,6 +24,7 @@ export interface SessionParts {
   readonly config: ModelConfig;
   readonly tokenizer: Tokenizer;
   readonly stepper: Stepper;
+  readonly weights: ModelWeights;
   /** Tells the model that the session is gone. */
   readonly onDispose: (session: SessionImpl) => void;
 }
@@ -122,6 +126,31 @@ export class SessionImpl implements Session {
     } finally {
       end();
     }
+  }
+
+  async *trace(ids: readonly number[], options: TraceOptions = {}): AsyncGenerator<TraceTensor> {
+    const end = this.begin();
+    let tracer: Tracer | undefined;
+    try {
+      const all = Array.from(ids);
+      const first = this.#tokens.length;
+      this.check(ids, first);
+      const { backend, weights } = this.#parts;
+      tracer = new Tracer(backend, weights, Math.min(TRACE_ROWS, all.length));
+      for (let at = 0; at < all.length; at += tracer.maxRows) {
+        const chunk = all.slice(at, at + tracer.maxRows);
+        yield* tracer.run(this.#kv, first + at, chunk, first + all.length, options);
+        this.#tokens.push(...chunk);
+      }
+    } finally {
+      tracer?.free();
+      end();
+    }
+  }
+
+  traceSites(tokens: number): TraceSite[] {
+    const { backend, weights } = this.#parts;
+    return traceSites(backend, weights, this.#kv.shape, this.#tokens.length + tokens);
   }
 
   step(id: number, options: EvaluateOptions = {}): Promise<Float32Array> {

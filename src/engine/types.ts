@@ -10,10 +10,12 @@ import type { TableType } from '../model/plan.ts';
 import type { SamplingOptions } from '../sampling/chain.ts';
 import type { ChatMessage } from '../tokenizer/index.ts';
 import type { EmbedOptions, QuantizedEmbedding, QuantizedFormat } from './embed.ts';
+import type { TraceOptions, TraceSite, TraceTensor } from './trace/types.ts';
 
 export type { ModelInput } from '../formats/open.ts';
 export type { KernelsChoice } from '../kernels/wasm/open.ts';
 export type { I2sLayout, TilesChoice } from '../model/layout.ts';
+export type { TraceData, TraceOp, TraceOptions, TraceSite, TraceTensor } from './trace/types.ts';
 
 export interface LoadProgress {
   readonly loadedBytes: number;
@@ -178,6 +180,13 @@ export interface Session {
   prefill(ids: readonly number[], options?: EvaluateOptions): Promise<Float32Array>;
   /** Like `prefill`, with the logits after every token, chunk by chunk: (rows, vocabulary). */
   logits(ids: readonly number[], options?: { readonly signal?: AbortSignal | undefined }): AsyncIterable<Float32Array>;
+  /**
+   * Computes tokens after the cached ones like `logits`, and shows every named intermediate in the order of the graph, a few
+   * tokens at a time. What `TraceTensor.replace` sets is what the graph goes on with. Much slower than `logits`, same bits.
+   */
+  trace(ids: readonly number[], options?: TraceOptions): AsyncIterable<TraceTensor>;
+  /** What `trace` of that many tokens would show, before anything is computed: names, shapes, and what goes into what. */
+  traceSites(tokens: number): readonly TraceSite[];
   /** One token in, logits (vocabulary) out. */
   step(id: number, options?: EvaluateOptions): Promise<Float32Array>;
   /** Forgets cached positions from `position` on. */

@@ -124,6 +124,8 @@ export interface Weight {
   readonly name: string;
   readonly rows: number;
   readonly columns: number;
+  /** What the integer sums of a ternary matrix are multiplied by, as f32; 1 of dense ones. */
+  readonly scale: number;
 }
 
 /** Which rows of a batch belong to which sequence. */

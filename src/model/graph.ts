@@ -96,9 +96,28 @@ export function createScratch(
   };
 }
 
+/** The ops that graphs are made of. */
+export type GraphOps = Pick<
+  Backend,
+  | 'embed'
+  | 'rmsNorm'
+  | 'quantizeRows'
+  | 'rmsNormQuantize'
+  | 'ternaryMatmul'
+  | 'denseMatmul'
+  | 'rope'
+  | 'kvAppend'
+  | 'attention'
+  | 'gatedRelu2'
+  | 'gatedSilu'
+  | 'gatedGelu'
+  | 'scale'
+  | 'add'
+>;
+
 /** One pass through the model: `n` tokens of one or more sequences. */
 export interface Step {
-  readonly backend: Backend;
+  readonly backend: GraphOps;
   readonly scratch: Scratch;
   readonly n: number;
   readonly segments: readonly Segment[];

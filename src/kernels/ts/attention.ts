@@ -31,14 +31,7 @@ export function attention(
       const visible = segment.position + i + 1;
       for (let head = kvHead * groupSize; head < (kvHead + 1) * groupSize; head++) {
         const start = ((segment.row + i) * nHeads + head) * headDim;
-        let max = -Infinity;
-        for (let j = 0; j < visible; j++) {
-          const score = f(dot16(q, start, keys, j * headDim, headDim) * f(scale));
-          weights[j] = score;
-          if (score > max) max = score;
-        }
-        for (let j = 0; j < visible; j++) weights[j] = expF32(f(weights[j] - max));
-        const total = f(sum8d(visible, (j) => weights[j]));
+        const total = softmaxTerms(weights, q, start, keys, visible, headDim, scale);
         for (let d = 0; d < headDim; d++) {
           let sum = 0;
           for (let j = 0; j < visible; j++) sum = f(sum + f(weights[j] * values[j * headDim + d]));
@@ -47,4 +40,27 @@ export function attention(
       }
     }
   }
+}
+
+/**
+ * Writes e_j of the query at `q[start ..]` for the first `visible` keys of one head (positions, headDim) into `weights`;
+ * returns their sum t. The probability of position j is e_j / t.
+ */
+export function softmaxTerms(
+  weights: Float32Array,
+  q: Float32Array,
+  start: number,
+  keys: Float32Array,
+  visible: number,
+  headDim: number,
+  scale: number,
+): number {
+  let max = -Infinity;
+  for (let j = 0; j < visible; j++) {
+    const score = f(dot16(q, start, keys, j * headDim, headDim) * f(scale));
+    weights[j] = score;
+    if (score > max) max = score;
+  }
+  for (let j = 0; j < visible; j++) weights[j] = expF32(f(weights[j] - max));
+  return f(sum8d(visible, (j) => weights[j]));
 }

@@ -1,0 +1,177 @@
+/** Traces: what is shown is what was computed, and what is set is what is gone on with. */
+import { describe, expect, it } from 'vitest';
+import { accumulators } from '../../src/engine/trace/accumulators.ts';
+import type { LoadOptions, Model, TraceTensor } from '../../src/index.ts';
+import { loadModel } from '../../src/index.ts';
+import { ARCHITECTURES } from '../../src/model/architectures.ts';
+import { engineLogits, tinyModel } from '../model/models.ts';
+
+const ids = Array.from({ length: 19 }, (_, i) => (i * 37 + 5) % 500);
+
+/** Rows of every name, joined; and all pieces. */
+async function traceOf(model: Model, select?: (name: string) => boolean) {
+  const pieces: TraceTensor[] = [];
+  const options = select === undefined ? {} : { select: ({ name }: { name: string }) => select(name) };
+  for await (const tensor of model.createSession().trace(ids, options)) pieces.push(tensor);
+  const rows = new Map<string, number[]>();
+  for (const { name, data } of pieces) rows.set(name, [...(rows.get(name) ?? []), ...data]);
+  return { pieces, rows };
+}
+
+async function withModel<T>(file: Uint8Array, options: LoadOptions, use: (model: Model) => Promise<T>): Promise<T> {
+  const model = await loadModel(file, options);
+  try {
+    return await use(model);
+  } finally {
+    await model.dispose();
+  }
+}
+
+describe.each([...ARCHITECTURES.keys()])('%s', (architecture) => {
+  const options = { architecture: architecture as 'llama' };
+
+  it('shows the same on both backends, with the logits that every other way gives', async () => {
+    const file = await tinyModel(options);
+    const all = () => true;
+    const [ts, wasm] = await Promise.all([
+      withModel(file, { backend: 'ts' }, (model) => traceOf(model, all)),
+      withModel(file, { backend: 'wasm', threads: 2 }, (model) => traceOf(model, all)),
+    ]);
+    const logits = await engineLogits(file, ids, { backend: 'wasm', threads: 1 }, {});
+    expect(wasm.rows.get('logits')).toEqual([...logits]);
+    expect([...wasm.rows.keys()]).toEqual([...ts.rows.keys()]);
+    for (const [name, values] of ts.rows) expect(wasm.rows.get(name), name).toEqual(values);
+    expect(wasm.pieces.filter(({ unexplained }) => unexplained !== undefined && unexplained > 0)).toEqual([]);
+  });
+
+  it('knows beforehand what there will be, and what goes into what', async () => {
+    await withModel(await tinyModel(options), { threads: 1 }, async (model) => {
+      const { pieces } = await traceOf(model, () => true);
+      const sites = model.createSession().traceSites(ids.length);
+      const first = pieces.filter(({ position }) => position === 0);
+      expect(first.map(({ name, op, columns, inputs }) => ({ name, op, columns, inputs }))).toEqual(
+        sites.map(({ name, op, columns, inputs }) => ({ name, op, columns, inputs })),
+      );
+      const known = new Set(sites.map(({ name }) => name));
+      expect(known.size).toBe(sites.length);
+      for (const { inputs } of sites) for (const input of inputs) expect(known).toContain(input);
+      for (const { name, rows, columns, data } of pieces) expect(data.length, name).toBe(rows * columns);
+    });
+  });
+
+  it('runs every op again on what went in', async () => {
+    await withModel(await tinyModel(options), { threads: 1 }, async (model) => {
+      const seen = new Map<string, Float32Array>();
+      const again = new Set<string>();
+      for await (const tensor of model.createSession().trace(ids.slice(0, 7))) {
+        const { name, op, inputs, data, rerun, columns } = tensor;
+        if (data instanceof Float32Array) seen.set(name, data);
+        if (rerun === undefined) continue;
+        const names = op === 'ternaryMatmul' ? [inputs[0].replace(/\.codes$/, '')] : inputs;
+        const result = await rerun(names.map((input) => seen.get(input) ?? new Float32Array(0)));
+        expect(result.length, name).toBe(7 * columns);
+        expect(result, name).toEqual(data);
+        again.add(op);
+      }
+      expect([...again].sort()).toEqual(
+        expect.arrayContaining(['add', 'denseMatmul', 'rmsNorm', 'rope', 'ternaryMatmul']),
+      );
+    });
+  });
+});
+
+describe('a trace', () => {
+  it('goes on with what is set', async () => {
+    const file = await tinyModel({});
+    await withModel(file, { threads: 1 }, async (model) => {
+      const usual = await traceOf(model);
+      const set = async (which: string, change: (value: number) => number) => {
+        const rows = new Map<string, number[]>();
+        for await (const tensor of model.createSession().trace(ids)) {
+          const { name, data, position, replace } = tensor;
+          // Later tokens look back at keys that came from what was set.
+          if (position === 0) rows.set(name, [...data]);
+          if (name === which) await replace?.(Float32Array.from(data, change));
+        }
+        return rows;
+      };
+      for (const which of ['embd', 'blk.0.attn_norm', 'blk.0.attn_norm.codes', 'blk.1.attn_k_rope', 'blk.1.ffn_act']) {
+        const same = await set(which, (value) => value);
+        for (const [name, values] of same) {
+          // A scale may move by its last bit when codes are set.
+          const close = values.map((value, i) => Math.abs(value - usual.rows.get(name)![i]) <= 1e-5);
+          expect(close.includes(false) && which, name).toBe(false);
+        }
+        const other = await set(which, (value) => -value);
+        const at = [...usual.rows.keys()].indexOf(which);
+        [...other].forEach(([name, values], i) => {
+          if (i <= at) expect(values, name).toEqual(usual.rows.get(name)!.slice(0, values.length));
+        });
+        expect(other.get('logits'), which).not.toEqual(same.get('logits'));
+      }
+    });
+  });
+
+  it('shows probabilities that sum to one, zero where a token cannot look', async () => {
+    await withModel(await tinyModel({ architecture: 'llama' }), { threads: 1 }, async (model) => {
+      const { pieces } = await traceOf(model, (name) => name.endsWith('attn_weights'));
+      expect(pieces.length).toBe(2 * 2);
+      for (const { data, rows, position, columns } of pieces) {
+        for (let i = 0; i < (rows * columns) / ids.length; i++) {
+          const row = Array.from(data.slice(i * ids.length, (i + 1) * ids.length));
+          const visible = position + Math.floor((i * ids.length) / columns) + 1;
+          expect(row.reduce((a, b) => a + b, 0)).toBeCloseTo(1, 5);
+          expect(row.slice(visible).every((value) => value === 0)).toBe(true);
+          expect(row[visible - 1]).toBeGreaterThan(0);
+        }
+      }
+    });
+  });
+
+  it('leaves other sessions alone, gives its memory back, and leaves the session usable', async () => {
+    await withModel(await tinyModel({}), { threads: 1 }, async (model) => {
+      const session = model.createSession();
+      const expected = await session.prefill(ids);
+      session.rewind(0);
+      const other = model.createSession();
+      const before = model.memory().usedBytes;
+      let looks = 0;
+      for await (const { rows } of session.trace(ids)) {
+        if (looks++ < 5) expect(await other.prefill(ids)).toEqual(expected);
+        other.rewind(0);
+        expect(rows).toBeLessThanOrEqual(16);
+      }
+      expect(session.position).toBe(ids.length);
+      expect(model.memory().usedBytes).toBe(before);
+      session.rewind(3);
+      for await (const { position } of session.trace(ids.slice(3))) {
+        expect(position).toBeGreaterThanOrEqual(3);
+        break;
+      }
+      expect(session.position).toBe(3);
+      expect(model.memory().usedBytes).toBe(before);
+      expect(await session.prefill(ids.slice(3))).toEqual(expected);
+      await expect(
+        (async () => {
+          for await (const _ of session.trace([1], { signal: AbortSignal.abort(new Error('enough')) }));
+        })(),
+      ).rejects.toThrow('enough');
+      await expect(session.trace([1e9])[Symbol.asyncIterator]().next()).rejects.toThrow('out of range');
+    });
+  });
+});
+
+it('finds the integers, and says where there are none', () => {
+  const f = Math.fround;
+  const [scale, weightScale] = [f(127 / 3.7), f(0.0371)];
+  const sums = [0, 1, -1, 127 * 14336, -127 * 14336, 2 ** 22 - 1, 12345];
+  const outputs = Float32Array.from(sums, (sum) => f(f(sum / scale) * weightScale));
+  const scales = Float32Array.of(scale);
+  expect(accumulators(outputs, scales, weightScale, sums.length)).toEqual({
+    sums: Int32Array.from(sums),
+    unexplained: 0,
+  });
+  outputs[2] *= 1.3;
+  outputs[5] = Number.NaN;
+  expect(accumulators(outputs, scales, weightScale, sums.length).unexplained).toBe(2);
+});
