@@ -41,7 +41,8 @@ export async function parseReceipt(text: string, label: string): Promise<Receipt
     got: `${text.length}`,
   }));
   const root = new JsonAt(parseJson(text, label), label);
-  const isReceipt = typeof root.value === 'object' && root.value !== null && root.at('format').value === RECEIPT_FORMAT;
+  const isObject = typeof root.value === 'object' && root.value !== null && !Array.isArray(root.value);
+  const isReceipt = isObject && root.at('format').value === RECEIPT_FORMAT;
   want(isReceipt, 'bad-container', 'not a receipt', () => ({
     where: label,
     expected: `"format": "${RECEIPT_FORMAT}"`,

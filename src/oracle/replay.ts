@@ -87,7 +87,8 @@ export async function replayRun(model: Model, receipt: RunReceipt, context: Repl
         break;
       }
       text += piece.text;
-      onProgress?.(++drawn);
+      drawn++;
+      onProgress?.(drawn);
     }
     const rows = await rowsBehind(model, session, prompt.tokens, output.tokens, signal);
     const firstRow = compareRows(rows, receipt, differences);
@@ -152,7 +153,7 @@ function compareRows(rows: RowsBehind, { output }: RunReceipt, differences: Diff
     if (difference.position === undefined) differences.push(difference);
     else {
       const [then, now] = [output.logprobs[at], rows.logprobs[at]];
-      const note = `ln p of the token: ${then} then, ${now} now`;
+      const note = `${difference.note}; ln p of the token: ${then} then, ${now} now`;
       differences.push({ ...difference, note });
     }
   }
