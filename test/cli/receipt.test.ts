@@ -192,7 +192,10 @@ describe('bitnet replay', () => {
     expect([byHash.code, byHash.err]).toEqual([1, expect.stringMatching(/expected sha256 .*--force/)]);
     const forced = await bitnet(['replay', path, '-m', other, '--force']);
     expect(forced.err).toBe('');
-    expect([forced.code, forced.out]).toEqual([1, expect.stringMatching(/logits \d+: expected [0-9a-f]{16}, got .* rows differ/)]);
+    expect([forced.code, forced.out]).toEqual([
+      1,
+      expect.stringMatching(/logits \d+: expected [0-9a-f]{16}, got .* rows differ/),
+    ]);
     expect(forced.out).toContain('model (SHA-256): ');
   });
 
