@@ -13,6 +13,7 @@ import { oracleLogits } from './oracle.ts';
 import { perplexity } from './perplexity.ts';
 import { pull } from './pull.ts';
 import { quantize } from './quantize.ts';
+import { replay } from './replay.ts';
 import { run } from './run.ts';
 import { synth } from './synth.ts';
 import { tokenize } from './tokenize.ts';
@@ -28,6 +29,7 @@ export const commands: readonly Command[] = [
   perplexity,
   embed,
   bench,
+  replay,
   convert,
   quantize,
   synth,
