@@ -3,6 +3,7 @@
  * @module
  */
 
+export { openEvalCallback } from './dump/eval-callback.ts';
 export type { FileSet, FolderTarget, RunningHash, TraceTarget } from './dump/files.ts';
 export { type Manifest, type ManifestTensor, type NotFinite, parseManifest } from './dump/manifest.ts';
 export { openTrace } from './dump/open.ts';
