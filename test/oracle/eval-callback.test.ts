@@ -122,7 +122,7 @@ describe('a log', () => {
   it.each<[string, string, RegExp]>([
     ['nothing', '', /not a log of llama-eval-callback/],
     ['another text', 'Once upon a time\nggml_debug: nonsense\n', /not a log of llama-eval-callback/],
-    ['a number more', embd.replace(', ...,', ', 1.0, ...,'), /numbers sum to/],
+    ['a number more', embd.replace(', ...,', ', 1.0, ...,'), /4 numbers before the gap/],
     ['a number less', embd.replace(/\[ +-?\d\.\d{4},/, '['), /2 numbers before the gap of a row/],
     ['a number changed', embd.replace(/-?\d\.\d{4},/, '77.0000,'), /the numbers sum to .*, the log says "sum = /],
     ['no number', embd.replace(/-?\d\.\d{4},/, 'one,'), /not a row of \{64, 8, 1, 1\}/],
