@@ -7,8 +7,8 @@ import { BitnetError, want } from '../../errors.ts';
 import type { ByteSource } from '../../formats/source.ts';
 import { decodeNpy, MAX_HEADER_BYTES, type NpyArray, parseNpyHeader } from '../npy.ts';
 import type { SourceTensor, TraceSource } from '../source.ts';
+import { openEvalCallback } from './eval-callback.ts';
 import type { FileSet, RunningHash } from './files.ts';
-import { openLog } from './log.ts';
 import { MANIFEST, MAX_MANIFEST_BYTES, type Manifest, parseManifest } from './manifest.ts';
 import { ourName } from './names.ts';
 import { openArchive } from './zip.ts';
@@ -40,8 +40,7 @@ export async function openTraceFile(source: ByteSource, architecture?: string): 
     where: source.label,
     expected: 'a folder of .npy files, an .npz, or a log of llama-eval-callback',
   }));
-  const log = await openLog(source, architecture);
-  return { ...log, verify: async () => undefined, close: () => source.close() };
+  return { ...(await openEvalCallback(source, architecture)), verify: async () => undefined };
 }
 
 /** A trace out of files. Closing it closes them. */

@@ -12,8 +12,10 @@
  *        sum = 8.107841
  *
  * Dimensions come with the fastest first, as ggml has them. Of each only the first and the last three indices are printed (the
- * oldest versions: the first three only). Quantised results have no values. `sum` is of all values or of the printed ones,
- * depending on the version, and is not read.
+ * oldest versions: the first three only). Quantised results have no values.
+ *
+ * `sum` is of the printed values, and in later versions of all: which, the first sum of a result that was not printed whole tells.
+ * Where it is of the printed ones, it is checked.
  * @module
  */
 
@@ -57,6 +59,8 @@ const MAX_VALUES = 1 << 20;
 const MAX_DIMENSION = 2 ** 26;
 const MAX_HEADER = 2000;
 const MAX_TOKENS = 1 << 24;
+/** Printed sums are of f32, added one by one. */
+const SUM_ERROR = 1e-4;
 
 /** Callbacks that print: `ggml_debug`, `common_debug_cb_eval`, behind a time stamp or not. */
 const CALLBACK = /(?:ggml_debug|cb_eval[^:]{0,20}):/;
@@ -79,36 +83,61 @@ export async function* logBlocks(
   }));
   let header: LogHeader | undefined;
   let lists: ListReader | undefined;
+  let last: (LogBlock & { readonly isCut: boolean }) | undefined;
+  let sumsPrinted: boolean | undefined;
   let tokensLeft = 0;
   let line = 0;
+  const withoutValues = ({ line: at, name }: LogHeader) =>
+    new BitnetError('truncated', 'a tensor without its values', { where: `${where}:${at}`, got: name });
   for await (const text of linesOf(source)) {
     line++;
     if (lists !== undefined && header !== undefined) {
       if (!lists.take(text, `${where}:${line}`)) continue;
-      if (wanted(header)) yield { ...header, ...lists.values(header.dims, `${where}:${header.line}`) };
+      const { values, ...rest } = lists.values(header.dims, `${where}:${header.line}`);
+      last = { ...header, values, ...rest };
+      if (wanted(header)) yield last;
       [lists, header] = [undefined, undefined];
       continue;
     }
     const found = headerOf(text, line, where);
     if (found !== undefined) {
-      header = found;
-      continue;
-    }
-    if (header !== undefined && /^\s*\[/.test(text)) {
+      if (header !== undefined && hasValues(header)) throw withoutValues(header);
+      [header, last] = [found, undefined];
+    } else if (header !== undefined && /^\s*\[/.test(text)) {
       lists = new ListReader();
       lists.take(text, `${where}:${line}`);
-      continue;
-    }
-    if (text.trim() !== '') header = undefined; // no values: quantised
-    tokensLeft = readFacts(text, facts, tokensLeft);
+    } else if (last !== undefined && /^\s*sum = /.test(text)) {
+      const isPrinted = isSumOf(last, text.trim().slice(6));
+      if (last.isCut) sumsPrinted ??= isPrinted;
+      const { name, isCut } = last;
+      want(isPrinted || (isCut && sumsPrinted !== true), 'bad-container', 'other values than were printed', () => ({
+        where: `${where}:${line}: ${name}`,
+        expected: text.trim(),
+      }));
+      last = undefined;
+    } else tokensLeft = readFacts(text, facts, tokensLeft);
   }
   want(lists === undefined, 'truncated', 'the log ends inside of a tensor', () => ({
     where: `${where}:${line}`,
     got: header?.name,
   }));
+  if (header !== undefined && hasValues(header)) throw withoutValues(header);
   want(tokensLeft === 0, 'truncated', 'the log ends inside of its list of tokens', () => ({
     where: `${where}:${line}`,
   }));
+}
+
+/** Of other types, values are not printed. */
+function hasValues({ type }: LogHeader): boolean {
+  return /^(f|bf|i)(8|16|32)$/.test(type);
+}
+
+function isSumOf({ values, resolution }: LogBlock, text: string): boolean {
+  const sum = values.reduce((all, { value }) => all + value, 0);
+  const size = values.reduce((all, { value }) => all + Math.abs(value), 0);
+  const printed = numberOf(text);
+  if (!Number.isFinite(sum) || !Number.isFinite(printed)) return Object.is(sum, printed) || Number.isNaN(printed);
+  return Math.abs(sum - printed) <= (values.length + 1) * resolution + SUM_ERROR * size;
 }
 
 async function* linesOf(source: ByteSource): AsyncGenerator<string> {
@@ -136,7 +165,7 @@ function headerOf(text: string, line: number, where: string): LogHeader | undefi
   const shape = /^(\d{1,10}), (\d{1,10}), (\d{1,10}), (\d{1,10})\}/.exec(rest.slice(shaped + 4));
   if (made < 0 || shaped < made || op === null || shape === null) return undefined;
   const dims = shape.slice(1).map(Number) as [number, number, number, number];
-  const isFine = dims.every((dim) => dim >= 1) && dims.reduce((a, b) => a * b) <= MAX_DIMENSION ** 2;
+  const isFine = dims.reduce((a, b) => a * b) <= MAX_DIMENSION ** 2;
   want(isFine && dims.every((dim) => dim <= MAX_DIMENSION), 'limit-exceeded', 'no shape of a tensor', () => ({
     where: `${where}:${line}`,
     got: dims.join(', '),
@@ -211,7 +240,10 @@ class ListReader {
     return this.#done !== undefined;
   }
 
-  values([d0, d1, d2]: LogHeader['dims'], where: string): Pick<LogBlock, 'values' | 'resolution'> {
+  values(
+    [d0, d1, d2]: LogHeader['dims'],
+    where: string,
+  ): Pick<LogBlock, 'values' | 'resolution'> & { readonly isCut: boolean } {
     const values: LogValue[] = [];
     const texts: string[] = [];
     for (const [i2, outer] of indexed(this.#done, d2, where)) {
@@ -222,7 +254,7 @@ class ListReader {
         }
       }
     }
-    return { values, resolution: resolutionOf(texts) };
+    return { values, resolution: resolutionOf(texts), isCut: values.length < d0 * d1 * d2 };
   }
 }
 
@@ -230,15 +262,16 @@ function add(list: List | undefined, item: Item): void {
   if (list !== undefined) (list.cut ? list.after : list.before).push(item);
 }
 
-/** The items of a list with their indices: what stands behind the dots is counted from the end. */
+/** The items of a list with their indices: what stands behind the dots, as many as before or none, is counted from the end. */
 function* indexed(list: Item | undefined, dim: number, where: string): Generator<[number, Item]> {
   if (typeof list !== 'object') throw new BitnetError('bad-container', 'a number in place of a list', { where });
   const { before, after, cut } = list;
   const count = before.length + after.length;
-  want(cut ? count <= dim : count === dim, 'bad-container', 'other values than the shape has', () => ({
+  const isEven = after.length === 0 || after.length === before.length;
+  want(cut ? count < dim && isEven : count === dim, 'bad-container', 'other values than the shape has', () => ({
     where,
     expected: `${dim}`,
-    got: `${count}`,
+    got: cut ? `${before.length} and ${after.length}` : `${count}`,
   }));
   for (let i = 0; i < before.length; i++) yield [i, before[i]];
   for (let i = 0; i < after.length; i++) yield [dim - after.length + i, after[i]];
