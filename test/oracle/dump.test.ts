@@ -296,6 +296,16 @@ describe('a damaged dump', () => {
     ['no digest', (m) => Object.assign(m.tensors[0], { sha256: 'yes' }), /tensors\[0\]\.sha256/],
     ['no model', (m) => Object.assign(m, { model: [] }), /model: not a manifest/],
     ['a list for facts', (m) => Object.assign(m.tensors[0], { facts: { scale: [] } }), /tensors\[0\]\.facts/],
+    [
+      'a key of prototypes',
+      (m) => Object.assign(m.tensors[0], { facts: JSON.parse('{"__proto__": 1}') }),
+      /tensors\[0\]\.facts: .*names of facts, got "__proto__"/,
+    ],
+    [
+      'one file twice',
+      (m) => Object.assign(m.tensors[1], { file: 'embd.npy' }),
+      /tensors\[1\]\.file: .*files that differ/,
+    ],
     ['an object for tensors', (m) => Object.assign(m, { tensors: {} }), /tensors: not a manifest/],
     ['a fourth dimension', (m) => Object.assign(m.tensors[0], { shape: [19, 1, 256] }), /tensors\[0\]\.shape/],
   ])('%s', async (_, change, message) => {
@@ -315,6 +325,11 @@ describe('a damaged dump', () => {
       /the file ends inside its header/,
     ],
     ['no .npy', (f) => f.set('embd.npy', new Uint8Array(300)), /not a .npy file/],
+    [
+      'bytes behind the numbers',
+      (f) => f.set('embd.npy', Buffer.concat([f.get('embd.npy')!, new Uint8Array(4)])),
+      /bytes behind the numbers, expected 0, got 4/,
+    ],
     ['a value changed', (f) => (f.get('embd.npy')![900] ^= 1), /the numbers are not those that the manifest tells of/],
     ['a version of .npy', (f) => (f.get('embd.npy')![6] = 9), /unknown version of .npy, expected 1 to 3, got 9/],
   ])('%s', async (_, change, message) => {
@@ -349,6 +364,38 @@ describe('an archive', () => {
     const source = await openTrace(await openArchive(memorySource(bytes)));
     return [...(await source.read('logits', 0, 2)).data];
   };
+
+  it('is held against its checksums', async () => {
+    const spoilt = (level: 0 | 6) => {
+      const bytes = zipSync({ 'logits.npy': npy }, { level });
+      bytes[entries(bytes)[0] - 2] ^= 1; // the last byte but one of the member
+      return bytes;
+    };
+    await expect(read(spoilt(6))).rejects.toThrow(/a member is damaged|cannot be unpacked|unpacks to/);
+    const stored = await openTrace(await openArchive(memorySource(spoilt(0))));
+    await expect(stored.verify(sha256)).rejects.toThrow(/logits.npy: a member is damaged, expected CRC-32/);
+    const whole = await openTrace(await openArchive(memorySource(zipSync({ 'logits.npy': npy }, { level: 0 }))));
+    await whole.verify(sha256);
+  });
+
+  it('unpacks a member once, however often rows are asked for', async () => {
+    let reads = 0;
+    const packed = memorySource(zipSync({ 'logits.npy': npy, 'embd.npy': npy }, { level: 6 }));
+    const counting = {
+      ...packed,
+      readInto: (target: Uint8Array, at: number) => {
+        if (target.length > 30) reads++; // a member's bytes, or the directory
+        return packed.readInto(target, at);
+      },
+    };
+    const source = await openTrace(await openArchive(counting));
+    const before = reads;
+    for (let i = 0; i < 5; i++) {
+      expect([...(await source.read('logits', 1, 1)).data]).toEqual([4, 5, 6]);
+      expect([...(await source.read('embd', 0, 1)).data]).toEqual([1, 2, 3]);
+    }
+    expect(reads).toBe(before);
+  });
 
   it('is read stored and deflated, under our names and those of llama.cpp', async () => {
     for (const level of [0, 6] as const)
@@ -401,6 +448,8 @@ describe('an archive', () => {
     ],
     ['one name twice', () => twice(), /two members of one name/],
     ['one member for two names', () => overlapping(), /a member runs into what follows/],
+    ['one behind a long second header', () => shifted(), /a member runs into what follows/],
+    ['another name in the second header', () => renamed(), /called otherwise in the directory, got "logitz.npy"/],
     ['a bomb', () => bomb(), /unpacks to more than its size|unpacks to less/],
     ['a size that cannot be', () => impossible(), /unpacks to less than its size, expected at most \d+ bytes of \d+/],
     ['a giant', () => giant(), /too large to unpack in memory/],
@@ -422,6 +471,17 @@ describe('an archive', () => {
   const overlapping = () => {
     const bytes = two();
     new DataView(bytes.buffer).setUint32(entries(bytes)[1] + 42, 0, true);
+    return bytes;
+  };
+  /** The local header has lengths of its own: with a long extra field, the data would be that of the next member. */
+  const shifted = () => {
+    const bytes = two();
+    new DataView(bytes.buffer).setUint16(28, npy.length + 40, true);
+    return bytes;
+  };
+  const renamed = () => {
+    const bytes = two();
+    bytes[35] = 'z'.charCodeAt(0);
     return bytes;
   };
   const bomb = () => {

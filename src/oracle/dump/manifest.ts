@@ -114,24 +114,30 @@ export function parseManifest(text: string, where: string): Manifest {
   };
   const tokens = list(root.tokens, 'tokens', MAX_TOKENS).map((id, i) => count(id, `tokens[${i}]`, 2 ** 31));
   const names = new Set<string>();
+  const files = new Set<string>();
   const tensors = list(root.tensors, 'tensors', MAX_TENSORS).map((one, i): ManifestTensor => {
     const path = `tensors[${i}]`;
     if (!isRecord(one)) throw bad(path, 'a tensor', one);
     const name = text_(one.name, `${path}.name`, TENSOR_NAME);
     if (names.has(name)) throw bad(`${path}.name`, 'names that differ', name);
     names.add(name);
+    const file = text_(one.file, `${path}.file`, FILE_NAME);
+    if (files.has(file)) throw bad(`${path}.file`, 'files that differ', file);
+    files.add(file);
     const dtype = text_(one.dtype, `${path}.dtype`, /^(f32|i8|i32)$/) as NpyType;
     const shape = list(one.shape, `${path}.shape`, 2).map((dim, j) => count(dim, `${path}.shape[${j}]`));
     if (shape.length !== 2 || shape[0] !== tokens.length) throw bad(`${path}.shape`, `(${tokens.length}, n)`, shape);
     const facts = optional(one.facts, (value) => {
       if (!isRecord(value)) throw bad(`${path}.facts`, 'facts', value);
-      for (const fact of Object.values(value))
+      for (const [key, fact] of Object.entries(value)) {
+        if (!/^[A-Za-z]\w{0,40}$/.test(key)) throw bad(`${path}.facts`, 'names of facts', key);
         if (typeof fact !== 'number' && typeof fact !== 'string') throw bad(`${path}.facts`, 'numbers and texts', fact);
+      }
       return value as Record<string, number | string>;
     });
     return {
       name,
-      file: text_(one.file, `${path}.file`, FILE_NAME),
+      file,
       dtype,
       shape: [shape[0], shape[1]],
       op: optional(one.op, (value) => text_(value, `${path}.op`) as TraceOp),
