@@ -6,7 +6,8 @@ import { type FileSet, openTrace } from '../../src/oracle/index.ts';
 /** numpy.save with a header text as given. */
 function npy(descr: string, shape: readonly number[], data: ArrayBufferView, { version = 1, fortran = 'False' } = {}) {
   const tuple = shape.length === 1 ? `(${shape[0]},)` : `(${shape.join(', ')})`;
-  const text = `{'descr': '${descr}', 'fortran_order': ${fortran}, 'shape': ${tuple}, }`.padEnd(117) + '\n';
+  const fields = `'descr': '${descr}', 'fortran_order': ${fortran}, 'shape': ${tuple}, `;
+  const text = `${`{${fields}}`.padEnd(117)}\n`;
   const start = version === 1 ? 10 : 12;
   const out = new Uint8Array(start + text.length + data.byteLength);
   out.set([0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59, version, 0, text.length]);

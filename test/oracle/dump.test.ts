@@ -165,9 +165,11 @@ print(json.dumps({t['name']: [str(archive[t['name']].dtype), archive[t['name']].
       expect(onDisk).toBeGreaterThan(bytes - 300 * sites.length);
       // As if of 10^5 tokens and a model of real width: more than an archive can hold.
       const create = model.createSession.bind(model);
+      const contexts: number[] = [];
       const wide = Object.create(model, {
         createSession: {
-          value: (options: object) =>
+          value: (options: { contextSize: number }) =>
+            contexts.push(options.contextSize) &&
             Object.assign(create(options), {
               traceSites: () => sites.map((site) => ({ ...site, columns: site.columns * 100_000 })),
             }),
@@ -175,6 +177,7 @@ print(json.dumps({t['name']: [str(archive[t['name']].dtype), archive[t['name']].
       }) as Model;
       await expect(dump(wide, { npz: true })).rejects.toThrow(/too large for one .npz, expected .*write a folder/);
       await expect(dump(wide, { freeBytes: 1e9 })).rejects.toThrow(/no room for this trace/);
+      expect(contexts).toEqual([1, 1]); // no cache for the tokens, which may be too large itself
       expect(readdirSync(scratch).filter((name) => name.includes('partial'))).toEqual([]);
     });
   });
