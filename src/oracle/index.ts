@@ -4,7 +4,7 @@
  */
 
 export { openEvalCallback } from './dump/eval-callback.ts';
-export type { FileSet, FolderTarget, RunningHash, TraceTarget } from './dump/files.ts';
+export { type FileSet, type FolderTarget, memoryFolder, type RunningHash, type TraceTarget } from './dump/files.ts';
 export { type Manifest, type ManifestTensor, type NotFinite, parseManifest } from './dump/manifest.ts';
 export { openTrace, openTraceFile, type StoredTrace } from './dump/open.ts';
 export { type WriteTraceOptions, writeTrace } from './dump/write.ts';

@@ -6,12 +6,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { zipSync } from 'fflate';
 import { describe, expect, it } from 'vitest';
+import { memorySink } from '../../src/formats/sink.ts';
 import { memorySource } from '../../src/formats/sources.ts';
 import type { LoadOptions, Model, TraceTensor } from '../../src/index.ts';
 import { loadModel } from '../../src/index.ts';
 import { ARCHITECTURES } from '../../src/model/architectures.ts';
 import { traceBytes } from '../../src/oracle/dump/write.ts';
 import {
+  memoryFolder,
   openArchive,
   openTrace,
   type Stages,
@@ -193,6 +195,26 @@ print(json.dumps({t['name']: [str(archive[t['name']].dtype), archive[t['name']].
         ).rejects.toThrow('enough');
       }
       expect(readdirSync(scratch)).toEqual(before);
+    });
+  });
+
+  it('may stay in memory, where there are no files', async () => {
+    await withModel(async (model) => {
+      const folder = memoryFolder();
+      const stages = { tensors: ['logits', 'blk.1.*'] };
+      await writeTrace(model, ids, { folder }, { sha256, facts, stages });
+      const source = await openTrace(folder);
+      await source.verify(sha256);
+      const expected = await live(model, stages);
+      expect([...(await source.read('logits', 0, ids.length)).data]).toEqual(expected.get('logits'));
+      // And an archive of it, the same bytes as on disk.
+      const archive = memorySink();
+      const parts = memoryFolder();
+      await writeTrace(model, ids, { folder: parts, archive }, { sha256, facts, stages });
+      const onDisk = readFileSync(await dump(model, { npz: true, stages }));
+      expect(Buffer.compare(archive.bytes(), onDisk)).toBe(0);
+      expect(parts.names).toEqual([]);
+      await expect(parts.open('logits.npy')).rejects.toMatchObject({ code: 'io' });
     });
   });
 
