@@ -7,7 +7,7 @@ import type { EndpointReport } from './compare-endpoint.ts';
 
 /** Lines, without a newline at the end. What a server said is quoted: it may hold what would command a terminal. */
 export function endpointText(report: EndpointReport): string {
-  const { url, shape, prompt, positions, first, findings, verdict, bound, noise } = report;
+  const { url, shape, prompt, positions, first, findings, verdict, bound, noise, mean } = report;
   const theirs = prompt.theirs === undefined || prompt.theirs === prompt.tokens ? '' : `, ${prompt.theirs} there`;
   const lines = [`${url}: probabilities as ${shape}, ${prompt.tokens} tokens of prompt${theirs}`];
   const told = positions.reduce((sum, { tokens }) => sum + tokens, 0);
@@ -34,7 +34,11 @@ export function endpointText(report: EndpointReport): string {
         `  farthest apart: ${worst.id} ${worst.text}, ln p ${figure(worst.here)} here, ${figure(worst.there)} there (bound ${figure(positions[first].bound)})`,
       );
   }
-  if (noise > 0) lines.push(`  a cache of f32 instead of f16 makes ${figure(noise)} of difference here`);
+  if (positions.length > 0) {
+    lines.push(
+      `  on average ${figure(mean.difference)} (bound ${figure(mean.bound)}); a cache of f32 instead of f16 makes ${figure(mean.noise)} here, ${figure(noise)} at most`,
+    );
+  }
   for (const { kind, text } of findings) lines.push(`  ${kind}: ${text}`);
   return lines.join('\n');
 }

@@ -18,8 +18,8 @@ export interface Behaviour {
   readonly temperature?: number;
   /** Softmax over the tokens told only, as llama-server does when greedy. */
   readonly renormalise?: boolean;
-  /** Added to every logit at this position, times a sign that goes with the id. */
-  readonly wrongAt?: { readonly position: number; readonly by: number };
+  /** Added to every logit at this position, or at all, times a sign that goes with the id. */
+  readonly wrongAt?: { readonly position: number | 'all'; readonly by: number };
   readonly rename?: (text: string) => string;
   /** Leaves its prompt reading to somebody else. */
   readonly prompt?: (text: string) => number[];
@@ -168,7 +168,8 @@ function readPrompt(model: Model, { bos, prompt }: Behaviour, given: string | nu
 function stepOf(behaviour: Behaviour, row: Float32Array, top: number, position: number, forced?: number): Step {
   const { temperature = 1, wrongAt, samplesAt, renormalise } = behaviour;
   const logits = Array.from(row, (logit, id) => {
-    const wrong = wrongAt?.position === position ? wrongAt.by * (id % 2 === 0 ? 1 : -1) : 0;
+    const wrong =
+      wrongAt?.position === position || wrongAt?.position === 'all' ? wrongAt.by * (id % 2 === 0 ? 1 : -1) : 0;
     return (logit + wrong) / temperature;
   });
   const order = logits.map((_, id) => id).sort((a, b) => logits[b] - logits[a] || a - b);

@@ -117,6 +117,18 @@ describe('a server that is wrong', () => {
     expect(strict).toMatchObject({ verdict: 'differs', first: 0, bound: 1e-6 });
   });
 
+  it('by little everywhere: no single number is too far off, their mean is', async () => {
+    const { mean, positions } = await compare({ shape: 'openai' });
+    const bound = Math.min(...positions.map((one) => one.bound));
+    expect(mean.difference).toBeLessThan(1e-9);
+    expect(mean.bound).toBeGreaterThan(3 * mean.noise);
+    await server.close();
+    const report = await compare({ shape: 'openai', wrongAt: { position: 'all', by: 0.45 * bound } });
+    expect(report).toMatchObject({ verdict: 'differs', first: null });
+    expect(kinds(report)).toEqual(['numbers']);
+    expect(endpointText(report)).toMatch(/\ndiffers\n {2}on average 0\.\d+ \(bound 0\.0/);
+  });
+
   it.each([
     ['missing', 'begin-of-sequence token .* were missing .*counts 4 tokens of prompt, here there are 5'],
     ['double', 'begin-of-sequence token .* were there twice .*counts 6 tokens'],
