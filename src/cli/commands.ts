@@ -11,6 +11,7 @@ import { embed } from './embed.ts';
 import { inspect } from './inspect.ts';
 import { oracleLogits } from './oracle.ts';
 import { oracleEndpoint } from './oracle-endpoint.ts';
+import { oracleTrace } from './oracle-trace.ts';
 import { perplexity } from './perplexity.ts';
 import { pull } from './pull.ts';
 import { quantize } from './quantize.ts';
@@ -28,6 +29,7 @@ export const commands: readonly Command[] = [
   tokenize,
   oracleLogits,
   oracleEndpoint,
+  oracleTrace,
   perplexity,
   embed,
   bench,

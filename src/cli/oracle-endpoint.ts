@@ -10,7 +10,7 @@ import { command } from './command.ts';
 import { UsageError } from './flags.ts';
 import { jsonFlag, quietFlag, runtimeFlags } from './flags-common.ts';
 import { openModel } from './open.ts';
-import { parseIds } from './oracle.ts';
+import { inputFlags, parseIds } from './oracle-input.ts';
 import { promptOf } from './prompt.ts';
 
 const SERVER = 'Server';
@@ -21,20 +21,7 @@ export const oracleEndpoint = command({
   word: { name: 'URL', describe: 'http://host:8080, /v1 and /v1/completions are added', required: true },
   flags: {
     ...runtimeFlags,
-    prompt: {
-      type: 'string',
-      also: ['-p'],
-      value: 'TEXT',
-      group: 'Input',
-      describe: 'text to continue; the server makes tokens of it',
-    },
-    file: { type: 'string', also: ['-f'], value: 'PATH', group: 'Input', describe: 'text from a file' },
-    tokens: {
-      type: 'string',
-      value: 'ID,ID,...',
-      group: 'Input',
-      describe: 'token ids instead, given to the server as they are',
-    },
+    ...inputFlags,
     predict: {
       type: 'integer',
       also: ['-n', '--n-predict'],

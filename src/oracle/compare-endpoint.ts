@@ -227,9 +227,7 @@ class Judge {
         Math.max(LEAST_BOUND, NOISE_FACTOR * (noise.largest + HALF_HEAD * ours[index].spread));
       return comparePosition(this.#model.tokenizer, index, position, ours[index], { bound, renormalised });
     });
-    const first = compared.find(
-      ({ verdict }) => verdict === 'logprobs' || verdict === 'token' || verdict === 'unknown',
-    );
+    const first = compared.find(({ verdict }) => verdict !== 'same' && verdict !== 'tie');
     const head = (HALF_HEAD * ours.reduce((sum, { spread }) => sum + spread, 0)) / ours.length;
     const mean = {
       difference: meanDifference(this.#model.tokenizer, positions, ours, renormalised),

@@ -17,6 +17,8 @@ export interface Along {
   readonly logprobs: ReadonlyMap<number, number>;
   readonly best: number;
   readonly bestLogprob: number;
+  /** As many of the likeliest here as the server told, at most MOST_LIKELY. */
+  readonly likeliest: readonly { readonly id: number; readonly logprob: number }[];
   /** Root mean square of the row's logits around their mean. */
   readonly spread: number;
 }
@@ -36,11 +38,13 @@ export interface Compared {
   readonly bound: number;
   /**
    * `tie`: another token is likeliest, by less than the bound. `token`: by more. `logprobs`: the same one, with other numbers.
-   * `unknown`: none of the server's tokens exists here, or the chosen one does not.
+   * `missing`: a token that is likelier here than the least that was told was not told. `unknown`: none of the server's tokens exists here, or the chosen one does not.
    */
-  readonly verdict: 'same' | 'tie' | 'logprobs' | 'token' | 'unknown';
+  readonly verdict: 'same' | 'tie' | 'logprobs' | 'token' | 'missing' | 'unknown';
 }
 
+/** Of the likeliest here that the server should have told. */
+const MOST_LIKELY = 64;
 /** Sums of the probabilities told count as 1 from here on. */
 const WHOLE = 2e-4;
 /** A slope of log-probabilities this near to 1 is noise. */
@@ -110,7 +114,27 @@ function look(tokenizer: Tokenizer, row: Float32Array, position: Position): Alon
   }
   const mean = sum / row.length;
   const spread = Math.sqrt(Math.max(0, squares / row.length - mean * mean));
-  return { logprobs, best, bestLogprob: row[best] - total, spread };
+  const likeliest = likeliestOf(row, Math.min(position.top.length, MOST_LIKELY));
+  return {
+    logprobs,
+    best,
+    bestLogprob: row[best] - total,
+    likeliest: likeliest.map((id) => ({ id, logprob: row[id] - total })),
+    spread,
+  };
+}
+
+/** Ids of the `n` greatest logits, the greatest first. */
+function likeliestOf(row: Float32Array, n: number): number[] {
+  const ids: number[] = [];
+  for (let id = 0; id < row.length && n > 0; id++) {
+    if (ids.length === n && !(row[id] > row[ids[n - 1]])) continue;
+    if (ids.length === n) ids.pop();
+    let at = ids.length;
+    while (at > 0 && row[id] > row[ids[at - 1]]) at--;
+    ids.splice(at, 0, id);
+  }
+  return ids;
 }
 
 function toldOf({ top, chosen }: Position): readonly Candidate[] {
@@ -135,8 +159,28 @@ function pairsOf(tokenizer: Tokenizer, position: Position, ours: Along, renormal
     if (!pairs.some((pair) => pair.id === id)) pairs.push({ id, here, there });
   }
   if (!renormalised) return pairs;
-  const mass = log(pairs.reduce((sum, { here }) => sum + exp(here), 0));
+  const mass = massOf(pairs.map(({ here }) => here));
   return pairs.map((pair) => ({ ...pair, here: pair.here - mass }));
+}
+
+/** ln of a sum of probabilities. */
+function massOf(logprobs: readonly number[]): number {
+  return log(logprobs.reduce((sum, logprob) => sum + exp(logprob), 0));
+}
+
+/** A token that the server should have told before others, by more than `slack`. */
+function leftOut(
+  position: Position,
+  pairs: readonly Pair[],
+  ours: Along,
+  slack: number,
+  renormalised: boolean,
+): boolean {
+  // Where a told token is not known here, that may be the one.
+  if (pairs.length === 0 || pairs.length < position.top.length) return false;
+  const least = Math.min(...pairs.map(({ there }) => there));
+  const mass = renormalised ? massOf([...ours.logprobs.values()]) : 0;
+  return ours.likeliest.some(({ id, logprob }) => !ours.logprobs.has(id) && logprob - mass > least + slack);
 }
 
 /** Whether the server's probabilities add up to 1 over what it told, everywhere, where those here do not. */
@@ -172,6 +216,7 @@ export function comparePosition(
     // Without a list of candidates the chosen one need not be the likeliest.
     if (position.top.length > 0 && theirBest !== best && behind > 2 * bound) return 'token';
     if (worst !== undefined && far(worst) > bound) return 'logprobs';
+    if (leftOut(position, pairs, ours, 2 * bound, renormalised)) return 'missing';
     return position.top.length > 0 && theirBest !== best ? 'tie' : 'same';
   };
   return {

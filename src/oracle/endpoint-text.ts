@@ -29,6 +29,7 @@ export function endpointText(report: EndpointReport): string {
       lines.push(
         `  likeliest here: ${best.id} ${best.text}, ln p ${figure(best.logprob)}; chosen there: ${JSON.stringify(chosen.text)}`,
       );
+    if (how === 'missing') lines.push('  a token that is likelier here than the least likely one told was not told');
     if (worst !== undefined)
       lines.push(
         `  farthest apart: ${worst.id} ${worst.text}, ln p ${figure(worst.here)} here, ${figure(worst.there)} there (bound ${figure(positions[first].bound)})`,

@@ -19,10 +19,10 @@
  * @module
  */
 
+import { numericsVersion } from '../engine/numerics.ts';
 import type { GenerateResult, Model, Session } from '../engine/types.ts';
 import { logTotal } from './log-softmax.ts';
 import { littleEndianBytes } from './npy.ts';
-import { NUMERICS_VERSION } from './numerics-version.ts';
 
 export const RECEIPT_FORMAT = 'bitnet-ts receipt';
 export const RECEIPT_VERSION = 1;
@@ -217,7 +217,7 @@ export function environmentOf(model: Model, context: ReceiptContext): ReceiptEnv
   const { version, runtime, platform } = context;
   return {
     version,
-    numericsVersion: NUMERICS_VERSION,
+    numericsVersion,
     runtime,
     platform,
     backend: name,

@@ -20,6 +20,8 @@ export interface Behaviour {
   readonly renormalise?: boolean;
   /** Added to every logit at this position, or at all, times a sign that goes with the id. */
   readonly wrongAt?: { readonly position: number | 'all'; readonly by: number };
+  /** Does not tell the second likeliest token of this position, but one more of the others. */
+  readonly hidesAt?: number;
   readonly rename?: (text: string) => string;
   /** Leaves its prompt reading to somebody else. */
   readonly prompt?: (text: string) => number[];
@@ -166,7 +168,7 @@ function readPrompt(model: Model, { bos, prompt }: Behaviour, given: string | nu
 
 /** By Math.exp and a sort of everything: slow and plain. */
 function stepOf(behaviour: Behaviour, row: Float32Array, top: number, position: number, forced?: number): Step {
-  const { temperature = 1, wrongAt, samplesAt, renormalise } = behaviour;
+  const { temperature = 1, wrongAt, samplesAt, hidesAt, renormalise } = behaviour;
   const logits = Array.from(row, (logit, id) => {
     const wrong =
       wrongAt?.position === position || wrongAt?.position === 'all' ? wrongAt.by * (id % 2 === 0 ? 1 : -1) : 0;
@@ -175,7 +177,8 @@ function stepOf(behaviour: Behaviour, row: Float32Array, top: number, position: 
   const order = logits.map((_, id) => id).sort((a, b) => logits[b] - logits[a] || a - b);
   const counted = renormalise === true ? order.slice(0, top) : order;
   const total = Math.log(counted.reduce((sum, id) => sum + Math.exp(logits[id]), 0));
-  const told = order.slice(0, top).map((id) => ({ id, lnp: logits[id] - total }));
+  const shown = hidesAt === position ? order.filter((_, rank) => rank !== 1) : order;
+  const told = shown.slice(0, top).map((id) => ({ id, lnp: logits[id] - total }));
   const id = forced ?? order[samplesAt === position ? 1 : 0];
   return { chosen: { id, lnp: logits[id] - total }, top: told };
 }

@@ -8,6 +8,8 @@ import {
   type EndpointReport,
 } from '../../src/oracle/compare-endpoint.ts';
 import { complete, type Endpoint, endpointUrl } from '../../src/oracle/endpoint.ts';
+import { idOf } from '../../src/oracle/endpoint-position.ts';
+import { readCompletion } from '../../src/oracle/endpoint-shapes.ts';
 import { endpointText } from '../../src/oracle/endpoint-text.ts';
 import { type Behaviour, type FakeServer, type Shape, serve } from './endpoint-server.ts';
 
@@ -104,6 +106,22 @@ describe('a server that is wrong', () => {
     expect(endpointText(report)).toMatch(
       /differs at position 4 first, at 1 of 8\n.*\n {2}farthest apart: \d+ ".*", ln p -/,
     );
+  });
+
+  it('by so much that another token is likeliest', async () => {
+    const other = model.tokenizer.encodePrompt('The cat');
+    const report = await compare({ shape: 'openai', prompt: () => other });
+    const { verdict, best, chosen } = report.positions[report.first!];
+    expect(verdict).toBe('token');
+    expect(best.id).not.toBe(chosen.id);
+    expect(endpointText(report)).toContain(`likeliest here: ${best.id} ${best.text}`);
+  });
+
+  it('about tokens that it does not tell', async () => {
+    const report = await compare({ shape: 'openai', hidesAt: 1 });
+    expect(report).toMatchObject({ verdict: 'differs', first: 1 });
+    expect(report.positions[1].verdict).toBe('missing');
+    expect(endpointText(report)).toContain('was not told');
   });
 
   it('by less than the bound is the same, and by more is not', async () => {
@@ -329,6 +347,27 @@ describe('a hostile server', () => {
       code: 'http',
       message: expect.stringContaining('network failure'),
     });
+  });
+});
+
+describe('tokens that are no whole character', () => {
+  it.each([
+    ['bytes:\\xe2\\x80', [0xe2, 0x80]],
+    ['byte: \\xf0', [0xf0]],
+  ])('%s', (text, bytes) => {
+    const answer = { choices: [{ text: '', logprobs: { tokens: [text], top_logprobs: [{ [text]: -1 }] } }] };
+    const [{ chosen, top }] = readCompletion(answer, 'here').positions;
+    expect([...chosen.bytes!]).toEqual(bytes);
+    expect([...top[0].bytes!]).toEqual(bytes);
+    // The vocabulary has a token for every byte.
+    expect(idOf(model.tokenizer, { text, bytes: Uint8Array.of(bytes[0]), logprob: -1 })).toBeGreaterThanOrEqual(0);
+  });
+
+  it('are told by their bytes where text has only U+FFFD', () => {
+    const item = { id: 7, token: '\ufffd', bytes: [0xe2], logprob: -1, top_logprobs: [] };
+    const [{ chosen }] = readCompletion({ content: '', completion_probabilities: [item] }, 'here').positions;
+    expect(chosen).toMatchObject({ id: 7, text: '\ufffd' });
+    expect([...chosen.bytes!]).toEqual([0xe2]);
   });
 });
 
