@@ -1,13 +1,28 @@
 /**
- * `bitnet-ts/oracle`: traces of models, dumps of them, and what compares.
+ * `bitnet-ts/oracle`: traces of models, dumps of them, receipts of runs, and what compares.
  * @module
  */
 
+export { type CompareEndpointOptions, compareEndpoint, type EndpointReport, type Finding } from './compare-endpoint.ts';
 export { openEvalCallback } from './dump/eval-callback.ts';
 export type { FileSet, FolderTarget, RunningHash, TraceTarget } from './dump/files.ts';
 export { type Manifest, type ManifestTensor, type NotFinite, parseManifest } from './dump/manifest.ts';
 export { openTrace } from './dump/open.ts';
 export { type WriteTraceOptions, writeTrace } from './dump/write.ts';
 export { openArchive } from './dump/zip.ts';
+export { complete, completeAlong, type Endpoint, type Question } from './endpoint.ts';
+export type { Candidate, Completion, Position } from './endpoint-shapes.ts';
+export { endpointText } from './endpoint-text.ts';
+export {
+  type BenchReceipt,
+  environmentOf,
+  makeReceipt,
+  type Receipt,
+  type RunReceipt,
+  type RunToRecord,
+  receiptText,
+} from './receipt.ts';
+export { parseReceipt } from './receipt-parse.ts';
+export { type Difference, type Replay, replayRun } from './replay.ts';
 export type { SourceRows, SourceTensor, TraceOrigin, TraceSource } from './source.ts';
 export { type Stages, trace } from './trace.ts';

@@ -281,6 +281,14 @@ describe('a receipt that is wrong', () => {
     }
   });
 
+  it('or broken in the middle, which is no early end', async () => {
+    const text = receiptText(receipt);
+    const broken = text.replace('"version": 1', '"version": ');
+    await expect(parseReceipt(broken, 'r.json')).rejects.toMatchObject({ code: 'bad-container' });
+    const inner = text.slice(0, text.indexOf('}') + 1);
+    await expect(parseReceipt(inner, 'r.json')).rejects.toMatchObject({ code: 'bad-container' });
+  });
+
   it.each(['', 'null', '[]', '7', '"text"', '{}', '{"__proto__": {"format": "bitnet-ts receipt"}}'])(
     'or not one: %s',
     async (text) => {
