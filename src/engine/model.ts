@@ -8,6 +8,7 @@ import { openGguf } from '../formats/gguf/reader.ts';
 import type { GgufFile } from '../formats/gguf/types.ts';
 import { isByteSource, openModelSource } from '../formats/open.ts';
 import type { ByteSource } from '../formats/source.ts';
+import { checkForeign, foreignSemantics, type OverflowReport, overflowsOf } from '../kernels/foreign/foreign.ts';
 import type { Backend, BackendInfo, KvShape } from '../kernels/interface.ts';
 import { type Forms, isDecidedByTypes } from '../model/forms.ts';
 import { I2S_LAYOUTS } from '../model/layout.ts';
@@ -90,7 +91,9 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
     expected: TABLE_TYPES.join(', '),
     got: String(embeddingType),
   }));
-  const openBackend = backendFactory(choice, { threads, kernels, wideVectors });
+  checkForeign(options);
+  const openInner = backendFactory(choice, { threads, kernels, wideVectors });
+  const openBackend = async () => foreignSemantics(await openInner(), options);
   signal?.throwIfAborted();
   const gguf = await openModelFile(input, signal);
   const opened: Backend[] = [];
@@ -199,6 +202,10 @@ class LoadedModel implements Model {
 
   get notes(): readonly string[] {
     return this.#parts.notes;
+  }
+
+  get overflows(): OverflowReport | undefined {
+    return overflowsOf(this.#parts.backend);
   }
 
   createSession(options: SessionOptions = {}): Session {
