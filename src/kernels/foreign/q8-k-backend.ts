@@ -20,6 +20,15 @@ const NOTE =
 
 const BLOCK_BYTES = packedRowBytes(Q8_K_BLOCK);
 
+/** What a quantised buffer has in the inner backend's memory. */
+interface QuantizedParts {
+  /** Normalised rows (rows, columns). */
+  readonly normed: Buf;
+  /** Codes of each block as numbers, (rows, 256), and quantised. */
+  readonly numbers: readonly Buf[];
+  readonly blocks: readonly QuantizedBuf[];
+}
+
 class Q8KBuf implements QuantizedBuf {
   readonly type = 'q8';
   readonly rows: number;
@@ -28,19 +37,15 @@ class Q8KBuf implements QuantizedBuf {
   /** i and d of each block (rows, blocks). */
   readonly factors: Float32Array;
   readonly d: Float32Array;
-  /** The codes of each block in the inner backend (rows, 256). */
-  readonly blocks: readonly QuantizedBuf[];
-  /** Numbers on their way (rows, columns): normalised rows, then the codes of one block. */
-  readonly staging: Buf;
+  readonly parts: QuantizedParts;
 
-  constructor(rows: number, columns: number, blocks: readonly QuantizedBuf[], staging: Buf) {
+  constructor(rows: number, columns: number, parts: QuantizedParts) {
     this.rows = rows;
     this.columns = columns;
     this.codes = new Int8Array(rows * columns);
-    this.factors = new Float32Array(rows * blocks.length);
-    this.d = new Float32Array(rows * blocks.length);
-    this.blocks = blocks;
-    this.staging = staging;
+    this.factors = new Float32Array(rows * parts.blocks.length);
+    this.d = new Float32Array(rows * parts.blocks.length);
+    this.parts = parts;
   }
 }
 
@@ -90,8 +95,7 @@ export class Q8KBackend extends DeferredBackend {
   }
 
   allocQuantized(rows: number, columns: number): QuantizedBuf {
-    const { blocks, staging } = this.#rooms.quantized(rows, columns);
-    return new Q8KBuf(rows, columns, blocks, staging);
+    return new Q8KBuf(rows, columns, this.#rooms.quantized(rows, columns));
   }
 
   protected rehearseIn(inner: Rehearsal): Rehearsal {
@@ -116,15 +120,15 @@ export class Q8KBackend extends DeferredBackend {
   }
 
   protected release(memory: QuantizedBuf): void {
-    const { blocks, staging } = ownBuf(memory);
-    for (const part of [...blocks, staging]) this.inner.free(part);
+    const { normed, numbers, blocks } = ownBuf(memory).parts;
+    for (const part of [normed, ...numbers, ...blocks]) this.inner.free(part);
   }
 
   /** The codes as llama.cpp has them, and in `scales` what each block was multiplied by: (n, columns / 256), 0 for zeros. */
   async readQuantized(from: QuantizedBuf, n: number): Promise<{ codes: Int8Array; scales: Float32Array }> {
     await this.played();
-    const { codes, factors, columns, blocks } = ownBuf(from);
-    return { codes: codes.slice(0, n * columns), scales: factors.slice(0, n * blocks.length) };
+    const { codes, factors, columns, parts } = ownBuf(from);
+    return { codes: codes.slice(0, n * columns), scales: factors.slice(0, n * parts.blocks.length) };
   }
 
   quantizeRows(out: QuantizedBuf, x: Buf, n: number): void {
@@ -137,8 +141,8 @@ export class Q8KBackend extends DeferredBackend {
     const q = ownBuf(out);
     wantBlocks('activations', q.columns);
     this.later(() => {
-      this.inner.rmsNorm(q.staging, x, gain, eps, n);
-      return this.#quantize(q, q.staging, n);
+      this.inner.rmsNorm(q.parts.normed, x, gain, eps, n);
+      return this.#quantize(q, q.parts.normed, n);
     });
   }
 
@@ -153,61 +157,80 @@ export class Q8KBackend extends DeferredBackend {
   }
 
   async #quantize(q: Q8KBuf, x: Buf, n: number): Promise<void> {
-    const { codes, factors, d, blocks, staging, columns } = q;
+    const { codes, factors, d, columns } = q;
+    const { numbers, blocks } = q.parts;
     quantizeQ8K(codes, factors, d, await this.inner.read(x, n * columns), columns, n);
-    const numbers = new Float32Array(n * Q8_K_BLOCK);
-    for (const [i, block] of blocks.entries()) {
+    const values = new Float32Array(n * Q8_K_BLOCK);
+    for (const [i, buf] of numbers.entries()) {
       for (let row = 0; row < n; row++) {
         const at = row * columns + i * Q8_K_BLOCK;
-        numbers.set(codes.subarray(at, at + Q8_K_BLOCK), row * Q8_K_BLOCK);
+        values.set(codes.subarray(at, at + Q8_K_BLOCK), row * Q8_K_BLOCK);
       }
-      this.inner.write(staging, numbers);
-      this.inner.quantizeRows(block, staging, n);
+      this.inner.write(buf, values);
     }
+    for (const [i, block] of blocks.entries()) this.inner.quantizeRows(block, numbers[i], n);
   }
 
   async #multiply(out: Buf, w: Q8KWeight, q: Q8KBuf, n: number): Promise<void> {
-    const sums = this.#rooms.sums(n, w.rows);
+    const sums = this.#rooms.sums(n, w.rows, w.blocks.length);
     const total = new Float32Array(n * w.rows);
-    for (const [i, block] of w.blocks.entries()) {
-      this.inner.ternaryMatmul(sums, block, q.blocks[i], n);
-      const part = await this.inner.read(sums, total.length);
-      addBlock(total, part, q.d, i, w.blocks.length, w.scale, w.rows, n);
+    for (let first = 0; first < w.blocks.length; first += sums.length) {
+      const group = w.blocks.slice(first, first + sums.length);
+      for (const [i, block] of group.entries()) this.inner.ternaryMatmul(sums[i], block, q.parts.blocks[first + i], n);
+      for (let i = 0; i < group.length; i++) {
+        const part = await this.inner.read(sums[i], total.length);
+        addBlock(total, part, q.d, first + i, w.blocks.length, w.scale, w.rows, n);
+      }
     }
     this.inner.write(out, total);
   }
 }
 
+/** Tokens of a step of which all blocks are multiplied at once; of more, one block at a time, which is work enough. */
+const FEW = 4;
+
+type Memory = Pick<Backend, 'alloc' | 'allocQuantized' | 'free'>;
+
 /** What is taken of the inner backend's memory besides the matrices: the same of the backend and of its rehearsal. */
 class Rooms {
-  readonly #memory: Pick<Backend, 'alloc' | 'allocQuantized' | 'free'>;
-  /** Of the ternary matrix with the most. */
+  readonly #memory: Memory;
+  /** Of ternary matrices: the most rows and blocks. */
   #maxRows = 0;
-  #sums: Buf | undefined;
+  #maxBlocks = 0;
+  /** One block's sums each: the first for all tokens of a step, the others for a few. */
+  readonly #sums: Buf[] = [];
 
-  constructor(memory: Pick<Backend, 'alloc' | 'allocQuantized' | 'free'>) {
+  constructor(memory: Memory) {
     this.#memory = memory;
   }
 
-  placed({ kind, rows }: WeightShape): void {
-    if (kind === 'ternary') this.#maxRows = Math.max(this.#maxRows, rows);
+  placed({ kind, rows, columns }: WeightShape): void {
+    if (kind !== 'ternary') return;
+    this.#maxRows = Math.max(this.#maxRows, rows);
+    this.#maxBlocks = Math.max(this.#maxBlocks, columns / Q8_K_BLOCK);
   }
 
-  quantized(n: number, columns: number): { blocks: QuantizedBuf[]; staging: Buf } {
-    const nBlocks = Math.ceil(columns / Q8_K_BLOCK);
-    const blocks = Array.from({ length: nBlocks }, () => this.#memory.allocQuantized(n, Q8_K_BLOCK));
-    const staging = this.#memory.alloc('f32', [n, nBlocks * Q8_K_BLOCK]);
-    if (this.#maxRows > 0) this.sums(n, this.#maxRows);
-    return { blocks, staging };
+  quantized(n: number, columns: number): QuantizedParts {
+    const all = Array.from({ length: Math.ceil(columns / Q8_K_BLOCK) });
+    const normed = this.#memory.alloc('f32', [n, columns]);
+    const numbers = all.map(() => this.#memory.alloc('f32', [n, Q8_K_BLOCK]));
+    const blocks = all.map(() => this.#memory.allocQuantized(n, Q8_K_BLOCK));
+    // Now, and not in the first step: what a model takes is known when it is loaded.
+    this.sums(n, this.#maxRows, this.#maxBlocks);
+    this.sums(Math.min(n, FEW), this.#maxRows, this.#maxBlocks);
+    return { normed, numbers, blocks };
   }
 
-  /** One block's sums of a product. */
-  sums(n: number, rows: number): Buf {
-    const [length] = this.#sums?.shape ?? [0];
-    if (this.#sums !== undefined && length >= n * rows) return this.#sums;
-    if (this.#sums !== undefined) this.#memory.free(this.#sums);
-    this.#sums = this.#memory.alloc('f32', [n * rows]);
-    return this.#sums;
+  /** Where the sums of some blocks go: as many as are multiplied at once. */
+  sums(n: number, rows: number, nBlocks: number): readonly Buf[] {
+    const count = n <= FEW ? nBlocks : 1;
+    for (let i = 0; i < count; i++) {
+      const known = this.#sums[i];
+      if (known !== undefined && known.shape[0] >= n * rows) continue;
+      if (known !== undefined) this.#memory.free(known);
+      this.#sums[i] = this.#memory.alloc('f32', [n * rows]);
+    }
+    return this.#sums.slice(0, count);
   }
 }
 
