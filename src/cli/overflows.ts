@@ -31,7 +31,9 @@ export function overflowLines({ kernel, outputs, suspects, tensors }: OverflowRe
   const lines = tensors.slice(0, LISTED).map(({ tensor, outputs, first, worst }) => {
     const where = `first at token ${first.token}, row ${first.row}: ${first.native} instead of ${first.exact}`;
     const most =
-      worst === first ? '' : `; worst at token ${worst.token}, row ${worst.row}: ${worst.native} for ${worst.exact}`;
+      worst === first
+        ? ''
+        : `; worst at token ${worst.token}, row ${worst.row}: ${worst.native} instead of ${worst.exact}`;
     return `  ${tensor}: ${plural(outputs, 'output')}, ${where}${most}`;
   });
   if (tensors.length > LISTED) lines.push(`  and ${plural(tensors.length - LISTED, 'more tensor')}`);

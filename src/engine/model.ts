@@ -8,7 +8,13 @@ import { openGguf } from '../formats/gguf/reader.ts';
 import type { GgufFile } from '../formats/gguf/types.ts';
 import { isByteSource, openModelSource } from '../formats/open.ts';
 import type { ByteSource } from '../formats/source.ts';
-import { checkForeign, foreignSemantics, type OverflowReport, overflowsOf } from '../kernels/foreign/foreign.ts';
+import {
+  checkForeign,
+  foreignSemantics,
+  forgetOverflows,
+  type OverflowReport,
+  overflowsOf,
+} from '../kernels/foreign/foreign.ts';
 import type { Backend, BackendInfo, KvShape } from '../kernels/interface.ts';
 import { type Forms, isDecidedByTypes } from '../model/forms.ts';
 import { I2S_LAYOUTS } from '../model/layout.ts';
@@ -106,6 +112,7 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
     const found = await openInLayout(gguf, options, (forms) =>
       openParts({ gguf, tokenizer, nextBackend, batchSize }, forms, options),
     );
+    forgetOverflows(found.backend);
     return new LoadedModel(found, performance.now() - startMs);
   } finally {
     await opened.pop()?.dispose();

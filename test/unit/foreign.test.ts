@@ -248,9 +248,11 @@ function runNeon(codesOfWeights: Uint8Array, y: Int8Array): number {
 
 const RUN: Record<I16Kernel['name'], typeof runAvx2> = { avx2: runAvx2, neon: runNeon };
 
+const codesOf = (row: Int8Array) => Uint8Array.from(row, (trit) => trit + 1);
+
 describe.each(Object.values(I16_KERNELS))('16-bit sums of $name', (kernel) => {
   const dotsOf = (row: Int8Array, codes: Int8Array) =>
-    nativeDots(row, codes, sumsOfColumns(kernel, codes.length), countSums(kernel, codes.length));
+    nativeDots(codesOf(row), codes, sumsOfColumns(kernel, codes.length), countSums(kernel, codes.length));
   const suspects = (codes: Int8Array) =>
     canOverflow(codes, sumsOfColumns(kernel, codes.length), countSums(kernel, codes.length));
 
@@ -285,8 +287,7 @@ describe.each(Object.values(I16_KERNELS))('16-bit sums of $name', (kernel) => {
       const [codes, scales] = [new Int8Array(columns), new Float32Array(1)];
       quantizeRows(codes, scales, x, columns, 1);
       const dots = dotsOf(row, codes);
-      const weights = Uint8Array.from(row, (trit) => trit + 1);
-      expect(dots.native, `${tritKind} ${valueKind}`).toBe(RUN[kernel.name](weights, codes));
+      expect(dots.native, `${tritKind} ${valueKind}`).toBe(RUN[kernel.name](codesOf(row), codes));
       expect(dots.exact).toBe(row.reduce((sum, trit, c) => sum + trit * codes[c], 0));
       const isWrong = dots.native - dots.codes !== dots.exact;
       // Looking at the codes alone never misses one.

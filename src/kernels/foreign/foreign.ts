@@ -66,3 +66,8 @@ export function foreignSemantics(inner: Backend, options: ForeignOptions): Backe
 export function overflowsOf(backend: Backend): OverflowReport | undefined {
   return backend instanceof I16Backend ? backend.overflows : undefined;
 }
+
+/** Begins to count anew: what was computed so far, to find out about the model, is not what the user asked for. */
+export function forgetOverflows(backend: Backend): void {
+  if (backend instanceof I16Backend) backend.forget();
+}

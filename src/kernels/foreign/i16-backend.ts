@@ -8,7 +8,6 @@
  */
 
 import { BitnetError, want } from '../../errors.ts';
-import { unpackRow } from '../../tensors/packed.ts';
 import type { Backend, Buf, QuantizedBuf, Rehearsal, Weight, WeightShape, WeightSource } from '../interface.ts';
 import { DeferredBackend } from './deferred.ts';
 import { canOverflow, countSums, type I16Kernel, nativeDots, nativeOutput, sumsOfColumns } from './i16.ts';
@@ -109,6 +108,12 @@ export class I16Backend extends DeferredBackend {
   get overflows(): OverflowReport {
     const tensors = [...this.#found].map(([tensor, found]) => ({ tensor, ...found }));
     return { kernel: this.#kernel.name, outputs: this.#outputs, suspects: this.#suspects, tensors };
+  }
+
+  /** Begins to count anew. */
+  forget(): void {
+    this.#found.clear();
+    this.#outputs = this.#suspects = this.#firstToken = this.#tokens = 0;
   }
 
   async upload(source: WeightSource): Promise<Weight> {
@@ -214,14 +219,13 @@ export class I16Backend extends DeferredBackend {
     const sumOf = this.#sumOf(columns);
     const nSums = countSums(this.#kernel, columns);
     const values = await this.inner.read(out, n * w.rows);
-    const trits = new Int8Array(columns);
+    const weights = new Uint8Array(columns);
     let isChanged = false;
-    // Token by token, so that the first one found is the first there is.
-    for (const token of suspects) {
-      const codes = seen.codes.subarray(token * columns, (token + 1) * columns);
-      for (let row = 0; row < w.rows; row++) {
-        unpackRow(w.packed, row, columns, trits);
-        const dots = nativeDots(trits, codes, sumOf, nSums);
+    for (let row = 0; row < w.rows; row++) {
+      unpackCodes(w.packed, row * (columns / 4), weights);
+      for (const token of suspects) {
+        const codes = seen.codes.subarray(token * columns, (token + 1) * columns);
+        const dots = nativeDots(weights, codes, sumOf, nSums);
         if (dots.native - dots.codes === dots.exact) continue;
         const at = token * w.rows + row;
         const native = nativeOutput(dots, seen.scales[token], w.scale);
@@ -240,6 +244,8 @@ export class I16Backend extends DeferredBackend {
       return;
     }
     found.outputs++;
+    const { first } = found;
+    if (output.token < first.token || (output.token === first.token && output.row < first.row)) found.first = output;
     if (difference(output) > difference(found.worst)) found.worst = output;
   }
 
@@ -247,6 +253,19 @@ export class I16Backend extends DeferredBackend {
     const known = this.#columns.get(columns) ?? sumsOfColumns(this.#kernel, columns);
     this.#columns.set(columns, known);
     return known;
+  }
+}
+
+/** Codes 0, 1, 2 of a packed row (`tensors/packed.ts`) of whole blocks. */
+function unpackCodes(packed: Uint8Array, at: number, out: Uint8Array): void {
+  for (let block = 0; block < out.length; block += 128) {
+    for (let p = 0; p < 32; p++) {
+      const byte = packed[at + block / 4 + p];
+      out[block + p] = byte >> 6;
+      out[block + 32 + p] = (byte >> 4) & 3;
+      out[block + 64 + p] = (byte >> 2) & 3;
+      out[block + 96 + p] = byte & 3;
+    }
   }
 }
 

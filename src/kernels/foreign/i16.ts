@@ -62,17 +62,21 @@ export interface Dots {
   readonly codes: number;
 }
 
-/** One row of trits with one row of codes. */
-export function nativeDots(trits: Int8Array, codes: Int8Array, sumOf: Uint16Array, nSums: number): Dots {
+/** One row of weights, as their codes 0, 1, 2, with one row of activations. */
+export function nativeDots(weights: Uint8Array, codes: Int8Array, sumOf: Uint16Array, nSums: number): Dots {
   const sums = new Int32Array(nSums);
-  let exact = 0;
   let sumOfCodes = 0;
   for (let c = 0; c < codes.length; c++) {
-    sums[sumOf[c]] += (trits[c] + 1) * codes[c];
-    exact += trits[c] * codes[c];
+    sums[sumOf[c]] += weights[c] * codes[c];
     sumOfCodes += codes[c];
   }
-  return { exact, native: sums.reduce((total, sum) => total + ((sum << 16) >> 16), 0), codes: sumOfCodes };
+  let total = 0;
+  let native = 0;
+  for (const sum of sums) {
+    total += sum;
+    native += (sum << 16) >> 16;
+  }
+  return { exact: total - sumOfCodes, native, codes: sumOfCodes };
 }
 
 /** What native makes of its sum. */
