@@ -1,4 +1,6 @@
 /** Whole models with the arithmetic of other engines: one set of bits over backends, and what is said about it. */
+import { readFileSync } from 'node:fs';
+import { gunzipSync } from 'node:zlib';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { modelMetadata, planTensors } from '../../src/convert/layout.ts';
 import { codeTable, fillCodes, scaleOf, streamOf, valueTable } from '../../src/convert/noise.ts';
@@ -19,6 +21,7 @@ import { loadWeights } from '../../src/model/load.ts';
 import { planMemory } from '../../src/model/plan.ts';
 import { encodeF32 } from '../../src/tensors/floats.ts';
 import { engineLogits, tinyModel } from '../model/models.ts';
+import { recode } from '../model/recode.ts';
 
 const ids = Array.from({ length: 21 }, (_, i) => (i * 37 + 5) % 500);
 
@@ -202,6 +205,16 @@ describe('a model that overflows 16 bits in native kernels', () => {
     await model.dispose();
     expect(Float32Array.from(parts)).toEqual(await engineLogits(ordinary, ids, { backend: 'ts' }, {}));
   });
+
+  it('is not told of the sentences by which the layout of a file was found', async () => {
+    const stories = new Uint8Array(gunzipSync(readFileSync('fixtures/models/stories.gguf.gz')));
+    const model = await loadModel(await recode(stories, 'arm64'), { backend: 'wasm', threads: 1, saturateI16: true });
+    expect(model.info.layout).toMatch(/speaks/);
+    expect(model.overflows).toEqual({ kernel: 'avx2', outputs: 0, suspects: 0, tensors: [] });
+    await model.createSession().prefill([5]);
+    expect(model.overflows?.outputs).toBeGreaterThan(0);
+    await model.dispose();
+  }, 60_000);
 
   it('needs whole blocks of 128 columns', async () => {
     const odd = await evenModel(160);

@@ -13,8 +13,8 @@
  * lane is its true sum modulo 2^16. So the result is known exactly from the true sums. Then the sum of the activations, which stands
  * for the 1 that a code has more than its trit, is taken off, and out = ((f32(lanes) - f32(activations)) / s) * weightScale.
  *
- * What cannot overflow: up to 2048 (1024) columns; NEON with dotprod, which adds to 32 bits; TL1 and TL2, whose tables are added at
- * most 64 * 254 and 32 * 381 before they are widened; TQ1_0 and TQ2_0, 8 * 508 in a block.
+ * What cannot overflow: up to 2048 (1024) columns; NEON with dotprod, which adds to 32 bits; TL1 and TL2, which widen after at most
+ * 64 entries of their tables, of 254 and 381; TQ1_0 and TQ2_0, 8 * 508 in a block.
  * @module
  */
 
