@@ -4,7 +4,7 @@
  */
 
 import type { Model, OverflowReport } from '../engine/types.ts';
-import { plural } from './format.ts';
+import { grouped, plural } from './format.ts';
 import type { Io } from './io.ts';
 
 /** Tensors that are told one by one. */
@@ -38,7 +38,7 @@ export function overflowLines({ kernel, outputs, suspects, tensors }: OverflowRe
   });
   if (tensors.length > LISTED) lines.push(`  and ${plural(tensors.length - LISTED, 'more tensor')}`);
   return [
-    `16-bit sums (${kernel}): ${count} ${examined} are another in native kernels, in ${plural(tensors.length, 'tensor')}`,
+    `16-bit sums (${kernel}): ${grouped(count)} ${examined} are another in native kernels, in ${plural(tensors.length, 'tensor')}`,
     ...lines,
   ];
 }

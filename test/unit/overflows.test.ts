@@ -17,12 +17,12 @@ it('tells that nothing happened, and whether it nearly did', () => {
 it('tells tensors, the first token and row, and the worst', () => {
   const tensors = [
     { tensor: 'a', outputs: 1, first: one, worst: one },
-    { tensor: 'b', outputs: 20, first: one, worst: output(9, 1, 100) },
+    { tensor: 'b', outputs: 2000, first: one, worst: output(9, 1, 100) },
   ];
-  expect(overflowLines({ kernel: 'neon', outputs: 500, suspects: 3, tensors })).toEqual([
-    '16-bit sums (neon): 21 of 500 outputs of ternary products are another in native kernels, in 2 tensors',
+  expect(overflowLines({ kernel: 'neon', outputs: 5000, suspects: 3, tensors })).toEqual([
+    '16-bit sums (neon): 2,001 of 5,000 outputs of ternary products are another in native kernels, in 2 tensors',
     '  a: 1 output, first at token 7, row 3: -4160.5 instead of 4096',
-    '  b: 20 outputs, first at token 7, row 3: -4160.5 instead of 4096; worst at token 9, row 3: 100 instead of 1',
+    '  b: 2,000 outputs, first at token 7, row 3: -4160.5 instead of 4096; worst at token 9, row 3: 100 instead of 1',
   ]);
 });
 
