@@ -254,6 +254,20 @@ describe('memory with foreign arithmetic', () => {
     expect([backend.rehearse, backend.reserve]).toEqual([undefined, undefined]);
   });
 
+  it.each([{ activations: 'q8_k' }, { saturateI16: true }] as const)(
+    'is all taken before the first step: %j',
+    async (options) => {
+      const load = { backend: 'wasm', threads: 2, batchSize: 16, ...options } as const;
+      const model = await loadModel(await tinyModel({}), load);
+      const session = model.createSession();
+      const { usedBytes } = model.memory();
+      await session.prefill(ids);
+      await session.step(3);
+      expect(model.memory()).toEqual({ usedBytes, peakBytes: expect.any(Number) });
+      await model.dispose();
+    },
+  );
+
   it('comes back when sessions go', async () => {
     const model = await loadModel(await tinyModel({}), { activations: 'q8_k', backend: 'wasm', threads: 1 });
     const once = async () => {
