@@ -68,8 +68,8 @@ async function evenModel(ffn: number): Promise<Uint8Array> {
   return sink.bytes();
 }
 
-describe.each(['bitnet-b1.58', 'bitnet', 'llama'] as const)('%s by q8_k', (architecture) => {
-  const logits = async (type: 'I2_S' | 'TQ1_0' | 'TQ2_0', load: LoadOptions) =>
+describe.each(['bitnet-b1.58', 'bitnet', 'llama', 'qwen3', 'gemma3'] as const)('%s by q8_k', (architecture) => {
+  const logits = async (type: 'I2_S' | 'TQ1_0' | 'TQ2_0' | 'F16' | 'F32', load: LoadOptions) =>
     engineLogits(await tinyModel({ architecture, type }), ids, load, {});
   let want: Float32Array;
   beforeAll(async () => {
@@ -83,19 +83,25 @@ describe.each(['bitnet-b1.58', 'bitnet', 'llama'] as const)('%s by q8_k', (archi
     expect(error / size).toBeLessThan(0.1);
   });
 
-  it('has one set of bits: backends, builds, threads, batches, containers', async () => {
-    for (const type of ['I2_S', 'TQ1_0', 'TQ2_0'] as const) {
-      for (const load of [
-        { backend: 'wasm', threads: 3 },
-        { backend: 'wasm', threads: 1, batchSize: 1 },
-        { backend: 'wasm', threads: 2, batchSize: 4 },
-        { backend: 'wasm', threads: 1, kernels: 'scalar', batchSize: 7 },
-      ] as const) {
-        const got = await logits(type, { activations: 'q8_k', ...load });
-        expect(got, `${type} ${JSON.stringify(load)}`).toEqual(want);
-      }
+  it('has one set of bits: backends, builds, threads, batches', async () => {
+    for (const load of [
+      { backend: 'wasm', threads: 3 },
+      { backend: 'wasm', threads: 1, batchSize: 1 },
+      { backend: 'wasm', threads: 2, batchSize: 4 },
+      { backend: 'wasm', threads: 1, kernels: 'scalar', batchSize: 7 },
+      { backend: 'ts', batchSize: 5 },
+    ] as const) {
+      const got = await logits('TQ2_0', { activations: 'q8_k', ...load });
+      expect(got, JSON.stringify(load)).toEqual(want);
     }
   });
+
+  it.each(['I2_S', 'TQ1_0', 'F16', 'F32'] as const)(
+    'has them whatever container the trits are in: %s',
+    async (type) => {
+      expect(await logits(type, { activations: 'q8_k', backend: 'wasm', threads: 2 })).toEqual(want);
+    },
+  );
 
   it('generates after a rewind what it generated before', async () => {
     const model = await loadModel(await tinyModel({ architecture, type: 'TQ1_0' }), { activations: 'q8_k' });
