@@ -408,6 +408,20 @@ describe('what is asked for', () => {
     expect(() => foreignSemantics(inner, options as ForeignOptions)).toThrow(message);
   });
 
+  it('gives back what a quantised buffer takes', async () => {
+    for (const options of [{ activations: 'q8_k' }, { saturateI16: true }] as const) {
+      const backend = foreignSemantics(await wasm({ threads: 1 })(), options);
+      const used = () => backend.memory().usedBytes;
+      backend.free(backend.allocQuantized(8, 768)); // scratch stays
+      const before = used();
+      const q = backend.allocQuantized(8, 768);
+      expect(used()).toBeGreaterThanOrEqual(before + 8 * 768);
+      backend.free(q);
+      expect(used()).toBe(before);
+      await backend.dispose();
+    }
+  });
+
   it('keeps the order of what is waiting, and the memory of what was freed meanwhile', async () => {
     for (const options of [{ activations: 'q8_k' }, { saturateI16: true }] as const) {
       const backend = foreignSemantics(await wasm({ threads: 1 })(), options);
