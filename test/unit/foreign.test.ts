@@ -390,6 +390,58 @@ describe('the conformance cases of long rows, with 16-bit sums', () => {
   );
 });
 
+it('an overflow is told with the number of its token, and rows that no product takes are not', async () => {
+  const [columns, rows] = [4096, 2];
+  const backend = foreignSemantics(await ts()(), { saturateI16: true });
+  const bytesOf = (values: Float32Array) => new Uint8Array(values.buffer);
+  const upload = (kind: object, bytes: Uint8Array, height: number, width: number) =>
+    backend.upload({
+      ...(kind as { kind: 'ternary' }),
+      name: 'plus',
+      rows: height,
+      columns: width,
+      byteLength: bytes.length,
+      fill: async (target) => {
+        target.set(bytes);
+        return 1;
+      },
+    });
+  // Row 0 is harmless, row 1 is the same number everywhere.
+  const table = Float32Array.from({ length: 2 * columns }, (_, i) => (i < columns ? (i % 2) - 0.5 : 0.75));
+  const embedding = await upload({ kind: 'dense', dtype: 'F32' }, bytesOf(table), 2, columns);
+  const plus = await upload(
+    { kind: 'ternary' },
+    packRows(new Int8Array(rows * columns).fill(1), rows, columns),
+    rows,
+    columns,
+  );
+  const ids = backend.alloc('i32', [3]);
+  const [x, out, q] = [
+    backend.alloc('f32', [3, columns]),
+    backend.alloc('f32', [3, rows]),
+    backend.allocQuantized(3, columns),
+  ];
+  const pass = async (tokens: readonly number[], n: number) => {
+    backend.write(ids, Int32Array.from(tokens));
+    backend.embed(x, embedding, ids, tokens.length);
+    backend.quantizeRows(q, x, tokens.length);
+    backend.ternaryMatmul(out, plus, q, n);
+    return backend.read(out, n * rows);
+  };
+  expect(Array.from(await pass([0, 0], 2))).toEqual([0, 0, 0, 0]);
+  expect(Array.from(await pass([0, 0, 1], 2))).toEqual([0, 0, 0, 0]);
+  expect(overflowsOf(backend)).toEqual({ kernel: 'avx2', outputs: 8, suspects: 0, tensors: [] });
+  const native = f(f(-528384 / f(127 / 0.75)));
+  expect(Array.from(await pass([0, 1, 1], 3))).toEqual([0, 0, native, native, native, native]);
+  const first = { token: 6, row: 0, exact: f((127 * 4096) / f(127 / 0.75)), native };
+  expect(overflowsOf(backend)).toEqual({
+    kernel: 'avx2',
+    outputs: 14,
+    suspects: 2,
+    tensors: [{ tensor: 'plus', outputs: 4, first, worst: first }],
+  });
+});
+
 describe('what is asked for', () => {
   it('is nothing by default: the backend itself', async () => {
     const inner = await ts()();
