@@ -27,7 +27,7 @@ import {
 } from './bench-rows.ts';
 import { command } from './command.ts';
 import { UsageError, type Values } from './flags.ts';
-import { layoutFlags, modelFlag, preFlag, quietFlag, runtimeFlags } from './flags-common.ts';
+import { foreignFlags, layoutFlags, modelFlag, preFlag, quietFlag, runtimeFlags } from './flags-common.ts';
 import { plural } from './format.ts';
 import type { Io } from './io.ts';
 import { describeMachine, type Machine, residentMemory } from './machine.ts';
@@ -46,6 +46,7 @@ const flags = {
   ...modelFlag,
   ...preFlag,
   ...layoutFlags,
+  ...foreignFlags,
   'allow-dense': runtimeFlags['allow-dense'],
   backend: runtimeFlags.backend,
   kernels: runtimeFlags.kernels,
