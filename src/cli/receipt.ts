@@ -125,7 +125,10 @@ function pathOf(args: ModelArgs): string | null {
 }
 
 type LoadArgs = Partial<
-  Pick<Values<typeof runtimeFlags>, 'pre' | 'embd-type' | 'i2s-layout' | 'tl-tiles' | 'allow-dense'>
+  Pick<
+    Values<typeof runtimeFlags>,
+    'pre' | 'embd-type' | 'i2s-layout' | 'tl-tiles' | 'allow-dense' | 'activations' | 'saturate-i16'
+  >
 >;
 
 /** Loading as asked for. Whatever flag can change a result belongs here, and into `ReceiptLoad`. */
@@ -140,6 +143,8 @@ export function loadOf(args: LoadArgs, batchSize: number | undefined): ReceiptLo
     i2sLayout,
     tiles,
     allowDense: args['allow-dense'] ?? false,
+    activations: args.activations ?? 'int8',
+    saturateI16: args['saturate-i16'] ?? false,
     batchSize: batchSize ?? null,
   };
 }

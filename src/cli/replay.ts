@@ -154,6 +154,8 @@ async function load(
     i2sLayout: asked.i2sLayout as LoadOptions['i2sLayout'],
     tiles: asked.tiles as LoadOptions['tiles'],
     allowDense: asked.allowDense,
+    activations: asked.activations as LoadOptions['activations'],
+    saturateI16: asked.saturateI16 as LoadOptions['saturateI16'],
     embeddingType: asked.embeddingType as LoadOptions['embeddingType'],
     // Never changes a result, so the receipt's is not imposed on this machine.
     batchSize: args['batch-size'],

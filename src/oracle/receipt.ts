@@ -51,6 +51,8 @@ export interface ReceiptLoad {
   readonly i2sLayout: string;
   readonly tiles: string | Readonly<Record<string, string>>;
   readonly allowDense: boolean;
+  readonly activations: string;
+  readonly saturateI16: boolean | string;
   readonly batchSize: number | null;
 }
 

@@ -58,6 +58,8 @@ async function record(of: Model, session: Session): Promise<RunReceipt> {
       i2sLayout: 'auto',
       tiles: 'auto',
       allowDense: false,
+      activations: 'int8',
+      saturateI16: false,
       batchSize: null,
     },
     session: { contextSize: session.contextSize, kType: 'f16', vType: 'f16' },

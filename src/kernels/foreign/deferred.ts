@@ -31,11 +31,18 @@ export abstract class DeferredBackend implements Backend {
   readonly #waiting: (() => unknown)[] = [];
   #playing: Promise<void> | undefined;
 
-  constructor(inner: Backend, what: string, note: string) {
+  constructor(inner: Backend, what: string, note: string, activationBlock?: number) {
     this.inner = inner;
     const { name, variant, nThreads, notes } = inner.info;
     // Never exact, whatever is inside: exact means the bits of the definition, and these are others on purpose.
-    this.info = { name, variant: `${variant}+${what}`, nThreads, exact: false, notes: [...notes, note] };
+    this.info = {
+      name,
+      variant: `${variant}+${what}`,
+      nThreads,
+      exact: false,
+      activationBlock,
+      notes: [...notes, note],
+    };
     if (inner.rehearse !== undefined) this.rehearse = () => this.rehearseIn((inner.rehearse as () => Rehearsal)());
     if (inner.reserve !== undefined) this.reserve = (bytes) => inner.reserve?.(bytes);
   }

@@ -70,7 +70,7 @@ export class Q8KBackend extends DeferredBackend {
   readonly #rooms: Rooms;
 
   constructor(inner: Backend) {
-    super(inner, 'q8_k', NOTE);
+    super(inner, 'q8_k', NOTE, Q8_K_BLOCK);
     this.#rooms = new Rooms(inner);
   }
 
