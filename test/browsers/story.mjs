@@ -3,8 +3,9 @@ import { loadModel } from '../../dist/index.js';
 
 export async function* run({ files, prompt, options, template }) {
   const loading = { runs: 0 };
+  const threads = crossOriginIsolated ? 2 : undefined;
   for (const file of files) {
-    const model = await loadModel(new URL(file, location.href), { onProgress: () => loading.runs++ });
+    const model = await loadModel(new URL(file, location.href), { threads, onProgress: () => loading.runs++ });
     try {
       const session = model.createSession({ contextSize: 128 });
       let streamed = '';
