@@ -154,4 +154,11 @@ if (values.json) {
 }
 for (const fault of wrong) say(`WRONG  ${fault}`);
 if (wrong.length > 0) process.exit(1);
-if (values.write) write();
+if (values.write) {
+  try {
+    write();
+  } catch (error) {
+    say(error.message);
+    process.exit(1);
+  }
+}
