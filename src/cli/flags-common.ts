@@ -118,7 +118,7 @@ export const runtimeFlags = {
   'no-wide-vectors': {
     type: 'boolean',
     group: MODEL,
-    describe: 'leave alone the switch of V8 that joins vectors to 256 bits (Node 22 and later)',
+    describe: 'leave alone the switch of V8 that joins vectors to 256 bits (Node 22 and 26 on x86)',
   },
   'embd-type': {
     type: 'string',
