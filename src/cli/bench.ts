@@ -8,7 +8,7 @@ import type { Model } from '../engine/types.ts';
 import { openGguf } from '../formats/index.ts';
 import { readModelConfig } from '../model/load.ts';
 import { Rng } from '../numeric/rng.ts';
-import { type BenchProof, modelOf, type ReceiptModel } from '../oracle/receipt.ts';
+import { type BenchProof, modelOf, type ReceiptModel } from '../oracle/receipt/receipt.ts';
 import { DEFAULT_SAMPLING } from '../sampling/chain.ts';
 import { numberList, promptAndGeneration, wordList } from './bench-lists.ts';
 import {

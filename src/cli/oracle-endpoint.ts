@@ -3,9 +3,9 @@
  * @module
  */
 
-import { compareEndpoint } from '../oracle/compare-endpoint.ts';
-import { endpointUrl } from '../oracle/endpoint.ts';
-import { endpointText } from '../oracle/endpoint-text.ts';
+import { endpointUrl } from '../oracle/endpoint/client.ts';
+import { compareEndpoint } from '../oracle/endpoint/compare.ts';
+import { endpointText } from '../oracle/endpoint/text.ts';
 import { command } from './command.ts';
 import { UsageError } from './flags.ts';
 import { jsonFlag, quietFlag, runtimeFlags } from './flags-common.ts';

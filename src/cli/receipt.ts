@@ -21,7 +21,7 @@ import {
   type ReceiptModel,
   type ReceiptOptions,
   receiptText,
-} from '../oracle/receipt.ts';
+} from '../oracle/receipt/receipt.ts';
 import { createFileSink } from '../platform/source-node.ts';
 import { resolveSampling } from '../sampling/chain.ts';
 import type { BenchRow } from './bench-rows.ts';

@@ -9,9 +9,16 @@ import type { LoadOptions, Model } from '../engine/types.ts';
 import { BitnetError, want } from '../errors.ts';
 import { type ByteSource, openGguf } from '../formats/index.ts';
 import { isHubReference } from '../hub/reference.ts';
-import { environmentOf, type Receipt, type ReceiptLoad, type ReceiptSession } from '../oracle/receipt.ts';
-import { MAX_RECEIPT_BYTES, parseReceipt } from '../oracle/receipt-parse.ts';
-import { type Change, changesOf, type Difference, type Replay, replayProof, replayRun } from '../oracle/replay.ts';
+import { MAX_RECEIPT_BYTES, parseReceipt } from '../oracle/receipt/parse.ts';
+import { environmentOf, type Receipt, type ReceiptLoad, type ReceiptSession } from '../oracle/receipt/receipt.ts';
+import {
+  type Change,
+  changesOf,
+  type Difference,
+  type Replay,
+  replayProof,
+  replayRun,
+} from '../oracle/receipt/replay.ts';
 import { ioError } from '../platform/source-node.ts';
 import { command } from './command.ts';
 import type { Values } from './flags.ts';

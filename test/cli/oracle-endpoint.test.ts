@@ -2,7 +2,7 @@
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { loadModel, type Model } from '../../src/index.ts';
-import type { EndpointReport } from '../../src/oracle/compare-endpoint.ts';
+import type { EndpointReport } from '../../src/oracle/endpoint/compare.ts';
 import { type Behaviour, type FakeServer, serve } from '../oracle/endpoint-server.ts';
 import { bitnet, type Outcome } from './program.ts';
 

@@ -2,15 +2,15 @@
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { BitnetError, loadModel, type Model } from '../../src/index.ts';
+import { complete, type Endpoint, endpointUrl } from '../../src/oracle/endpoint/client.ts';
 import {
   type CompareEndpointOptions,
   compareEndpoint,
   type EndpointReport,
-} from '../../src/oracle/compare-endpoint.ts';
-import { complete, type Endpoint, endpointUrl } from '../../src/oracle/endpoint.ts';
-import { idOf } from '../../src/oracle/endpoint-position.ts';
-import { readCompletion } from '../../src/oracle/endpoint-shapes.ts';
-import { endpointText } from '../../src/oracle/endpoint-text.ts';
+} from '../../src/oracle/endpoint/compare.ts';
+import { idOf } from '../../src/oracle/endpoint/position.ts';
+import { readCompletion } from '../../src/oracle/endpoint/shapes.ts';
+import { endpointText } from '../../src/oracle/endpoint/text.ts';
 import { type Behaviour, type FakeServer, type Shape, serve } from './endpoint-server.ts';
 
 const STORIES = fileURLToPath(new URL('../../fixtures/models/stories.gguf.gz', import.meta.url));

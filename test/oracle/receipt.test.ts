@@ -5,6 +5,7 @@ import { createHash } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { BitnetError, loadModel, type Model, type Session } from '../../src/index.ts';
+import { parseReceipt } from '../../src/oracle/receipt/parse.ts';
 import {
   environmentOf,
   makeReceipt,
@@ -12,9 +13,8 @@ import {
   type RunReceipt,
   receiptText,
   tokensDigest,
-} from '../../src/oracle/receipt.ts';
-import { parseReceipt } from '../../src/oracle/receipt-parse.ts';
-import { replayRun } from '../../src/oracle/replay.ts';
+} from '../../src/oracle/receipt/receipt.ts';
+import { replayRun } from '../../src/oracle/receipt/replay.ts';
 
 const STORIES = fileURLToPath(new URL('../../fixtures/models/stories.gguf.gz', import.meta.url));
 const machine = { version: '9.9.9', runtime: 'test 1', platform: 'here' };

@@ -3,11 +3,11 @@
  * @module
  */
 
-import type { Model } from '../engine/types.ts';
-import { exp } from '../numeric/exp.ts';
-import { log } from '../numeric/log.ts';
-import type { Candidate, Position } from './endpoint-shapes.ts';
-import { greatest, logTotal } from './log-softmax.ts';
+import type { Model } from '../../engine/types.ts';
+import { exp } from '../../numeric/exp.ts';
+import { log } from '../../numeric/log.ts';
+import { greatest, logTotal } from '../log-softmax.ts';
+import type { Candidate, Position } from './shapes.ts';
 
 type Tokenizer = Model['tokenizer'];
 

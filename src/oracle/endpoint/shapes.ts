@@ -11,8 +11,8 @@
  * @module
  */
 
-import { log } from '../numeric/log.ts';
-import { JsonAt } from './json-path.ts';
+import { log } from '../../numeric/log.ts';
+import { JsonAt } from '../receipt/json-path.ts';
 
 export interface Candidate {
   readonly text: string;

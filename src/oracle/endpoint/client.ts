@@ -6,8 +6,8 @@
  * @module
  */
 
-import { BitnetError, want } from '../errors.ts';
-import { type Completion, readCompletion } from './endpoint-shapes.ts';
+import { BitnetError, want } from '../../errors.ts';
+import { type Completion, readCompletion } from './shapes.ts';
 
 export interface Endpoint {
   /** `http://host:8080`, with or without `/v1` or `/v1/completions` behind it. */

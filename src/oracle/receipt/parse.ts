@@ -4,7 +4,7 @@
  * @module
  */
 
-import { BitnetError, want } from '../errors.ts';
+import { BitnetError, want } from '../../errors.ts';
 import { JsonAt } from './json-path.ts';
 import {
   type BenchProof,

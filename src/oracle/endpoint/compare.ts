@@ -18,9 +18,10 @@
  * @module
  */
 
-import type { Model } from '../engine/types.ts';
-import { BitnetError, want } from '../errors.ts';
-import { complete, completeAlong, type Endpoint, endpointUrl } from './endpoint.ts';
+import type { Model } from '../../engine/types.ts';
+import { BitnetError, want } from '../../errors.ts';
+import { greatest } from '../log-softmax.ts';
+import { complete, completeAlong, type Endpoint, endpointUrl } from './client.ts';
 import {
   type Along,
   along,
@@ -30,9 +31,8 @@ import {
   isRenormalised,
   meanDifference,
   temperatureOf,
-} from './endpoint-position.ts';
-import type { Completion, Position } from './endpoint-shapes.ts';
-import { greatest } from './log-softmax.ts';
+} from './position.ts';
+import type { Completion, Position } from './shapes.ts';
 
 const NOISE_FACTOR = 4;
 const MEAN_FACTOR = 3;

@@ -3,7 +3,7 @@
  * @module
  */
 
-import type { EndpointReport } from './compare-endpoint.ts';
+import type { EndpointReport } from './compare.ts';
 
 /** Lines, without a newline at the end. What a server said is quoted: it may hold what would command a terminal. */
 export function endpointText(report: EndpointReport): string {

@@ -19,10 +19,10 @@
  * @module
  */
 
-import { numericsVersion } from '../engine/numerics.ts';
-import type { GenerateResult, Model, Session } from '../engine/types.ts';
-import { logTotal } from './log-softmax.ts';
-import { littleEndianBytes } from './npy.ts';
+import { numericsVersion } from '../../engine/numerics.ts';
+import type { GenerateResult, Model, Session } from '../../engine/types.ts';
+import { logTotal } from '../log-softmax.ts';
+import { littleEndianBytes } from '../npy.ts';
 
 export const RECEIPT_FORMAT = 'bitnet-ts receipt';
 export const RECEIPT_VERSION = 1;
