@@ -12,7 +12,7 @@
  */
 
 import { log } from '../../numeric/log.ts';
-import { JsonAt } from '../receipt/json-path.ts';
+import { JsonAt } from '../json-path.ts';
 
 export interface Candidate {
   readonly text: string;

@@ -5,7 +5,7 @@
  */
 
 import { BitnetError, want } from '../../errors.ts';
-import { JsonAt } from './json-path.ts';
+import { JsonAt } from '../json-path.ts';
 import {
   type BenchProof,
   type LogitsDigest,

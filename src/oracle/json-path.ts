@@ -3,7 +3,7 @@
  * @module
  */
 
-import { BitnetError, type ErrorCode, show } from '../../errors.ts';
+import { BitnetError, type ErrorCode, show } from '../errors.ts';
 
 /** A value and where it stands. */
 export class JsonAt {
