@@ -89,7 +89,8 @@ class PartRecording implements Recording {
     const left = await stat(this.#part).catch(() => undefined);
     const path = left === undefined ? this.#path : this.#part;
     this.#complete = left === undefined;
-    this.#file = await this.#io('cannot go on with what is recorded', open(path, this.#complete ? 'r' : 'r+'));
+    const opened = open(path, this.#complete ? 'r' : 'r+');
+    this.#file = await this.#io('cannot go on with what is recorded', opened, path);
     const { size } = await this.#file.stat();
     want(
       this.#complete ? size === this.#length : size >= this.#length,
@@ -161,11 +162,11 @@ class PartRecording implements Recording {
     return bytes;
   }
 
-  async #io<T>(what: string, pending: Promise<T>): Promise<T> {
+  async #io<T>(what: string, pending: Promise<T>, path = this.#part): Promise<T> {
     try {
       return await pending;
     } catch (error) {
-      throw ioError(this.#part, what, error);
+      throw ioError(path, what, error);
     }
   }
 }

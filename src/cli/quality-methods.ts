@@ -9,6 +9,7 @@ import { want } from '../errors.ts';
 import { openFileSource } from '../platform/source-node.ts';
 import {
   BaseFile,
+  baseWindowBytes,
   type Choice,
   type ChoiceResult,
   choiceAccuracy,
@@ -30,7 +31,6 @@ import {
   parseLambada,
   parseMultipleChoice,
   parseWinogrande,
-  rowWords,
   type Subject,
   splitDocuments,
   textWindows,
@@ -168,14 +168,13 @@ async function prepare(model: Model, file: Uint8Array, args: PerplexityArgs, io:
   const windows = textWindows(tokenizer, text, size, { limit, label });
   const subject = await createOn({ contextSize: size });
   const path = args['kl-divergence-base'];
-  const rows = size - 1 - Math.floor(size / 2);
   const recording =
     path === undefined
       ? undefined
       : createRecording(
           path,
           encodeBaseHeader(windows, info.vocabularySize),
-          rows * rowWords(info.vocabularySize) * 2,
+          baseWindowBytes(size, info.vocabularySize),
           args.state !== undefined,
         );
   const plain = windowPerplexity(

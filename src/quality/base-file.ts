@@ -48,6 +48,11 @@ function scoredRows(size: number): number {
   return size - 1 - Math.floor(size / 2);
 }
 
+/** Bytes of the rows of a window. */
+export function baseWindowBytes(size: number, vocabularySize: number): number {
+  return scoredRows(size) * rowWords(vocabularySize) * 2;
+}
+
 /** Everything before the rows. */
 export function encodeBaseHeader({ size, count, ids }: Windows, vocabularySize: number): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(HEADER_BYTES + 4 * ids.length);
@@ -112,7 +117,7 @@ export class BaseFile {
       got: `${size}, ${vocabularySize}, ${count}`,
     }));
     const tokenBytes = 4 * size * count;
-    const windowBytes = scoredRows(size) * rowWords(vocabularySize) * 2;
+    const windowBytes = baseWindowBytes(size, vocabularySize);
     const expected = HEADER_BYTES + tokenBytes + windowBytes * count;
     const sane = expected <= Number.MAX_SAFE_INTEGER && tokenBytes <= MAX_TOKEN_BYTES;
     want(sane, 'limit-exceeded', 'the header promises more than such a file can hold', () => ({
@@ -148,11 +153,8 @@ export class BaseFile {
   async rows(window: number): Promise<LogProbs[]> {
     const { size } = this.windows;
     const rowBytes = 2 * rowWords(this.vocabularySize);
-    const bytes = await read(
-      this.#source,
-      this.#rowsAt + window * scoredRows(size) * rowBytes,
-      scoredRows(size) * rowBytes,
-    );
+    const windowBytes = baseWindowBytes(size, this.vocabularySize);
+    const bytes = await read(this.#source, this.#rowsAt + window * windowBytes, windowBytes);
     return Array.from({ length: scoredRows(size) }, (_, row) => {
       const view = new DataView(bytes.buffer, row * rowBytes, rowBytes);
       const scale = view.getFloat32(0, true);

@@ -12,10 +12,10 @@
 
 export {
   BaseFile,
+  baseWindowBytes,
   encodeBaseHeader,
   encodeLogProbs,
   type LogProbs,
-  rowWords,
 } from './base-file.ts';
 export { type Identity, readCheckpoint, writeCheckpoint } from './checkpoint.ts';
 export {

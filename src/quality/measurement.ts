@@ -44,16 +44,25 @@ export async function createSubject(
   model: Model,
   options: Parameters<Model['createSession']>[0] = {},
 ): Promise<Subject> {
-  const session = model.createSession(options);
   const { vocabularySize } = model.info;
-  const count = Math.min(PROBES, session.contextSize);
-  const ids = Array.from({ length: count }, (_, i) => Math.floor((i * (vocabularySize - 1)) / PROBES));
-  const logits = await session.prefill(ids);
-  session.rewind(0);
-  const bytes = new Uint8Array(4 * logits.length);
+  const session = model.createSession(options);
+  try {
+    const count = Math.min(PROBES, session.contextSize);
+    const ids = Array.from({ length: count }, (_, i) => Math.floor((i * (vocabularySize - 1)) / PROBES));
+    const logits = await session.prefill(ids);
+    session.rewind(0);
+    return { session, tokenizer: model.tokenizer, vocabularySize, fingerprint: await sha256(littleEndian(logits)) };
+  } catch (error) {
+    await session.dispose();
+    throw error;
+  }
+}
+
+function littleEndian(values: Float32Array): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(4 * values.length);
   const view = new DataView(bytes.buffer);
-  for (const [i, logit] of logits.entries()) view.setFloat32(4 * i, logit, true);
-  return { session, tokenizer: model.tokenizer, vocabularySize, fingerprint: await sha256(bytes) };
+  for (const [i, value] of values.entries()) view.setFloat32(4 * i, value, true);
+  return bytes;
 }
 
 /** Hex. */
@@ -75,9 +84,7 @@ export function savedNumber(saved: Saved, key: string): number {
 
 /** Floats as base64 of their little-endian bytes. */
 export function encodeFloats(values: Float32Array): string {
-  const bytes = new Uint8Array(4 * values.length);
-  const view = new DataView(bytes.buffer);
-  for (const [i, value] of values.entries()) view.setFloat32(4 * i, value, true);
+  const bytes = littleEndian(values);
   const parts: string[] = [];
   // In pieces: `fromCharCode` takes its characters as arguments.
   for (let at = 0; at < bytes.length; at += 8192) parts.push(String.fromCharCode(...bytes.subarray(at, at + 8192)));

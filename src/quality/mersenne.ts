@@ -47,12 +47,12 @@ export function drawUniform(total: number, count: number): number[] {
   const rng = new MersenneTwister(1);
   const left = Array.from({ length: total }, (_, i) => i);
   const drawn: number[] = [];
-  while (drawn.length < Math.min(count, total)) drawn.push(...left.splice(below(rng, left.length), 1));
+  while (drawn.length < Math.min(count, total)) drawn.push(...left.splice(uniformBelow(rng, left.length), 1));
   return drawn;
 }
 
 /** Uniform in 0 .. range - 1: the high word of a 64-bit product, with the draws refused that would favour some. */
-function below(rng: MersenneTwister, range: number): number {
+export function uniformBelow(rng: MersenneTwister, range: number): number {
   const refused = (TWO32 - range) % range;
   for (;;) {
     const [high, low] = product(rng.next(), range);
