@@ -99,10 +99,11 @@ describe('a base', () => {
 });
 
 describe('a state', () => {
-  const args = (name: string) => ['-f', at('long.txt'), '-c', '64', '--backend', 'ts', '--state', at(`${name}.json`)];
+  const CHUNKS = 6;
+  const args = (name: string) => ['-f', at('long.txt'), '-c', '32', '--state', at(`${name}.json`)];
 
-  /** Interrupts once some windows are recorded. */
-  const interruptAfter = (path: string, bytes: number) => (child: ChildProcessWithoutNullStreams) => {
+  /** Interrupts once a file has this many bytes. */
+  const interruptAt = (path: string, bytes: number) => (child: ChildProcessWithoutNullStreams) => {
     const timer = setInterval(async () => {
       const size = await stat(path).then(
         (found) => found.size,
@@ -115,87 +116,44 @@ describe('a state', () => {
     child.on('close', () => clearInterval(timer));
   };
 
-  it('lets an interrupted run go on to the same bits and the same base', async () => {
-    const chunks = ['--chunks', '12'];
+  it('lets an interrupted run go on, on another backend too, to the same bits and the same base', async () => {
     const [base, whole] = [at('parts.kld'), at('whole.kld')];
-    const expected = await json(
-      '-f',
-      at('long.txt'),
-      '-c',
-      '64',
-      '--backend',
-      'ts',
-      '--kl-divergence-base',
-      whole,
-      ...chunks,
-    );
-    const run = command(...args('parts'), '--kl-divergence-base', base, ...chunks);
-    const header = 20 + 12 * 64 * 4;
-    const window = 31 * (8 + 2 * 4096);
-    let runs = 0;
-    for (let least = 1; ; least += 4, runs++) {
-      const { code, out, err } = await bitnet([...run, '--json'], {
-        meanwhile: interruptAfter(`${base}.part`, header + least * window),
-      });
-      if (code === 0) {
-        expect(JSON.parse(out)).toEqual(expected);
-        break;
-      }
-      expect([code, out]).toEqual([130, '']);
-      expect(err).toMatch(/parts\.json: \d+ of 12 windows done; the same command goes on/);
-      expect(await readdir(folder)).not.toContain('parts.kld');
-      // What a killed run may leave: more than the state knows of.
-      await appendFile(`${base}.part`, 'half a window');
-    }
-    expect(runs).toBeGreaterThan(0);
+    const chunks = ['--chunks', `${CHUNKS}`];
+    const recording = [...args('parts'), ...chunks, '--kl-divergence-base', base];
+    const expected = await json('-f', at('long.txt'), '-c', '32', ...chunks, '--kl-divergence-base', whole);
+    const window = 15 * (8 + 2 * 4096);
+    const interrupted = await bitnet(command(...recording, '--backend', 'ts'), {
+      meanwhile: interruptAt(`${base}.part`, 20 + CHUNKS * 32 * 4 + 2 * window),
+    });
+    expect([interrupted.code, interrupted.out]).toEqual([130, '']);
+    const done = Number(/parts\.json: (\d) of 6 windows done; the same command goes on/.exec(interrupted.err)?.[1]);
+    expect(done).toBeGreaterThanOrEqual(1);
+    expect(done).toBeLessThan(CHUNKS);
+    expect((await readdir(folder)).filter((name) => /^parts/.test(name)).sort()).toEqual([
+      'parts.json',
+      'parts.kld.part',
+    ]);
+    // What a killed run may leave: more than the state knows of.
+    await appendFile(`${base}.part`, 'half a window');
+    const rest = await bitnet(command(...recording, '--json'));
+    expect(rest.err).toContain(`parts.json: going on after ${done} of 6 windows`);
+    expect(JSON.parse(rest.out)).toEqual(expected);
     expect((await readFile(base)).equals(await readFile(whole))).toBe(true);
-    expect((await readdir(folder)).filter((name) => /part/.test(name)).sort()).toEqual(['parts.json', 'parts.kld']);
+    expect((await readdir(folder)).filter((name) => /^parts/.test(name)).sort()).toEqual(['parts.json', 'parts.kld']);
     // Once done, it is done.
-    const again = await bitnet([...run, '--json']);
-    expect(again.err).toContain('going on after 12 of 12 windows');
-    expect(JSON.parse(again.out)).toEqual(expected);
+    expect(await json(...recording)).toEqual(expected);
 
-    const other = /bad-argument: .*parts\.json: the state of another measurement, expected /;
-    await fails(
-      1,
-      new RegExp(`${other.source}contextSize 32, .*got 64`),
-      ...args('parts'),
-      '--kl-divergence-base',
-      base,
-      ...chunks,
-      '-c',
-      '32',
-    );
-    await fails(
-      1,
-      new RegExp(`${other.source}modelLogits `),
-      ...args('parts'),
-      '--kl-divergence-base',
-      base,
-      ...chunks,
-      '-ctk',
-      'f32',
-    );
-    await fails(
-      1,
-      new RegExp(`${other.source}text `),
-      ...args('parts'),
-      '--kl-divergence-base',
-      base,
-      ...chunks,
-      '-f',
-      at('story.txt'),
-    );
-    await fails(1, /recorded false.*steps 11/, ...args('parts'), '--chunks', '11');
+    const other = 'bad-argument: .*parts\\.json: the state of another measurement, expected ';
+    await fails(1, new RegExp(`${other}contextSize 16, .*got 32`), ...recording, '-c', '16');
+    await fails(1, new RegExp(`${other}modelLogits `), ...recording, '-ctk', 'f32');
+    await fails(1, new RegExp(`${other}text `), ...recording, '-f', at('story.txt'));
+    await fails(1, /recorded false, steps 5, got true, 6/, ...args('parts'), '--chunks', '5');
     await writeFile(base, 'nothing like it');
-    await fails(
-      1,
-      /truncated: .*parts\.kld: less is recorded than the state says/,
-      ...args('parts'),
-      '--kl-divergence-base',
-      base,
-      ...chunks,
-    );
+    await fails(1, /truncated: .*parts\.kld: less is recorded than the state says/, ...recording);
+    const bytes = await readFile(whole);
+    bytes[bytes.length - 20]++;
+    await writeFile(base, bytes);
+    await fails(1, /bad-container: .*parts\.kld: something else is recorded/, ...recording);
   });
 
   it('is refused where it is none, and left as it was', async () => {
