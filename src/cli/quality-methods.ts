@@ -135,7 +135,13 @@ async function prepare(model: Model, file: Uint8Array, args: PerplexityArgs, io:
     const { tasks, skipped } = parseWinogrande(text, label);
     if (skipped.length > 0 && !args.quiet)
       io.note(`note: ${label}: ${plural(skipped.length, 'line')} passed over, the first of them ${skipped[0]}`);
-    return forChoices('winogrande', winograndeChoices(tokenizer, tasks, args['winogrande-tasks'] ?? 0));
+    const choices = winograndeChoices(tokenizer, tasks, args['winogrande-tasks'] ?? 0);
+    const short = choices.filter(({ alternatives, prefix }) =>
+      alternatives.every(({ from }) => from === prefix),
+    ).length;
+    if (short > 0 && !args.quiet)
+      io.note(`note: of ${plural(short, 'task')} the words in the gap are scored, where llama.cpp takes a wrong row`);
+    return forChoices('winogrande', choices);
   }
   if (args['multiple-choice']) {
     const tasks = parseMultipleChoice(file, args['multiple-choice-tasks'] ?? 0, label);

@@ -3,7 +3,7 @@
  * @module
  */
 
-import type { Model, Session } from '../engine/types.ts';
+import type { Model, Session, SessionOptions } from '../engine/types.ts';
 import { want } from '../errors.ts';
 import type { Tokenizer } from '../tokenizer/index.ts';
 
@@ -36,25 +36,26 @@ export interface Measurement<R> {
 
 const PROBES = 8;
 
+/** A session of a model, and the fingerprint of such sessions, whatever their length. */
+export async function createSubject(model: Model, options: SessionOptions = {}): Promise<Subject> {
+  const fingerprint = await fingerprintOf(model, options);
+  const { tokenizer, info } = model;
+  return { session: model.createSession(options), tokenizer, vocabularySize: info.vocabularySize, fingerprint };
+}
+
 /**
- * A session and its fingerprint: SHA-256 of the logits after a few tokens from all over the vocabulary. Whatever changes what a
- * model computes changes it: weights, layout, requantised tables, the type of the KV cache. It costs one short prefill.
+ * SHA-256 of the logits after a few tokens from all over the vocabulary. Whatever changes what a model computes changes it:
+ * weights, layout, requantised tables, the type of the KV cache. It costs one short prefill.
  */
-export async function createSubject(
-  model: Model,
-  options: Parameters<Model['createSession']>[0] = {},
-): Promise<Subject> {
-  const { vocabularySize } = model.info;
-  const session = model.createSession(options);
+async function fingerprintOf(model: Model, options: SessionOptions): Promise<string> {
+  const { vocabularySize, contextLength } = model.info;
+  const contextSize = Math.min(PROBES, contextLength);
+  const session = model.createSession({ ...options, contextSize });
   try {
-    const count = Math.min(PROBES, session.contextSize);
-    const ids = Array.from({ length: count }, (_, i) => Math.floor((i * (vocabularySize - 1)) / PROBES));
-    const logits = await session.prefill(ids);
-    session.rewind(0);
-    return { session, tokenizer: model.tokenizer, vocabularySize, fingerprint: await sha256(littleEndian(logits)) };
-  } catch (error) {
+    const ids = Array.from({ length: contextSize }, (_, i) => Math.floor((i * (vocabularySize - 1)) / PROBES));
+    return await sha256(littleEndian(await session.prefill(ids)));
+  } finally {
     await session.dispose();
-    throw error;
   }
 }
 

@@ -177,11 +177,12 @@ describe('tasks', () => {
 
     await writeFile(
       at('wg.csv'),
-      'i,s,a,b,answer\n0,Lily went to the park because _ liked to play with the dog.,she,xyz,1\n',
+      'i,s,a,b,answer\n0,Lily went to the park because _ liked to play with the dog.,she,xyz,1\n1,She saw _.,Lily,Tom,1\n',
     );
     const { code, out, err } = await bitnet(command('-bf', at('wg.csv'), '--winogrande'));
-    expect([code, out]).toEqual([0, expect.stringMatching(/^Winogrande, 1 task: /)]);
+    expect([code, out]).toEqual([0, expect.stringMatching(/^Winogrande, 2 tasks: /)]);
     expect(err).toMatch(/^note: .*wg\.csv: 1 line passed over, the first of them 1$/m);
+    expect(err).toMatch(/^note: of 1 task the words in the gap are scored, where llama\.cpp takes a wrong row$/m);
 
     await writeFile(
       at('lambada.jsonl'),
