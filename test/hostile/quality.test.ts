@@ -6,7 +6,7 @@ import { BaseFile, encodeBaseHeader, encodeLogProbs, rowWords } from '../../src/
 import { readCheckpoint, writeCheckpoint } from '../../src/quality/checkpoint.ts';
 import { parseHellaSwag } from '../../src/quality/hellaswag.ts';
 import { parseLambada } from '../../src/quality/lambada.ts';
-import type { Measurement } from '../../src/quality/measurement.ts';
+import { decodeFloats, encodeFloats, type Measurement, savedNumber } from '../../src/quality/measurement.ts';
 import { parseMultipleChoice } from '../../src/quality/multiple-choice.ts';
 import { normaliserOf } from '../../src/quality/score.ts';
 import { parseWinogrande } from '../../src/quality/winogrande.ts';
@@ -210,6 +210,22 @@ describe('multiple-choice files', () => {
 });
 
 describe('states', () => {
+  it('hold numbers where numbers belong', async () => {
+    expect(savedNumber({ nats: 0.5 }, 'nats')).toBe(0.5);
+    for (const nats of [Infinity, Number.NaN, '0.5']) {
+      await refuses(() => savedNumber({ nats }, 'nats'), 'bad-metadata', /^nats: .*expected a number, got/);
+    }
+    await refuses(() => savedNumber({}, 'nats'), 'bad-metadata', /got undefined/);
+    const floats = Float32Array.from([1.5, -0, 1e-30]);
+    expect(decodeFloats({ x: encodeFloats(floats) }, 'x', 3)).toEqual(floats);
+    await refuses(
+      () => decodeFloats({ x: encodeFloats(floats) }, 'x', 4),
+      'bad-metadata',
+      /expected 4 floats, got 12 bytes/,
+    );
+    await refuses(() => decodeFloats({ x: '?' }, 'x', 0), 'bad-metadata', /got no base64/);
+  });
+
   function counting(): Measurement<number> & { sum: number } {
     return {
       steps: 9,
@@ -251,6 +267,7 @@ describe('states', () => {
       'bad-argument',
       /^s: the state of another measurement, expected contextSize 256, text abc, got 512, none/,
     );
+    await refuses(read(text, { method: 'windows', separator: null }), 'bad-argument', /contextSize none, got 512/);
     await refuses(read(await writeCheckpoint(of, 10, counting())), 'bad-container', /at most 9 steps, got 10/);
   });
 });
