@@ -73,6 +73,7 @@ const LAW: Record<string, readonly string[]> = {
     'platform',
     'errors',
   ],
+  quality: ['types:engine', 'types:tokenizer', 'types:formats', 'sampling', 'numeric', 'errors'],
   oracle: ['engine', 'model', 'kernels/interface', 'formats', 'numeric', 'errors'],
   index: ['engine', 'types:formats', 'types:kernels/interface', 'types:sampling', 'types:tokenizer', 'errors'],
 };

@@ -20,8 +20,13 @@ const EMBEDDED = new URL('../../fixtures/models/stories.gguf.gz', import.meta.ur
 
 /** A text file named on the command line. */
 export async function readTextFile(path: string): Promise<string> {
+  return (await readBytesFile(path)).toString('utf8');
+}
+
+/** The same, as bytes. */
+export async function readBytesFile(path: string): Promise<Buffer<ArrayBuffer>> {
   try {
-    return await readFile(path, 'utf8');
+    return await readFile(path);
   } catch (error) {
     throw ioError(path, 'cannot read', error);
   }

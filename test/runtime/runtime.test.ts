@@ -2,6 +2,7 @@
  * The package as it is shipped (dist/), in Node 20 or whatever runs the tests, Node 26, Deno and Bun: the same digest, the same
  * story and the same files from the command line. Logits under every setting: `matrix.test.ts`.
  */
+import { createHash } from 'node:crypto';
 import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -14,6 +15,8 @@ const stories = numerics.models.find(({ name }: { name: string }) => name === 's
 const tokens = Array.from({ length: stories.tokens.count }, (_, i) => (i * 53 + 259) % stories.tokens.below);
 const scratch = mkdtempSync(join(tmpdir(), 'bitnet-runtime-'));
 
+/** Figures of the built-in model and the digest of the base it saved, by runtime. */
+const measured: string[] = [];
 /** Digests of synthetic models, by runtime. */
 const models: Record<string, string>[] = [];
 
@@ -41,6 +44,20 @@ describe.each(runtimes)('$name', (runtime) => {
     const { stdout: first } = await runIn(runtimes[0], main, args);
     expect(stdout.length).toBeGreaterThan(80);
     expect(stdout).toBe(first);
+  }, 120_000);
+
+  it('measures the same perplexity, to the last bit, and saves the same base', async () => {
+    wantRuntime(runtime);
+    const text = join(scratch, 'measured.txt');
+    writeFileSync(text, 'Once upon a time there was a little girl named Lily. She had a big red ball. '.repeat(4));
+    const base = join(scratch, `${runtime.name.replaceAll(/\W/g, '')}.kld`);
+    const args = ['perplexity', '-f', text, '-c', '32', '--kl-divergence-base', base, '--json', '-q'];
+    const { stdout } = await runIn(runtime, main, args);
+    const { runtime: measuredBy, ...figures } = JSON.parse(stdout);
+    expect(runtime.name).toContain(measuredBy.split(' ')[0]);
+    delete figures.model.backend; // its notes may differ
+    measured.push(`${JSON.stringify(figures)} ${createHash('sha256').update(readFileSync(base)).digest('hex')}`);
+    expect(measured.at(-1)).toBe(measured[0]);
   }, 120_000);
 
   it('writes the same synthetic models, byte for byte', async () => {
