@@ -10,6 +10,7 @@ import { convert } from './convert.ts';
 import { embed } from './embed.ts';
 import { inspect } from './inspect.ts';
 import { oracleLogits } from './oracle.ts';
+import { oracleEndpoint } from './oracle-endpoint.ts';
 import { oracleTrace } from './oracle-trace.ts';
 import { perplexity } from './perplexity.ts';
 import { pull } from './pull.ts';
@@ -27,6 +28,7 @@ export const commands: readonly Command[] = [
   verify,
   tokenize,
   oracleLogits,
+  oracleEndpoint,
   oracleTrace,
   perplexity,
   embed,
