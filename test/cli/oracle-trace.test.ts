@@ -5,13 +5,15 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { unzipSync } from 'fflate';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { memorySource, openGguf } from '../../src/formats/index.ts';
 import { tinyModel } from '../model/models.ts';
 import { bitnet } from './program.ts';
 
 let folder: string;
 const at = (name: string) => join(folder, name);
 const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex');
-const trace = (...args: string[]) => bitnet(['oracle', 'trace', '-m', at('m.gguf'), '-t', '1', ...args]);
+const trace = (...args: string[]) =>
+  bitnet(['oracle', 'trace', ...(args[0] === '-m' ? [] : ['-m', at('m.gguf')]), '-t', '1', ...args]);
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'bitnet-oracle-trace-'));
@@ -57,6 +59,28 @@ describe('oracle trace', () => {
     expect(tensors.map(({ name }: { name: string }) => name)).toEqual(['blk.1.attn_weights', 'logits']);
     expect(kv).toEqual({ k: 'f32', v: 'f16' });
     await rm(at('some'), { recursive: true });
+  });
+
+  it('says where the first number arises that is none', async () => {
+    const bytes = await tinyModel({});
+    const { offsetBytes, elements } = (await openGguf(memorySource(bytes))).tensor('blk.1.ffn_norm.weight');
+    // Gains that are numbers, but too large for what they are to scale.
+    for (let i = 0; i < elements; i++) new DataView(bytes.buffer).setFloat32(offsetBytes + 4 * i, 3e38, true);
+    await writeFile(at('infinite.gguf'), bytes);
+    const done = await trace('-m', at('infinite.gguf'), '--tokens', '5,6', '-o', at('infinite'));
+    expect(done).toMatchObject({ code: 0 });
+    const { notFinite, tensors } = JSON.parse(await readFile(at('infinite/manifest.json'), 'utf8'));
+    const { tensor, position, column, value } = notFinite;
+    expect(notFinite).toMatchObject({ tensor: 'blk.1.ffn_norm', position: 0 });
+    expect(done.err).toBe(`note: ${value} first arises in ${tensor}, token ${position}, column ${column}\n`);
+    const file = await readFile(at('infinite/blk.1.ffn_norm.npy'));
+    const start = file.readUInt16LE(8) + 10;
+    expect(file.readFloatLE(start + 4 * column)).toBe(Number(value));
+    for (let i = 0; i < column; i++) expect(file.readFloatLE(start + 4 * i)).toBeLessThan(Infinity);
+    const entry = tensors.find(({ name }: { name: string }) => name === tensor);
+    expect(entry.notFinite).toEqual({ count: expect.any(Number), first: { position, column, value } });
+    await rm(at('infinite'), { recursive: true });
+    await rm(at('infinite.gguf'));
   });
 
   it('refuses what cannot be, and writes nothing then', async () => {

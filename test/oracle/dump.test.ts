@@ -464,6 +464,7 @@ describe('an archive', () => {
 
   it.each<[string, () => Uint8Array, RegExp]>([
     ['a path', () => zipSync({ '../logits.npy': npy }), /no plain file/],
+    ['a hidden file', () => zipSync({ '.logits.npy': npy }), /no plain file, got ".logits.npy"/],
     ['a folder', () => zipSync({ a: { 'logits.npy': npy } }), /no plain file/],
     ['nothing of ours', () => zipSync({ 'weights.npy': npy }), /neither a manifest nor files of a known name/],
     [
