@@ -77,8 +77,7 @@ export function ourName(name: string, architecture = 'bitnet-b1.58', op?: string
     const [, what, layer] = theirs;
     const ours = layerName(what, architecture, op);
     if (ours === undefined) return undefined;
-    // Of what rope takes, a norm of heads leaves no trace in our name.
-    return `blk.${Number(layer)}.${op === 'ROPE' ? `${ours.replace(/_norm$/, '')}_rope` : ours}`;
+    return `blk.${Number(layer)}.${ours}${op === 'ROPE' ? '_rope' : ''}`;
   }
   const isOurs =
     /^blk\.\d{1,4}\.[a-z_]+(\.[a-z0-9.]+)?$/.test(name) ||
