@@ -265,6 +265,11 @@ print(json.dumps({t['name']: [str(archive[t['name']].dtype), archive[t['name']].
   });
 });
 
+it('has numbers at multiples of 64 bytes, for those who map files', () => {
+  for (const shape of [[1], [2, 3], [100_000, 128_256], [12_345_678_901, 1]])
+    for (const type of ['f32', 'i8', 'i32'] as const) expect(npyHeader(shape, type).length % 64).toBe(0);
+});
+
 describe('a damaged dump', () => {
   const made = (async () =>
     withModel((model) => dump(model, { stages: { tensors: ['embd', 'blk.0.attn*', 'logits'] } })))();
