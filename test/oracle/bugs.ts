@@ -7,6 +7,7 @@
 import type { Backend, Buf, KvCache, QuantizedBuf, Segment, Weight } from '../../src/kernels/interface.ts';
 import { attention } from '../../src/kernels/ts/attention.ts';
 import { createTsBackend } from '../../src/kernels/ts/backend.ts';
+import { roundHalfEven } from '../../src/numeric/exp.ts';
 
 /** What a bug may use: the real backend, and the arrays behind its buffers. */
 export interface Sick {
@@ -147,6 +148,49 @@ const quantised = (round: (value: number) => number, scaleOf = (absmax: number) 
   });
 };
 
+/** Codes in blocks, each with its own scale, as quants of llama.cpp have them; `scaleOf` the value of largest magnitude. */
+export function blockwise(block: number, scaleOf: (greatest: number) => number): Bug {
+  return ({ data, codes, real }) => {
+    const steps = new Map<QuantizedBuf, Float32Array>();
+    return {
+      quantizeRows(out, x, n) {
+        real.quantizeRows(out, x, n);
+        const [{ codes: to }, from] = [codes(out), data(x)];
+        const own = new Float32Array((n * out.columns) / block);
+        for (let b = 0; b < own.length; b++) {
+          const values = from.subarray(b * block, (b + 1) * block);
+          const greatest = values.reduce((most, value) => (Math.abs(value) > Math.abs(most) ? value : most), 0);
+          const scale = f(scaleOf(greatest));
+          own[b] = 1 / scale;
+          values.forEach((value, i) => {
+            to[b * block + i] = Math.min(127, roundHalfEven(f(value * scale)));
+          });
+        }
+        steps.set(out, own);
+      },
+      ternaryMatmul(out, weight, x, n) {
+        const { bytes } = weight as unknown as { bytes: Uint8Array };
+        const [to, { codes: from }, own] = [data(out), codes(x), steps.get(x)!];
+        const { rows, columns } = weight;
+        const trit = (row: number, i: number) => {
+          const at = (row * Math.ceil(columns / 128) + (i >> 7)) * 32 + (i & 31);
+          return ((bytes[at] >> (6 - 2 * ((i >> 5) & 3))) & 3) - 1;
+        };
+        for (let token = 0; token < n; token++) {
+          for (let row = 0; row < rows; row++) {
+            let sum = 0;
+            for (let i = 0; i < columns; i++) {
+              const at = token * columns + i;
+              sum += trit(row, i) * from[at] * own[Math.floor(at / block)];
+            }
+            to[token * rows + row] = sum * weight.scale;
+          }
+        }
+      },
+    };
+  };
+}
+
 /** Name of the bug, what `compare` must call it, and the op at which it must be found (as in the names of tensors). */
 export const BUGS: Readonly<Record<string, { readonly bug: Bug; readonly id: string; readonly at: RegExp }>> = {
   'SiLU for the activation': {
@@ -202,7 +246,7 @@ export const BUGS: Readonly<Record<string, { readonly bug: Bug; readonly id: str
     at: /^blk\.0\.attn_q_rope$/,
   },
   'gain of a norm left out': {
-    bug: norm((out, x, gain, eps) => rms(out, x, eps, () => 1)),
+    bug: norm((out, x, _, eps) => rms(out, x, eps, () => 1)),
     id: 'gain-missing',
     at: /^blk\.0\.attn_norm$/,
   },
@@ -272,23 +316,7 @@ export const BUGS: Readonly<Record<string, { readonly bug: Bug; readonly id: str
     at: /codes$/,
   },
   'activations quantised in blocks of 64': {
-    bug: ({ data, codes, real }) => {
-      const rows = new Map<object, Float32Array>();
-      return {
-        quantizeRows(out, x, n) {
-          rows.set(out, data(x).slice(0, n * out.columns));
-          real.quantizeRows(out, x, n);
-          const { codes: to } = codes(out);
-          for (let at = 0; at < n * out.columns; at += 64) {
-            const block = data(x).subarray(at, at + 64);
-            const absmax = Math.max(f(1e-5), ...block.map(Math.abs));
-            block.forEach((value, i) => {
-              to[at + i] = Math.round(value * f(127 / absmax));
-            });
-          }
-        },
-      };
-    },
+    bug: blockwise(64, (greatest) => 127 / Math.abs(greatest)),
     id: 'codes-per-block-64',
     at: /^blk\.0\.attn_norm\.codes$/,
   },

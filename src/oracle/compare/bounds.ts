@@ -32,7 +32,37 @@ const MOST_NOISE = 0.25;
 
 /** The bound of row `row` of `expected`, (rows, columns) of `tensor`. */
 export function boundOf(tensor: TraceTensor, scene: Scene, expected: TraceData, row: number, noise: number): RowBound {
-  return { element: elementBound(tensor, scene, expected, row), noise: Math.min(MARGIN * noise, MOST_NOISE) };
+  const spread = noise === 0 ? undefined : spreadOf(tensor, scene, expected);
+  return {
+    element: elementBound(tensor, scene, expected, row),
+    noise: Math.min(MARGIN * noise, MOST_NOISE),
+    spread: spread && ((column) => spread[row * tensor.columns + column]),
+  };
+}
+
+/**
+ * By how much noise of 1 moves each value, where that is not the same for all of a row: act(gate) * up is moved by its factors,
+ * so that what is small stays so; and a norm keeps that.
+ */
+function spreadOf(tensor: TraceTensor, scene: Scene, expected: TraceData): Float32Array | undefined {
+  const { op, columns, inputs } = tensor;
+  const [x, y] = inputs.map((name) => scene.get(name));
+  if (op === 'rmsNorm' && x !== undefined) {
+    const spread = spreadOf(x.tensor, scene, x.rows);
+    return spread?.map((value, i) => (x.rows[i] === 0 ? 0 : value * Math.abs(expected[i] / x.rows[i])));
+  }
+  if (!op.startsWith('gated') || x === undefined || y === undefined) return undefined;
+  const size = (rows: TraceData) => rms({ data: rows, start: 0, columns: rows.length });
+  const [gateSize, upSize] = [size(x.rows), size(y.rows)];
+  const out = new Float32Array(expected.length - (expected.length % columns));
+  for (let i = 0; i < out.length; i++) {
+    const [gate, up] = [x.rows[i], Math.abs(y.rows[i])];
+    if (op === 'gatedRelu2') {
+      const open = Math.max(gate, 0) + 0.05 * gateSize;
+      out[i] = open * up * gateSize + open * open * upSize;
+    } else out[i] = up * gateSize + Math.abs(gate) * upSize;
+  }
+  return out;
 }
 
 /** Bits. */
@@ -71,10 +101,11 @@ function elementBound(tensor: TraceTensor, scene: Scene, expected: TraceData, ro
       return (value) => EPSILON * 8 * (Math.abs(value) + Math.sqrt(terms) * size);
     }
     case 'rope': {
-      const headDim = Number(facts.headDim);
+      const headDim = Number(facts.headDim ?? 128);
       const angle = (4 + headDim / 32) * (tensor.position + row);
       const step = facts.style === 'neox' ? headDim / 2 : 1;
       const partner = (i: number) => {
+        if (facts.style === undefined) return i;
         const isFirst = facts.style === 'neox' ? i % headDim < step : i % 2 === 0;
         return isFirst ? i + step : i - step;
       };
@@ -92,19 +123,39 @@ function elementBound(tensor: TraceTensor, scene: Scene, expected: TraceData, ro
   }
 }
 
+/** As usual where nobody says: traces do not. */
+function headDimOf({ facts }: TraceTensor): number {
+  return Number(facts.headDim ?? 128);
+}
+
 /** By how many e scores may be off, and thereby, relatively, the terms of the softmax. */
 function scoreError(tensor: TraceTensor, scene: Scene): number {
-  return 2 * Math.sqrt(Number(tensor.facts.headDim)) * scoreSize(tensor, scene, 1);
+  return 2 * Math.sqrt(headDimOf(tensor)) * scoreSize(tensor, scene, 1);
 }
 
 /** A bound of the scores' magnitude; with `typical` < 1, what is usual. */
 function scoreSize(tensor: TraceTensor, scene: Scene, typical: number): number {
-  const headDim = Number(tensor.facts.headDim);
+  const headDim = headDimOf(tensor);
   const query = scene.get(tensor.inputs[0]);
   if (query === undefined) return 1;
   const { rows, tensor: q } = query;
   const size = rms({ data: rows, start: 0, columns: q.columns * q.rows }) * Math.sqrt(headDim);
-  return Math.max(1, size * scene.kvSize(tensor).key * Number(tensor.facts.scale) * typical);
+  return Math.max(1, size * scene.kvSize(tensor).key * Number(tensor.facts.scale ?? 1 / Math.sqrt(headDim)) * typical);
+}
+
+/** RMS of codes of a row with absmax four times its RMS. */
+const USUAL_CODE = 30;
+
+/** Noise behind int8 codes with this RMS. */
+function coded(noise: number, size: number): number {
+  return noise === 0 ? 0 : Math.sqrt(Math.max(noise * noise, (0.8 * noise) / Math.max(size, 1)));
+}
+
+/** Noise where inputs are not in the trace: that of all before, and codes on the way. */
+export function noiseAfterGap(scene: Scene, ownRoundings: boolean): number {
+  let most = ownRoundings ? EPSILON : 0;
+  for (const { noise } of scene.all()) most = Math.max(most, noise);
+  return coded(most, USUAL_CODE);
 }
 
 /**
@@ -121,13 +172,12 @@ export function noiseAfter(tensor: TraceTensor, scene: Scene, rows: TraceData, o
       return own;
     case 'quantizeRows': {
       if (tensor.type !== 'i8') return first + own;
-      const size = rms({ data: rows, start: 0, columns: rows.length });
-      return first === 0 ? 0 : Math.sqrt(Math.max(first * first, (0.8 * first) / Math.max(size, 1)));
+      return coded(first, rms({ data: rows, start: 0, columns: rows.length }));
     }
     case 'acc':
       return first;
-    case 'ternaryMatmul':
-      return first + second + own;
+    case 'ternaryMatmul': // of a trace without codes they are made on the way
+      return (inputs[0]?.endsWith('.codes') === true ? first : coded(first, USUAL_CODE)) + second + own;
     case 'rmsNorm':
     case 'denseMatmul':
       return first + own * Math.sqrt(scene.get(inputs[0])?.tensor.columns ?? columns);
@@ -136,7 +186,7 @@ export function noiseAfter(tensor: TraceTensor, scene: Scene, rows: TraceData, o
       return first + 2 * own;
     case 'attentionWeights':
     case 'attention': {
-      const score = scoreSize(tensor, scene, 1 / Math.sqrt(Number(tensor.facts.headDim)));
+      const score = scoreSize(tensor, scene, 1 / Math.sqrt(headDimOf(tensor)));
       return third + 2 * score * (first + second + own);
     }
     case 'gatedRelu2':

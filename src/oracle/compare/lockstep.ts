@@ -9,10 +9,10 @@
  * @module
  */
 
-import type { Model, TraceData, TraceTensor } from '../../engine/types.ts';
+import type { TraceData, TraceOptions, TraceTensor } from '../../engine/types.ts';
 import { want } from '../../errors.ts';
-import type { TraceSource } from '../source.ts';
-import { boundOf, EXACT, noiseAfter } from './bounds.ts';
+import type { SourceRows, TraceSource } from '../source.ts';
+import { boundOf, EXACT, noiseAfter, noiseAfterGap } from './bounds.ts';
 import { describeRow } from './describe.ts';
 import { explain, explainByLater, sourcesOf } from './explain.ts';
 import type { Question } from './hypotheses/question.ts';
@@ -22,6 +22,9 @@ import type { CompareOptions, Comparison, Divergence, Excerpt, Finding, MetVaria
 
 /** Values of an excerpt on either side of the worst. */
 const NEIGHBOURS = 3;
+
+/** What rounding keys and values to f16 may change, relatively. */
+const F16_CACHE = 2 ** -11;
 
 /** Rows of a candidate, in the shape of the reference's. */
 interface Got {
@@ -40,8 +43,31 @@ interface Suspect {
   divergence: Divergence;
 }
 
+/** What a candidate is held against. */
+export interface Reference {
+  /** Every tensor of the sequence in the order of the graph, some tokens at a time. */
+  trace(
+    session: SessionChoice,
+    select: NonNullable<TraceOptions['select']>,
+    signal: AbortSignal | undefined,
+  ): AsyncIterable<ReferenceTensor>;
+  /** Rows of the embedding, and how many there are. */
+  readonly embeddings?: ((ids: readonly number[]) => Promise<Float32Array[]>) | undefined;
+  readonly vocabulary?: number | undefined;
+  /** That it cannot go on with the candidate's values: its inputs are its own, and noise is what is measured of them. */
+  readonly isFixed: boolean;
+}
+
+/** As a model computes it, or as a trace has it: with gaps. */
+export interface ReferenceTensor extends TraceTensor, Partial<Pick<SourceRows, 'known' | 'resolution'>> {
+  /** That not all of its inputs are in the trace. */
+  readonly hasGaps?: boolean;
+}
+
+export type SessionChoice = NonNullable<CompareOptions['session']>;
+
 export class Lockstep {
-  readonly #model: Model;
+  readonly #reference: Reference;
   readonly #candidate: TraceSource;
   readonly #options: CompareOptions;
   readonly #tokens: readonly number[];
@@ -56,38 +82,33 @@ export class Lockstep {
     | { readonly question: Question; readonly measures: readonly Measure[]; readonly bounds: readonly RowBound[] }
     | undefined;
 
-  constructor(model: Model, candidate: TraceSource, tokens: readonly number[], options: CompareOptions) {
-    this.#model = model;
+  constructor(reference: Reference, candidate: TraceSource, tokens: readonly number[], options: CompareOptions) {
+    this.#reference = reference;
     this.#candidate = candidate;
     this.#options = options;
     this.#tokens = tokens;
   }
 
   /** Resolves to what was found; `adopt` asks for a run with another type of cache. */
-  async run(session: NonNullable<CompareOptions['session']>): Promise<{
+  async run(session: SessionChoice): Promise<{
     readonly found: Pick<Comparison, 'compared' | 'equal' | 'nearest' | 'variants' | 'divergence'>;
-    readonly adopt: NonNullable<CompareOptions['session']> | undefined;
+    readonly adopt: SessionChoice | undefined;
   }> {
     const { signal, onProgress } = this.#options;
     const tokens = this.#tokens;
-    const reference = this.#model.createSession({ ...session, contextSize: tokens.length });
     let pass = 0;
-    let adopt: NonNullable<CompareOptions['session']> | undefined;
-    try {
-      const select = (site: { name: string; op: string; columns: number }) =>
-        site.op !== 'attentionWeights' || this.#candidate.tensors.get(site.name)?.columns === site.columns;
-      for await (const tensor of reference.trace(tokens, { select, signal })) {
-        if (tensor.position !== pass) {
-          if (this.#suspect !== undefined) break;
-          pass = tensor.position;
-          this.#scene.endPass();
-        }
-        onProgress?.({ name: tensor.name, position: tensor.position, positions: tokens.length });
-        adopt = await this.#look(tensor, session);
-        if (adopt !== undefined || this.#isSettled(tensor)) break;
+    let adopt: SessionChoice | undefined;
+    const select: NonNullable<TraceOptions['select']> = ({ name, op, columns }) =>
+      op !== 'attentionWeights' || this.#candidate.tensors.get(name)?.columns === columns;
+    for await (const tensor of this.#reference.trace(session, select, signal)) {
+      if (tensor.position !== pass) {
+        if (this.#suspect !== undefined) break;
+        pass = tensor.position;
+        this.#scene.endPass();
       }
-    } finally {
-      await reference.dispose();
+      onProgress?.({ name: tensor.name, position: tensor.position, positions: tokens.length });
+      adopt = await this.#look(tensor, session);
+      if (adopt !== undefined || this.#isSettled(tensor)) break;
     }
     const names = [...this.#compared];
     const found = {
@@ -108,12 +129,16 @@ export class Lockstep {
     return findings.length > 0 || layer !== at;
   }
 
-  async #look(tensor: TraceTensor, session: NonNullable<CompareOptions['session']>) {
+  async #look(tensor: ReferenceTensor, session: SessionChoice): Promise<SessionChoice | undefined> {
     const { sameNumerics = false, exact = false } = this.#options;
-    const noise = noiseAfter(tensor, this.#scene, tensor.data, !sameNumerics);
+    const passedOn = noiseAfter(tensor, this.#scene, tensor.data, !sameNumerics);
+    const inputNoise =
+      tensor.hasGaps === true ? Math.max(passedOn, noiseAfterGap(this.#scene, !sameNumerics)) : passedOn;
+    // Traces do not say what their caches were made of.
+    const noise = this.#reference.isFixed && tensor.op === 'attention' ? inputNoise + F16_CACHE : inputNoise;
     const got = await this.#gotOf(tensor);
     let rows = tensor.data;
-    let adopt: NonNullable<CompareOptions['session']> | undefined;
+    let adopt: SessionChoice | undefined;
     let own = noise;
     if (got !== undefined) {
       this.#compared.add(tensor.name);
@@ -130,7 +155,12 @@ export class Lockstep {
         ({ accepted, adopt } = await this.#suspected(question, measures, bounds, session));
       }
       this.#note(tensor, measures, bad);
-      if (got.isWhole && tensor.replace !== undefined) {
+      if (this.#reference.isFixed) {
+        const isClean = (row: number) => this.#suspect === undefined || tensor.position + row < this.#suspect.position;
+        const measured = measures.filter((_, row) => isClean(row)).map(({ relative }) => relative);
+        own = Math.max(0, ...measured, ...(got.isWhole ? [] : [noise]));
+        if (got.isWhole) rows = got.data;
+      } else if (got.isWhole && tensor.replace !== undefined) {
         own = 0;
         // Codes that were made in another way have scales of their own, which cannot be set with them.
         const isForeign = tensor.type === 'i8' && accepted?.id.startsWith('codes-q8_k') === true;
@@ -153,8 +183,8 @@ export class Lockstep {
     question: Question,
     measures: readonly Measure[],
     bounds: readonly RowBound[],
-    session: NonNullable<CompareOptions['session']>,
-  ): Promise<{ accepted: Finding | undefined; adopt: NonNullable<CompareOptions['session']> | undefined }> {
+    session: SessionChoice,
+  ): Promise<{ accepted: Finding | undefined; adopt: SessionChoice | undefined }> {
     const { tensor } = question;
     if (tensor.op === 'acc' && tensor.rerun === undefined) {
       this.#sums = { question, measures, bounds };
@@ -244,32 +274,13 @@ export class Lockstep {
       rows,
       inputs: sourcesOf(this.#scene, tensor),
       tokens: this.#tokens,
-      embeddings: (ids) => this.#embeddings(ids),
-      vocabulary: this.#model.info.vocabularySize,
+      embeddings: this.#reference.embeddings,
+      vocabulary: this.#reference.vocabulary,
     };
   }
 
-  /** Rows of the embedding: a trace that is left after its first tensor. */
-  async #embeddings(ids: readonly number[]): Promise<Float32Array[]> {
-    const rows: Float32Array[] = [];
-    const step = 16;
-    const session = this.#model.createSession({ contextSize: Math.min(step, this.#model.info.contextLength) });
-    try {
-      for (let at = 0; at < ids.length; at += session.contextSize) {
-        for await (const { data, columns, rows: count } of session.trace(ids.slice(at, at + session.contextSize))) {
-          if (!(data instanceof Float32Array)) throw new Error('an embedding is not f32');
-          for (let row = 0; row < count; row++) rows.push(data.slice(row * columns, (row + 1) * columns));
-          break;
-        }
-      }
-    } finally {
-      await session.dispose();
-    }
-    return rows;
-  }
-
-  async #gotOf(tensor: TraceTensor): Promise<Got | undefined> {
-    const { name, position, rows, columns } = tensor;
+  async #gotOf(tensor: ReferenceTensor): Promise<Got | undefined> {
+    const { name, position, rows, columns, known: ours } = tensor;
     const has = this.#candidate.tensors.get(name);
     if (has === undefined || has.columns !== columns) return undefined;
     const from = Math.max(position, has.position);
@@ -281,9 +292,8 @@ export class Lockstep {
       expected: `${(to - from) * columns}`,
       got: `${read.data.length}`,
     }));
-    const resolution = read.resolution ?? 0;
-    const isAll = to - from === rows;
-    if (isAll) {
+    const resolution = (read.resolution ?? 0) + (tensor.resolution ?? 0);
+    if (to - from === rows && ours === undefined) {
       const isWhole = resolution === 0 && (read.known === undefined || read.known.every((one) => one === 1));
       if (read.known?.every((one) => one === 0)) return undefined;
       return { data: read.data, known: isWhole ? undefined : read.known, resolution, isWhole };
@@ -293,6 +303,7 @@ export class Lockstep {
     data.set(read.data, (from - position) * columns);
     if (read.known === undefined) known.fill(1, (from - position) * columns, (to - position) * columns);
     else known.set(read.known, (from - position) * columns);
+    if (ours !== undefined) for (let i = 0; i < known.length; i++) known[i] &= ours[i];
     return { data, known, resolution, isWhole: false };
   }
 
@@ -362,7 +373,7 @@ function excerpt(
 }
 
 /** Types of the cache that a variant is about, where the session has others. */
-function adoptable(id: string, session: NonNullable<CompareOptions['session']>) {
+function adoptable(id: string, session: SessionChoice) {
   const types = {
     'kv-f32': ['f32', 'f32'],
     'kv-f16': ['f16', 'f16'],

@@ -14,6 +14,8 @@ export interface RowBound {
    * `bounds.ts`.
    */
   readonly noise: number;
+  /** By how much noise of 1 would move the value in this column; absent: all by the RMS of the row. */
+  readonly spread?: ((column: number) => number) | undefined;
 }
 
 export interface Row {
@@ -44,17 +46,17 @@ export interface Measure {
   readonly bound: number;
 }
 
-export function measure(expected: Row, got: GotRow, { element, noise }: RowBound): Measure {
+export function measure(expected: Row, got: GotRow, { element, noise, spread }: RowBound): Measure {
   let [known, differing, isEqual] = [0, 0, true];
   let [worst, column, bound] = [-1, 0, 0];
-  let [sumError, sumExcess, sumExpected, sumGot] = [0, 0, 0, 0];
+  let [sumError, sumExcess, sumExpected, sumSpread] = [0, 0, 0, 0];
   for (let i = 0; i < got.columns; i++) {
     if (got.known !== undefined && got.known[got.start + i] === 0) continue;
     known++;
+    if (spread !== undefined) sumSpread += spread(i) ** 2;
     const [e, g] = [expected.data[expected.start + i], got.data[got.start + i]];
     if (Object.is(e, g)) {
       sumExpected += Number.isFinite(e) ? e * e : 0;
-      sumGot += Number.isFinite(e) ? e * e : 0;
       continue;
     }
     const allowed = element(e, i) + got.resolution;
@@ -77,15 +79,13 @@ export function measure(expected: Row, got: GotRow, { element, noise }: RowBound
       sumError += off * off;
       sumExcess += Math.max(0, off - allowed) ** 2;
       sumExpected += e * e;
-      sumGot += g * g;
     }
   }
   const relative = sumError === 0 ? 0 : Math.sqrt(sumError / sumExpected);
   let ratio = Math.max(worst, 0);
   if (noise > 0 && Number.isFinite(sumError)) {
     // Printed corners of a row say little of its size: what is quiet there may be loud elsewhere.
-    const whole = meanSquare(expected) * known;
-    const size = Math.max(sumExpected, sumGot, whole);
+    const size = spread === undefined ? Math.max(sumExpected, meanSquare(expected) * known) : sumSpread;
     ratio = sumExcess === 0 ? Math.min(ratio, 1) : Math.sqrt(sumExcess / size) / noise;
   }
   return { isEqual, known, differing, relative: relative || 0, ratio, column, bound };

@@ -68,7 +68,7 @@ export class Scene {
     const layer = attention.layer ?? 0;
     const size = this.#kv.get(layer) ?? { key: 0, value: 0 };
     this.#kv.set(layer, size);
-    const headDim = Number(attention.facts.headDim);
+    const headDim = Number(attention.facts.headDim ?? 128);
     const keys = this.floats(attention.inputs[1]);
     for (let at = 0; keys !== undefined && at < keys.length; at += headDim) {
       let sum = 0;

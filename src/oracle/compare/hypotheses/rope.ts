@@ -23,13 +23,13 @@ export async function ropeAlternatives({ tensor, inputs: [x] }: Question): Promi
     rope(out, angles, heads, headDim, as, count);
     return out;
   };
-  const own = await anglesOf();
   const made = (base: number, at: (position: number) => number = (p) => p): Angles => {
     const angles = new Float32Array(count * headDim);
     const write = createRopeAngles({ headDim, ropeBase: base, ropeFactor: 1 }, undefined);
     for (let row = 0; row < count; row++) write(angles, row, at(position + row));
     return angles;
   };
+  const own = await anglesOf();
   const other: RopeStyle = style === 'neox' ? 'norm' : 'neox';
   const pairs = { neox: '(i, i + d/2)', norm: '(2i, 2i + 1)' };
   const ownBase = own === undefined ? undefined : BASES.find((base) => isClose(made(base), own));
@@ -64,7 +64,8 @@ export async function ropeAlternatives({ tensor, inputs: [x] }: Question): Promi
 
   /** The angles in use, by turning the pair (1, 0) in every row. */
   async function anglesOf(): Promise<Angles | undefined> {
-    if (tensor.rerun === undefined) return undefined;
+    const { ropeBase } = tensor.facts;
+    if (tensor.rerun === undefined) return ropeBase === undefined ? undefined : made(Number(ropeBase));
     const [first, second] =
       style === 'neox' ? [(i: number) => i, (i: number) => i + half] : [(i: number) => 2 * i, (i: number) => 2 * i + 1];
     const probe = new Float32Array(count * columns);
