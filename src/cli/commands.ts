@@ -10,9 +10,11 @@ import { convert } from './convert.ts';
 import { embed } from './embed.ts';
 import { inspect } from './inspect.ts';
 import { oracleLogits } from './oracle.ts';
+import { oracleTrace } from './oracle-trace.ts';
 import { perplexity } from './perplexity.ts';
 import { pull } from './pull.ts';
 import { quantize } from './quantize.ts';
+import { replay } from './replay.ts';
 import { run } from './run.ts';
 import { synth } from './synth.ts';
 import { tokenize } from './tokenize.ts';
@@ -25,9 +27,11 @@ export const commands: readonly Command[] = [
   verify,
   tokenize,
   oracleLogits,
+  oracleTrace,
   perplexity,
   embed,
   bench,
+  replay,
   convert,
   quantize,
   synth,

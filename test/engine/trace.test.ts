@@ -1,9 +1,12 @@
 /** Traces: what is shown is what was computed, and what is set is what is gone on with. */
 import { describe, expect, it } from 'vitest';
 import { accumulators } from '../../src/engine/trace/accumulators.ts';
+import { Recorder } from '../../src/engine/trace/recorder.ts';
 import type { LoadOptions, Model, TraceTensor } from '../../src/index.ts';
 import { loadModel } from '../../src/index.ts';
+import { createTsBackend } from '../../src/kernels/ts/backend.ts';
 import { ARCHITECTURES } from '../../src/model/architectures.ts';
+import type { ModelWeights } from '../../src/model/graph.ts';
 import { engineLogits, tinyModel } from '../model/models.ts';
 
 const ids = Array.from({ length: 19 }, (_, i) => (i * 37 + 5) % 500);
@@ -24,6 +27,16 @@ async function withModel<T>(file: Uint8Array, options: LoadOptions, use: (model:
     return await use(model);
   } finally {
     await model.dispose();
+  }
+}
+
+/** The first piece of that name; the session stays where it is, so that its cache can be read. */
+async function traceUntil(model: Model, wanted: string): Promise<TraceTensor> {
+  const pieces = model.createSession().trace(ids)[Symbol.asyncIterator]();
+  for (;;) {
+    const { value, done } = await pieces.next();
+    if (done === true) throw new Error(`no ${wanted}`);
+    if (value.name === wanted) return value;
   }
 }
 
@@ -63,6 +76,7 @@ describe.each([...ARCHITECTURES.keys()])('%s', (architecture) => {
     await withModel(await tinyModel(options), { threads: 1 }, async (model) => {
       const seen = new Map<string, Float32Array>();
       const again = new Set<string>();
+      const used: number[] = [];
       for await (const tensor of model.createSession().trace(ids.slice(0, 7))) {
         const { name, op, inputs, data, rerun, columns } = tensor;
         if (data instanceof Float32Array) seen.set(name, data);
@@ -72,7 +86,9 @@ describe.each([...ARCHITECTURES.keys()])('%s', (architecture) => {
         expect(result.length, name).toBe(7 * columns);
         expect(result, name).toEqual(data);
         again.add(op);
+        used.push(model.memory().usedBytes);
       }
+      expect(used.at(-1)).toBe(used[0]);
       expect([...again].sort()).toEqual(
         expect.arrayContaining(['add', 'denseMatmul', 'rmsNorm', 'rope', 'ternaryMatmul']),
       );
@@ -128,6 +144,26 @@ describe('a trace', () => {
     });
   });
 
+  it('shows what attention adds up', async () => {
+    await withModel(await tinyModel({ architecture: 'llama' }), { threads: 1 }, async (model) => {
+      const { pieces } = await traceOf(model, (name) => /^blk.1.attn(_weights)?$/.test(name));
+      const [weights, attn] = pieces;
+      expect(attn.inputs).toEqual(['blk.1.attn_q_rope', 'blk.1.attn_k_rope', 'blk.1.attn_v']);
+      const { nHeads, nKvHeads, headDim } = attn.facts as Record<string, number>;
+      expect(nHeads).toBeGreaterThan(nKvHeads);
+      const { v } = await (await traceUntil(model, 'blk.1.attn')).cache!();
+      for (let at = 0; at < attn.data.length; at++) {
+        const [row, head, d] = [Math.floor(at / attn.columns), Math.floor(at / headDim) % nHeads, at % headDim];
+        const first = Math.floor(head / (nHeads / nKvHeads)) * attn.rows * headDim + d;
+        let sum = 0;
+        for (let j = 0; j <= row; j++) {
+          sum += weights.data[(row * nHeads + head) * ids.length + j] * v[first + j * headDim];
+        }
+        expect(Math.abs(sum - attn.data[at])).toBeLessThan(1e-5);
+      }
+    });
+  });
+
   it('leaves other sessions alone, gives its memory back, and leaves the session usable', async () => {
     await withModel(await tinyModel({}), { threads: 1 }, async (model) => {
       const session = model.createSession();
@@ -174,4 +210,17 @@ it('finds the integers, and says where there are none', () => {
   outputs[2] *= 1.3;
   outputs[5] = Number.NaN;
   expect(accumulators(outputs, scales, weightScale, sums.length).unexplained).toBe(2);
+});
+
+it('gives every site a name of its own', () => {
+  const backend = createTsBackend();
+  const weights = { layers: [] } as unknown as ModelWeights;
+  const rowsOf = (columns: number) => backend.alloc('f32', [1, columns]);
+  const recorder = new Recorder({ backend, weights, n: 1, positions: 1, rowsOf });
+  const [x, ids] = [rowsOf(4), backend.alloc('i32', [1])];
+  recorder.embed(x, { kind: 'dense', name: 'token_embd.weight', rows: 1, columns: 4, scale: 1 }, ids, 1);
+  for (let i = 0; i < 3; i++) recorder.scale(rowsOf(4), x, 2, 1);
+  const names = recorder.calls.flatMap(({ shown }) => shown.map(({ site }) => site.name));
+  expect(names).toEqual(['embd', 'embd_scaled', 'embd_scaled.2', 'embd_scaled.3']);
+  expect(() => recorder.add(x, x, rowsOf(4), 1)).toThrow('reads what nothing has written');
 });
