@@ -10,6 +10,7 @@ import { convert } from './convert.ts';
 import { embed } from './embed.ts';
 import { inspect } from './inspect.ts';
 import { oracleLogits } from './oracle.ts';
+import { oracleCompare } from './oracle-compare.ts';
 import { oracleTrace } from './oracle-trace.ts';
 import { perplexity } from './perplexity.ts';
 import { pull } from './pull.ts';
@@ -28,6 +29,7 @@ export const commands: readonly Command[] = [
   tokenize,
   oracleLogits,
   oracleTrace,
+  oracleCompare,
   perplexity,
   embed,
   bench,

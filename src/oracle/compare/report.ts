@@ -54,7 +54,7 @@ function divergenceLines(d: Divergence): string[] {
     ),
     `  expected  ${text(d.expected)}`,
     `  got       ${text(d.got)}`,
-    `  bound     ${short(d.bound)}${d.sameInputs ? '' : ', and noise of inputs that are not the same'}; off by ${short(d.ratio)} times that; relative RMS error ${short(d.relativeError)}`,
+    `  bound     ${short(d.bound)}${d.sameInputs ? '' : ', and the noise of inputs that are not the same'}${times(d.ratio)}; relative RMS error ${short(d.relativeError)}`,
   ];
   const [best, ...others] = d.findings;
   if (best !== undefined) {
@@ -64,6 +64,10 @@ function divergenceLines(d: Divergence): string[] {
   for (const description of d.descriptions) lines.push(`  ${description}`);
   if (d.name === 'logits' || d.sameInputs) return lines;
   return [...lines, '  B does not show all that went in: the mistake may lie further back'];
+}
+
+function times(ratio: number): string {
+  return Number.isFinite(ratio) ? `, of which this is ${short(ratio)} times` : '';
 }
 
 function text({ name, column, values, rms }: Excerpt, named = false): string {
