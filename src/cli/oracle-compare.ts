@@ -13,6 +13,7 @@ import { compareTraces, compareWithModel } from '../oracle/compare/compare.ts';
 import { liveSource } from '../oracle/compare/live.ts';
 import { reportText } from '../oracle/compare/report.ts';
 import type { CompareOptions, Comparison } from '../oracle/compare/types.ts';
+import { openEvalCallback } from '../oracle/dump/eval-callback.ts';
 import { openTrace } from '../oracle/dump/open.ts';
 import { openArchive } from '../oracle/dump/zip.ts';
 import type { TraceSource } from '../oracle/source.ts';
@@ -77,6 +78,7 @@ export const oracleCompare = command({
     ['bitnet oracle compare -m model.gguf --kernels-b simd -p "Hello"', 'two builds of the kernels'],
     ['bitnet oracle compare a.gguf b.gguf -p "Hello"', 'two files of one model'],
     ['bitnet oracle compare a.npz b.npz', 'two dumps, number by number'],
+    ['bitnet oracle compare -m model.gguf -p "Hello" native.log', 'what llama-eval-callback printed'],
   ],
   async run(args, io) {
     const words = await Promise.all(args.words.map(wordOf));
@@ -103,7 +105,7 @@ async function compared(args: Args, words: readonly Word[], io: Io): Promise<Com
   return twoRuns(first, models[1]?.path, io);
 }
 
-/** A folder, an archive, or what `-m` takes. */
+/** A folder, an archive or a log; or what `-m` takes. */
 async function wordOf(path: string): Promise<Word> {
   const isRemote = isHubReference(path) || /^https?:/.test(path);
   const isFolder = !isRemote && (await stat(path).catch(() => undefined))?.isDirectory() === true;
@@ -202,6 +204,7 @@ function cacheType(type: string | undefined): 'f16' | 'f32' | undefined {
 /** `architecture` is for names of foreign dumps. Dumps of ours are held against their digests first. */
 async function openDump(path: string, architecture?: string): Promise<TraceSource> {
   const isFolder = (await stat(path).catch(() => undefined))?.isDirectory() === true;
+  if (!isFolder && !/\.npz$/i.test(path)) return openEvalCallback(await openFileSource(path), architecture);
   const files = isFolder ? await openFolder(path) : await openArchive(await openFileSource(path));
   const source = await openTrace(files, architecture);
   await source.verify(() => createHash('sha256'));

@@ -15,6 +15,7 @@ export type {
   Finding,
   MetVariant,
 } from './compare/types.ts';
+export { openEvalCallback } from './dump/eval-callback.ts';
 export type { FileSet, FolderTarget, RunningHash, TraceTarget } from './dump/files.ts';
 export { type Manifest, type ManifestTensor, type NotFinite, parseManifest } from './dump/manifest.ts';
 export { openTrace } from './dump/open.ts';
