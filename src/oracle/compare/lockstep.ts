@@ -367,8 +367,8 @@ function excerpt(
 ): Excerpt {
   const from = Math.max(0, Math.min(around - NEIGHBOURS, columns - 2 * NEIGHBOURS - 1));
   const to = Math.min(columns, from + 2 * NEIGHBOURS + 1);
-  const values: number[] = [];
-  for (let i = from; i < to; i++) values.push(known?.[row * columns + i] === 0 ? Number.NaN : data[row * columns + i]);
+  const values: (number | null)[] = [];
+  for (let i = from; i < to; i++) values.push(known?.[row * columns + i] === 0 ? null : data[row * columns + i]);
   return { name, column: from, values, rms: rms({ data, start: row * columns, columns }) };
 }
 

@@ -33,7 +33,7 @@ function sameLines({ verdict, nearest, equal, compared }: Comparison): string[] 
     nearest === undefined
       ? ''
       : `; nearest to its bound: ${nearest.name} of token ${nearest.position}, ${short(nearest.ratio)} of it`;
-  return [`the same within bounds, ${equal} of ${count(compared, 'tensor')} bit for bit${near}`];
+  return [`the same within bounds, ${equal} of ${count(compared, 'tensor')} to the last digit that B shows${near}`];
 }
 
 function divergenceLines(d: Divergence): string[] {
@@ -50,7 +50,7 @@ function divergenceLines(d: Divergence): string[] {
     `first difference: token ${d.position}${token}, ${where}`,
     `  values    ${d.differing} of ${d.columns}${known} are off; worst in column ${d.column}${head}${more}`,
     ...d.inputs.map(
-      (input, i) => `  ${i === 0 ? (d.sameInputs ? 'input     ' : 'input of A') : '          '}${text(input, true)}`,
+      (input, i) => `  ${i === 0 ? (d.sameInputs ? 'input     ' : 'A has in  ') : '          '}${text(input, true)}`,
     ),
     `  expected  ${text(d.expected)}`,
     `  got       ${text(d.got)}`,
@@ -71,7 +71,7 @@ function times(ratio: number): string {
 }
 
 function text({ name, column, values, rms }: Excerpt, named = false): string {
-  const shown = values.map((value) => (Number.isNaN(value) ? 'NaN' : `${Number(value.toPrecision(6))}`)).join(' ');
+  const shown = values.map((value) => (value === null ? '?' : `${Number(value.toPrecision(6))}`)).join(' ');
   return `${named ? `${name}  ` : ''}[${column}..] ${shown}  (rms ${short(rms)})`;
 }
 

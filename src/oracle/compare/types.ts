@@ -54,7 +54,8 @@ export interface Excerpt {
   readonly name: string;
   /** Column of the first value. */
   readonly column: number;
-  readonly values: readonly number[];
+  /** null where B does not show it. */
+  readonly values: readonly (number | null)[];
   /** Root mean square of the whole row. */
   readonly rms: number;
 }
@@ -108,7 +109,7 @@ export interface Comparison {
   readonly compared: number;
   readonly onlyA: readonly string[];
   readonly onlyB: readonly string[];
-  /** Tensors of which both have the same bits throughout. */
+  /** Tensors of which both have the same bits throughout; of those in print, the same digits. */
   readonly equal: number;
   /** What came nearest to its bound; ratios are below 1 unless it is the divergence. */
   readonly nearest: { readonly name: string; readonly position: number; readonly ratio: number } | undefined;
