@@ -191,6 +191,32 @@ export function blockwise(block: number, scaleOf: (greatest: number) => number):
   };
 }
 
+/** The product made again of sums that went through `change`. */
+export function sums(change: (sum: number) => number): Bug {
+  return product((out, weight, { scales }, n) => {
+    for (let i = 0; i < n * weight.rows; i++) {
+      const scale = scales[Math.floor(i / weight.rows)];
+      const sum = Math.round((out[i] * scale) / weight.scale);
+      out[i] = f(f(change(sum) / scale) * weight.scale);
+    }
+  });
+}
+
+/** The embedding in place of a head of its own. */
+export const tiedHead: Bug = ({ real }) => {
+  let table: Weight | undefined;
+  return {
+    async upload(source) {
+      const weight = await real.upload(source);
+      if (source.name === 'token_embd.weight') table = weight;
+      return weight;
+    },
+    denseMatmul(out, weight, x, n) {
+      real.denseMatmul(out, weight.name === 'output.weight' ? table! : weight, x, n);
+    },
+  };
+};
+
 /** Name of the bug, what `compare` must call it, and the op at which it must be found (as in the names of tensors). */
 export const BUGS: Readonly<Record<string, { readonly bug: Bug; readonly id: string; readonly at: RegExp }>> = {
   'SiLU for the activation': {

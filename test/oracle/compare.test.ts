@@ -1,51 +1,29 @@
 /** What `compare` finds, and what it calls it: bugs made on purpose, and none where there is none. */
-import { describe, expect, it } from 'vitest';
-import type { LoadOptions, Model, SessionOptions } from '../../src/index.ts';
-import { loadModel } from '../../src/index.ts';
+import { afterAll, describe, expect, it } from 'vitest';
+import type { LoadOptions } from '../../src/index.ts';
 import { ARCHITECTURES } from '../../src/model/architectures.ts';
 import { compareTraces, compareWithModel } from '../../src/oracle/compare/compare.ts';
 import { liveSource } from '../../src/oracle/compare/live.ts';
-import type { CompareOptions, Comparison } from '../../src/oracle/compare/types.ts';
+import { headline } from '../../src/oracle/compare/report.ts';
 import { changed, f32, type Loose } from '../cli/mutants.ts';
 import { tinyModel } from '../model/models.ts';
 import { recode } from '../model/recode.ts';
 import { BUGS, sickBackend } from './bugs.ts';
+import { ids, live, withModels } from './pairs.ts';
 import { type KeptOptions, keptSource } from './sources.ts';
 
-const ids = Array.from({ length: 19 }, (_, i) => (i * 37 + 5) % 500);
-
-async function withModels<T>(
-  files: readonly [Uint8Array, Uint8Array],
-  options: readonly [LoadOptions, LoadOptions],
-  use: (a: Model, b: Model) => Promise<T>,
-): Promise<T> {
-  const a = await loadModel(files[0], options[0]);
-  try {
-    const b = await loadModel(files[1], options[1]);
-    try {
-      return await use(a, b);
-    } finally {
-      await b.dispose();
-    }
-  } finally {
-    await a.dispose();
-  }
-}
-
-/** Model A beside model B. */
-function live(
-  files: readonly [Uint8Array, Uint8Array],
-  options: readonly [LoadOptions, LoadOptions],
-  compare: CompareOptions = {},
-  session: SessionOptions = {},
-): Promise<Comparison> {
-  return withModels(files, options, (a, b) => compareWithModel(a, liveSource(b, ids, 'B', session), compare));
-}
+/** SHOW_BUGS=1 prints what each is called. */
+const table: string[] = [];
+afterAll(() => {
+  if (process.env.SHOW_BUGS !== undefined) console.log(table.join('\n'));
+});
 
 describe('bugs of a backend', () => {
-  it.each(Object.entries(BUGS))('%s', async (_, { bug, id, at }) => {
+  it.each(Object.entries(BUGS))('%s', async (name, { bug, id, at }) => {
     const file = await tinyModel({});
-    const { verdict, divergence } = await live([file, file], [{ threads: 1 }, { backend: sickBackend(bug) }]);
+    const result = await live([file, file], [{ threads: 1 }, { backend: sickBackend(bug) }]);
+    table.push(`${name} -> ${headline(result)}`);
+    const { verdict, divergence } = result;
     expect(verdict).toBe('different');
     expect(divergence?.name).toMatch(at);
     expect(divergence?.findings[0]?.id ?? '', JSON.stringify(divergence?.findings)).toBe(id);
@@ -212,7 +190,7 @@ describe('bugs of a file', () => {
     },
   };
 
-  it.each(Object.entries(files))('%s', async (_, { change, id, at, load = {}, position = 0 }) => {
+  it.each(Object.entries(files))('%s', async (name, { change, id, at, load = {}, position = 0 }) => {
     const file = await tinyModel({});
     const other = await changed(file, change);
     await withModels(
@@ -222,14 +200,11 @@ describe('bugs of a file', () => {
         { threads: 1, i2sLayout: 'x86', ...load },
       ],
       async (a, b) => {
+        // A file that says of itself that it is of another architecture would be refused.
         const source = liveSource(b, ids, 'B');
-        const { divergence } = await compareWithModel(a, {
-          ...source,
-          tensors: source.tensors,
-          read: source.read.bind(source),
-          close: source.close.bind(source),
-          origin: { tokens: ids },
-        });
+        const result = await compareWithModel(a, Object.assign(source, { origin: { tokens: ids } }));
+        table.push(`file: ${name} -> ${headline(result)}`);
+        const { divergence } = result;
         expect(divergence?.name).toMatch(at);
         expect(divergence?.findings[0]?.id, JSON.stringify(divergence)).toBe(id);
         expect(divergence?.position).toBe(position);

@@ -19,7 +19,7 @@ import { normAlternatives, withGainOf } from './hypotheses/norm.ts';
 import { quantizeAlternatives } from './hypotheses/quantize.ts';
 import { type Alternative, floats, mistake, type Prediction, type Question, variant } from './hypotheses/question.ts';
 import { ropeAlternatives } from './hypotheses/rope.ts';
-import { ternaryAlternatives } from './hypotheses/ternary.ts';
+import { JUDGED_ROWS, ternaryAlternatives } from './hypotheses/ternary.ts';
 import { measure } from './measure.ts';
 import type { Scene, Seen } from './scene.ts';
 import type { Finding } from './types.ts';
@@ -33,7 +33,9 @@ const BETTER_IN_NOISE = 2.5;
 const DEPTH = 3;
 
 /** What explains the question's rows, best first. `noise`: see `bounds.ts`, with its margin. */
-export async function explain(question: Question, noise: number): Promise<Finding[]> {
+export async function explain(given: Question, noise: number): Promise<Finding[]> {
+  const isProduct = given.tensor.op === 'ternaryMatmul' || given.tensor.op === 'acc';
+  const question = isProduct ? { ...given, rows: given.rows.slice(0, JUDGED_ROWS) } : given;
   const own = await judged(question, await ownAlternatives(question), noise);
   if (own.length > 0) return own;
   const upstream = await judged(question, await upstreamAlternatives(question, DEPTH), noise);

@@ -44,6 +44,9 @@ export async function tritsOf(tensor: TraceTensor, columns: number): Promise<Int
   return trits;
 }
 
+/** Rows by which products are judged: a mistake shows in any, and a large matrix takes its time. */
+export const JUDGED_ROWS = 4;
+
 export async function ternaryAlternatives(question: Question): Promise<Alternative[]> {
   const { tensor, scene, inputs, rows } = question;
   const [codesName] = tensor.inputs;
@@ -312,7 +315,7 @@ function rotated(trits: Int8Array, by: number): Int8Array {
  * Sixteen lanes: byte p of 32 goes to lane p >> 1; the four planes of up to 32 blocks are added up before a lane is widened.
  * Codes are 0, 1, 2, and the sum of the activations is subtracted at the end (bitnet.cpp, ggml_vec_dot_i2_i8_s).
  */
-function lanesOf(
+export function lanesOf(
   trits: Int8Array,
   start: number,
   codes: Int8Array,
