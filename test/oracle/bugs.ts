@@ -4,9 +4,10 @@
  * @module
  */
 
-import type { Backend, Buf, KvCache, QuantizedBuf, Segment, Weight } from '../../src/kernels/interface.ts';
+import type { Backend, Buf, KvCache, QuantizedBuf, RopeStyle, Segment, Weight } from '../../src/kernels/interface.ts';
 import { attention } from '../../src/kernels/ts/attention.ts';
 import { createTsBackend } from '../../src/kernels/ts/backend.ts';
+import { createRopeAngles } from '../../src/model/rope-angles.ts';
 import { roundHalfEven } from '../../src/numeric/exp.ts';
 
 /** What a bug may use: the real backend, and the arrays behind its buffers. */
@@ -271,6 +272,26 @@ export const BUGS: Readonly<Record<string, { readonly bug: Bug; readonly id: str
     id: 'rope-backwards',
     at: /^blk\.0\.attn_q_rope$/,
   },
+  ...Object.fromEntries(
+    [1, -1].map((by) => [
+      `positions of rope off by ${by}`,
+      {
+        bug: ({ real, data }: Sick) => ({
+          // Rows of the angles are rewritten for the position beside; the first pair turns by one radian a position.
+          rope: (x: Buf, angles: Buf, heads: number, dim: number, style: RopeStyle, n: number) => {
+            const kept = data(angles).slice();
+            const write = createRopeAngles({ headDim: dim, ropeBase: 10000, ropeFactor: 1 }, undefined);
+            const first = Math.round(Math.atan2(kept[dim / 2], kept[0]) + 2 * Math.PI * turns(kept, dim));
+            for (let row = 0; row < n; row++) write(data(angles), row, first + row + by);
+            real.rope(x, angles, heads, dim, style, n);
+            data(angles).set(kept);
+          },
+        }),
+        id: 'rope-position',
+        at: /^blk\.0\.attn_q_rope$/,
+      },
+    ]),
+  ),
   'gain of a norm left out': {
     bug: norm((out, x, _, eps) => rms(out, x, eps, () => 1)),
     id: 'gain-missing',
@@ -402,6 +423,12 @@ export const BUGS: Readonly<Record<string, { readonly bug: Bug; readonly id: str
     at: /^blk\.1\.ffn_gate(\.acc)?$/,
   },
 };
+
+/** Whole turns of the first pair, by the last one, which hardly turns at all. */
+function turns(angles: Float32Array, dim: number): number {
+  const slow = Math.atan2(angles[dim - 1], angles[dim / 2 - 1]) * 10000 ** (1 - 2 / dim);
+  return Math.round((slow - Math.atan2(angles[dim / 2], angles[0])) / (2 * Math.PI));
+}
 
 function rms(out: Float32Array, x: Float32Array, eps: number, gain: (i: number) => number): void {
   const mean = x.reduce((sum, value) => sum + value * value, 0) / x.length;

@@ -19,7 +19,7 @@ const CLOSE = 1e-4;
 const HEAD_DIMS = [64, 128, 96, 80, 256, 100, 32];
 const BASES = [10000, 500000, 1000000, 1000042, 100000, 50000, 160000];
 /** Inputs of ops that do not have one. */
-const INPUTS: Partial<Record<TraceOp, number>> = { embed: 0, attention: 3, gatedSilu: 2, add: 2 };
+const INPUTS: Partial<Record<TraceOp, number>> = { embed: 0, attention: 3, attentionWeights: 2, gatedSilu: 2, add: 2 };
 const EPS = [1e-5, 1e-6, 1e-8, 1e-12, 0];
 
 /** Tensors that both have, in the order of `a`. */
@@ -123,6 +123,8 @@ function shapeOf(name: string, names: ReadonlySet<string>): { op: TraceOp; input
         op: 'attention',
         inputs: [...here('attn_q_scaled', 'attn_q_rope'), ...here('attn_k_rope'), ...here('attn_v')],
       };
+    case 'attn_weights':
+      return { op: 'attentionWeights', inputs: [...here('attn_q_scaled', 'attn_q_rope'), ...here('attn_k_rope')] };
     case 'attn_sub_norm':
     case 'attn_output_norm_in':
       return { op: 'rmsNorm', inputs: here('attn') };
