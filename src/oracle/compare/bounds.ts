@@ -28,7 +28,7 @@ import type { Scene } from './scene.ts';
 const EPSILON = 2 ** -24;
 /** What is allowed for, in units of the noise expected; and at most: beyond that nothing would be said. */
 const MARGIN = 4;
-const MOST_NOISE = 0.25;
+const MOST_NOISE = 0.33;
 
 /** The bound of row `row` of `expected`, (rows, columns) of `tensor`. */
 export function boundOf(tensor: TraceTensor, scene: Scene, expected: TraceData, row: number, noise: number): RowBound {

@@ -16,7 +16,7 @@ import { boundOf, EXACT, noiseAfter, noiseAfterGap } from './bounds.ts';
 import { describeRow } from './describe.ts';
 import { explain, explainByLater, sourcesOf } from './explain.ts';
 import type { Question } from './hypotheses/question.ts';
-import { type Measure, measure, type RowBound, rms } from './measure.ts';
+import { type Measure, measure, type RowBound } from './measure.ts';
 import { Scene, type Seen } from './scene.ts';
 import type { CompareOptions, Comparison, Divergence, Excerpt, Finding, MetVariant } from './types.ts';
 
@@ -369,7 +369,13 @@ function excerpt(
   const to = Math.min(columns, from + 2 * NEIGHBOURS + 1);
   const values: (number | null)[] = [];
   for (let i = from; i < to; i++) values.push(known?.[row * columns + i] === 0 ? null : data[row * columns + i]);
-  return { name, column: from, values, rms: rms({ data, start: row * columns, columns }) };
+  let [sum, shown] = [0, 0];
+  for (let i = row * columns; i < (row + 1) * columns; i++) {
+    if (known?.[i] === 0 || !Number.isFinite(data[i])) continue;
+    sum += data[i] * data[i];
+    shown++;
+  }
+  return { name, column: from, values, rms: Math.sqrt(sum / Math.max(shown, 1)) };
 }
 
 /** Types of the cache that a variant is about, where the session has others. */

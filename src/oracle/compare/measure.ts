@@ -86,7 +86,7 @@ export function measure(expected: Row, got: GotRow, { element, noise, spread }: 
   if (noise > 0 && Number.isFinite(sumError)) {
     // Printed corners of a row say little of its size: what is quiet there may be loud elsewhere.
     const size = spread === undefined ? Math.max(sumExpected, meanSquare(expected) * known) : sumSpread;
-    ratio = sumExcess === 0 ? Math.min(ratio, 1) : Math.sqrt(sumExcess / size) / noise;
+    ratio = sumExcess === 0 ? 0 : Math.sqrt(sumExcess / size) / noise;
   }
   return { isEqual, known, differing, relative: relative || 0, ratio, column, bound };
 }

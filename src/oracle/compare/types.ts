@@ -56,7 +56,7 @@ export interface Excerpt {
   readonly column: number;
   /** null where B does not show it. */
   readonly values: readonly (number | null)[];
-  /** Root mean square of the whole row. */
+  /** Root mean square of the row, as far as it is known. */
   readonly rms: number;
 }
 
