@@ -162,7 +162,12 @@ async function twoRuns(args: Args, other: string | undefined, io: Io): Promise<C
     const { kType, vType } = sessionOptions(args, a.info.contextLength);
     const session = { kType, vType };
     const type = args['cache-type-b'];
-    run = liveSource(b, tokens, other ?? b.info.name, type === undefined ? session : { kType: type, vType: type });
+    run = liveSource(
+      b,
+      tokens,
+      other ?? args['hf-repo'] ?? args['model-url'] ?? args.model ?? b.info.name,
+      type === undefined ? session : { kType: type, vType: type },
+    );
     return await compareWithModel(a, run, { ...options(args, io), tokens, session, sameNumerics: true });
   } finally {
     await run?.close();
@@ -188,6 +193,7 @@ function secondArgs(args: Args, other: string | undefined): Args {
 
 function options(args: Args, io: Io): CompareOptions {
   return {
+    label: args['hf-repo'] ?? args['model-url'] ?? args.model,
     exact: args.exact,
     anyFile: args['any-file'],
     signal: io.signal,

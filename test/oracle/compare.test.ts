@@ -5,6 +5,7 @@ import { ARCHITECTURES } from '../../src/model/architectures.ts';
 import { compareTraces, compareWithModel } from '../../src/oracle/compare/compare.ts';
 import { liveSource } from '../../src/oracle/compare/live.ts';
 import { headline } from '../../src/oracle/compare/report.ts';
+import type { TraceSource } from '../../src/oracle/source.ts';
 import { changed, f32, type Loose } from '../cli/mutants.ts';
 import { tinyModel } from '../model/models.ts';
 import { recode } from '../model/recode.ts';
@@ -237,6 +238,30 @@ describe('two traces, without a model', () => {
         expect(result.verdict, JSON.stringify(options)).toBe('within-bounds');
       }
     });
+  });
+
+  it('may be the other way round: what was printed first, and began late', async () => {
+    const file = await tinyModel({});
+    await withModels(
+      [file, file],
+      [{ threads: 1 }, { backend: sickBackend(BUGS['SiLU for the activation'].bug) }],
+      async (a, b) => {
+        const printed = await keptSource(a, ids, { printed: true });
+        // As native has its last layer: rows of the last token only.
+        const late = (source: TraceSource): TraceSource => ({
+          ...source,
+          tensors: new Map(
+            [...source.tensors].map(([name, t]) => [name, /blk\.1/.test(name) ? { ...t, position: 18, rows: 1 } : t]),
+          ),
+        });
+        expect(await compareTraces(late(printed), await keptSource(a, ids))).toMatchObject({
+          verdict: 'within-bounds',
+          divergence: undefined,
+        });
+        const { divergence } = await compareTraces(late(printed), await keptSource(b, ids));
+        expect(divergence).toMatchObject({ name: 'blk.0.ffn_act', position: 0 });
+      },
+    );
   });
 
   it.each([

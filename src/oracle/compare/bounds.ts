@@ -30,14 +30,20 @@ const EPSILON = 2 ** -24;
 const MARGIN = 4;
 const MOST_NOISE = 0.33;
 
-/** The bound of row `row` of `expected`, (rows, columns) of `tensor`. */
-export function boundOf(tensor: TraceTensor, scene: Scene, expected: TraceData, row: number, noise: number): RowBound {
+/** The bounds of these rows of `expected`, (rows, columns) of `tensor`. */
+export function boundsOf(
+  tensor: TraceTensor,
+  scene: Scene,
+  expected: TraceData,
+  rows: readonly number[],
+  noise: number,
+): RowBound[] {
   const spread = noise === 0 ? undefined : spreadOf(tensor, scene, expected);
-  return {
+  return rows.map((row) => ({
     element: elementBound(tensor, scene, expected, row),
     noise: Math.min(MARGIN * noise, MOST_NOISE),
     spread: spread && ((column) => spread[row * tensor.columns + column]),
-  };
+  }));
 }
 
 /**

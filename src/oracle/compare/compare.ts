@@ -34,7 +34,10 @@ export async function compareWithModel(
   await probe.dispose();
   const names = checkShapes(model.info.name, sites, candidate);
   const found = await compared(modelReference(model, tokens), candidate, tokens, options);
-  const a = { label: model.info.name, producer: `bitnet-ts, ${model.backend.name} ${model.backend.variant}` };
+  const a = {
+    label: options.label ?? model.info.name,
+    producer: `bitnet-ts, ${model.backend.name} ${model.backend.variant}`,
+  };
   return { ...found, ...names, a, b: sideOf(candidate), method: 'model', tokens: tokens.length };
 }
 

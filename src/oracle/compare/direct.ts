@@ -9,7 +9,7 @@ import type { RopeStyle } from '../../kernels/interface.ts';
 import { gatedGelu, gatedRelu2, gatedSilu } from '../../kernels/ts/activation.ts';
 import { rope } from '../../kernels/ts/rope.ts';
 import { createRopeAngles } from '../../model/rope-angles.ts';
-import type { SourceTensor, TraceSource } from '../source.ts';
+import type { SourceRows, SourceTensor, TraceSource } from '../source.ts';
 import type { Reference, ReferenceTensor } from './lockstep.ts';
 
 /** Tokens at a time. */
@@ -39,14 +39,19 @@ export function traceReference(a: TraceSource, b: TraceSource, tokens: number): 
             Math.min(first + ROWS, tokens, held.position + held.rows),
           ];
           if (from >= to) continue;
-          const { data, known, resolution } = await a.read(name, from, to - from);
+          const count = Math.min(ROWS, tokens - first);
+          const { data, known, resolution } = padded(
+            await a.read(name, from, to - from),
+            (from - first) * held.columns,
+            count * held.columns,
+          );
           const isWhole = known === undefined && !resolution;
           if (isWhole && data instanceof Float32Array) rows.set(name, data);
           const site = siteOf(held, names);
           const tensor: ReferenceTensor = {
             ...site,
-            position: from,
-            rows: to - from,
+            position: first,
+            rows: count,
             data,
             ...(known === undefined ? {} : { known }),
             ...(resolution === undefined ? {} : { resolution }),
@@ -59,6 +64,16 @@ export function traceReference(a: TraceSource, b: TraceSource, tokens: number): 
       }
     },
   };
+}
+
+/** Rows of a pass, of which the trace may have some only. */
+function padded(read: SourceRows, at: number, length: number): SourceRows {
+  if (at === 0 && read.data.length === length) return read;
+  const data = new Float32Array(length);
+  const known = new Uint8Array(length);
+  data.set(read.data, at);
+  known.set(read.known ?? new Uint8Array(read.data.length).fill(1), at);
+  return { ...read, data, known };
 }
 
 /** What the name tells. Inputs that the traces lack are looked for further back. */

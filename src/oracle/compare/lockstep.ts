@@ -12,7 +12,7 @@
 import type { TraceData, TraceOptions, TraceTensor } from '../../engine/types.ts';
 import { want } from '../../errors.ts';
 import type { SourceRows, TraceSource } from '../source.ts';
-import { boundOf, EXACT, noiseAfter, noiseAfterGap } from './bounds.ts';
+import { boundsOf, EXACT, noiseAfter, noiseAfterGap } from './bounds.ts';
 import { describeRow } from './describe.ts';
 import { explain, explainByLater, sourcesOf } from './explain.ts';
 import type { Question } from './hypotheses/question.ts';
@@ -142,9 +142,9 @@ export class Lockstep {
     let own = noise;
     if (got !== undefined) {
       this.#compared.add(tensor.name);
-      const bounds = rowsOf(tensor).map((row) =>
-        exact ? EXACT : boundOf(tensor, this.#scene, tensor.data, row, noise),
-      );
+      const bounds = exact
+        ? rowsOf(tensor).map(() => EXACT)
+        : boundsOf(tensor, this.#scene, tensor.data, rowsOf(tensor), noise);
       const measures = rowsOf(tensor).map((row) => measureRow(tensor, got, row, bounds[row]));
       if (measures.some(({ isEqual }) => !isEqual)) this.#unequal.add(tensor.name);
       const bad = rowsOf(tensor).filter((row) => measures[row].ratio > 1);
@@ -186,7 +186,7 @@ export class Lockstep {
     session: SessionChoice,
   ): Promise<{ accepted: Finding | undefined; adopt: SessionChoice | undefined }> {
     const { tensor } = question;
-    if (tensor.op === 'acc' && tensor.rerun === undefined) {
+    if (tensor.op === 'acc' && !this.#reference.isFixed) {
       this.#sums = { question, measures, bounds };
       return { accepted: undefined, adopt: undefined };
     }
@@ -319,7 +319,7 @@ export class Lockstep {
     const sources = scene.sources(tensor);
     return {
       position: position + row,
-      token: this.#tokens[position + row],
+      token: this.#tokens[position + row] < 0 ? undefined : this.#tokens[position + row],
       name,
       op,
       layer,

@@ -42,7 +42,7 @@ function divergenceLines(d: Divergence): string[] {
     d.name,
     d.op === undefined ? '' : ` (${d.op}${d.weight === undefined ? '' : ` of ${d.weight}`})`,
   ].join('');
-  const token = d.token === undefined || d.token < 0 ? '' : ` (id ${d.token})`;
+  const token = d.token === undefined ? '' : ` (id ${d.token})`;
   const more = d.positions.length > 1 ? `; of these tokens also ${runs(d.positions.slice(1))}` : '';
   const head = d.head === undefined ? '' : `, head ${d.head}`;
   const known = d.known === d.columns ? '' : `, of which B shows ${d.known}`;

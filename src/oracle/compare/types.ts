@@ -6,6 +6,8 @@
 import type { SessionOptions, TraceOp } from '../../engine/types.ts';
 
 export interface CompareOptions {
+  /** What the model is called in the report. Default: its name. */
+  readonly label?: string | undefined;
   /** Token ids from position 0 on. Default: what the trace says of itself. */
   readonly tokens?: readonly number[] | undefined;
   /** Bits must be the same; default: bounds derived from each op. */
