@@ -10,6 +10,7 @@ import { convert } from './convert.ts';
 import { embed } from './embed.ts';
 import { inspect } from './inspect.ts';
 import { oracleLogits } from './oracle.ts';
+import { oracleCompare } from './oracle-compare.ts';
 import { oracleEndpoint } from './oracle-endpoint.ts';
 import { oracleTrace } from './oracle-trace.ts';
 import { perplexity } from './perplexity.ts';
@@ -30,6 +31,7 @@ export const commands: readonly Command[] = [
   oracleLogits,
   oracleEndpoint,
   oracleTrace,
+  oracleCompare,
   perplexity,
   embed,
   bench,

@@ -3,6 +3,18 @@
  * @module
  */
 
+export { compareTraces, compareWithModel } from './compare/compare.ts';
+export { liveSource } from './compare/live.ts';
+export { reportText } from './compare/report.ts';
+export type {
+  CompareOptions,
+  CompareProgress,
+  Comparison,
+  Divergence,
+  Excerpt,
+  Finding,
+  MetVariant,
+} from './compare/types.ts';
 export { openEvalCallback } from './dump/eval-callback.ts';
 export type { FileSet, FolderTarget, RunningHash, TraceTarget } from './dump/files.ts';
 export { type Manifest, type ManifestTensor, type NotFinite, parseManifest } from './dump/manifest.ts';
