@@ -21,6 +21,7 @@ export {
   quantizeEmbedding,
 } from './engine/embed.ts';
 export { loadModel } from './engine/model.ts';
+export { numericsHistory, numericsVersion } from './engine/numerics.ts';
 export type {
   ChatOptions,
   EvaluateOptions,

@@ -7,6 +7,7 @@
 
 import { readFileSync } from 'node:fs';
 import yargs, { type Argv, type Options } from 'yargs';
+import { numericsVersion } from '../engine/numerics.ts';
 import { BitnetError } from '../errors.ts';
 import { fromEnvironment, normaliseArgs, suggest } from './args.ts';
 import type { Command } from './command.ts';
@@ -35,7 +36,7 @@ export async function runProgram(argv: readonly string[], io: Io): Promise<numbe
 async function dispatch(argv: readonly string[], io: Io): Promise<number> {
   const [first] = argv;
   if (first === '--version') {
-    await io.write(`${packageVersion()}\n`);
+    await io.write(`${packageVersion()} (numerics ${numericsVersion})\n`);
     return 0;
   }
   if (first === '--help' || first === '-h' || first === 'help') {

@@ -19,7 +19,8 @@ export async function createNodeHost(): Promise<WasmHost> {
       const { setFlagsFromString } = await import('node:v8');
       setFlagsFromString('--experimental-wasm-relaxed-simd');
     },
-    ...(major !== undefined && major >= 22 ? { widenVectors } : {}),
+    // V8 has this for x86 only. Elsewhere it does not know the switch, complains on stderr and changes nothing.
+    ...(major !== undefined && major >= 22 && process.arch === 'x64' ? { widenVectors } : {}),
     threads: {
       ownerMaySleep: true,
       async spawn(script: string, data: unknown): Promise<ThreadHandle> {

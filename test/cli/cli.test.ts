@@ -34,7 +34,7 @@ async function ok(args: string[], options: Parameters<typeof bitnet>[1] = {}): P
 
 describe('help and refusals', () => {
   it('prints version and help', async () => {
-    expect(await ok(['--version'])).toMatch(/^\d+\.\d+\.\d+\n$/);
+    expect(await ok(['--version'])).toMatch(/^\d+\.\d+\.\d+ \(numerics \d+\)\n$/);
     const help = await ok(['--help']);
     for (const name of ['run', 'chat', 'inspect', 'tokenize', 'oracle logits', 'perplexity', 'synth']) {
       expect(help).toContain(`bitnet ${name} `);
