@@ -10,6 +10,7 @@ import { convert } from './convert.ts';
 import { embed } from './embed.ts';
 import { inspect } from './inspect.ts';
 import { oracleLogits } from './oracle.ts';
+import { oracleKit } from './oracle-kit.ts';
 import { perplexity } from './perplexity.ts';
 import { pull } from './pull.ts';
 import { quantize } from './quantize.ts';
@@ -25,6 +26,7 @@ export const commands: readonly Command[] = [
   verify,
   tokenize,
   oracleLogits,
+  oracleKit,
   perplexity,
   embed,
   bench,

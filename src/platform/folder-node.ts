@@ -9,6 +9,7 @@ import { createFileSink, ioError, onExit } from './source-node.ts';
 
 export interface FolderSink {
   readonly label: string;
+  /** Of a name with `/`, the folders before it are made too. */
   create(name: string): Promise<ByteSink>;
   close(): Promise<void>;
   abort(): Promise<void>;
@@ -20,7 +21,7 @@ export interface FolderSink {
  */
 export async function createFolderSink(path: string): Promise<FolderSink> {
   const { mkdir, readdir, rename, rm, rmdir } = await import('node:fs/promises');
-  const { join, resolve } = await import('node:path');
+  const { dirname, join, resolve } = await import('node:path');
   const target = resolve(path);
   const existing = await readdir(target).catch((error) => {
     if (error.code === 'ENOENT') return undefined;
@@ -36,7 +37,13 @@ export async function createFolderSink(path: string): Promise<FolderSink> {
   const remove = () => rm(temporary, { recursive: true, force: true }).catch(() => {});
   return {
     label: path,
-    create: (name) => createFileSink(join(temporary, name)),
+    async create(name) {
+      const file = join(temporary, name);
+      await mkdir(dirname(file), { recursive: true }).catch((error) => {
+        throw ioError(path, 'cannot create', error);
+      });
+      return createFileSink(file);
+    },
     async close() {
       if (state === 'closed') return;
       state = 'closed';
