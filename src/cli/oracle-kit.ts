@@ -18,6 +18,10 @@ import { bytes, plural } from './format.ts';
 import type { Io } from './io.ts';
 import { EMBEDDED } from './open.ts';
 
+/** At the same place seen from src/cli and dist/cli. */
+const PAGES = new URL('../../src/oracle/kit/pages/', import.meta.url);
+const PAGE_NAMES = ['README.md', 'check.py', 'model.py', 'ops.py'];
+
 export const oracleKit = command({
   name: 'oracle kit',
   describe:
@@ -36,12 +40,15 @@ export const oracleKit = command({
     if (output !== undefined && check !== undefined) throw new UsageError('-o and --check exclude each other');
     if (check !== undefined) return checkKit(check, quiet, io);
     if (output === undefined) throw new UsageError('-o DIR is missing');
+    const pages = await Promise.all(
+      PAGE_NAMES.map(async (path) => ({ path, bytes: await readFile(new URL(path, PAGES)) })),
+    );
     const folder = await createFolderSink(output);
     let count = 0;
     let total = 0;
     let digest = '';
     try {
-      for await (const file of kitFiles(EMBEDDED)) {
+      for await (const file of kitFiles(EMBEDDED, pages)) {
         io.signal.throwIfAborted();
         const sink = await folder.create(file.path);
         await sink.write(file.bytes);

@@ -6,13 +6,11 @@
 import { numericsVersion } from '../../engine/numerics.ts';
 import type { ModelInput } from '../../engine/types.ts';
 import { type KitArray, type KitData, npyFile } from './array.ts';
-import { CHECK_PY } from './check-py.ts';
 import { sha256 } from './digest.ts';
 import { kernelVectors } from './kernels.ts';
 import { modelFiles } from './models.ts';
 import { numericVectors } from './numeric.ts';
 import { packedVectors } from './packed.ts';
-import { README } from './readme.ts';
 import { samplerVectors } from './samplers.ts';
 import { ascii, tokenizerFiles } from './tokenizers.ts';
 import {
@@ -27,8 +25,8 @@ import {
 
 export const MANIFEST = 'manifest.json';
 
-/** `stories`: the embedded model, whose vocabulary is one of the kit's. */
-export async function* kitFiles(stories: ModelInput): AsyncGenerator<KitFile, void> {
+/** `stories`: the embedded model, whose vocabulary is one of the kit's. `pages`: what lies in `pages/`, beside this file. */
+export async function* kitFiles(stories: ModelInput, pages: readonly KitFile[]): AsyncGenerator<KitFile, void> {
   const files: ListedFile[] = [];
   const list = async (file: KitFile): Promise<KitFile> => {
     files.push({ path: file.path, bytes: file.bytes.length, sha256: await sha256(file.bytes) });
@@ -44,12 +42,7 @@ export async function* kitFiles(stories: ModelInput): AsyncGenerator<KitFile, vo
       yield await list(value);
     }
   };
-  for (const [path, text] of [
-    ['README.md', README],
-    ['check.py', CHECK_PY],
-  ]) {
-    yield await list({ path, bytes: new TextEncoder().encode(text) });
-  }
+  yield* listAll(pages);
   const kernels = yield* listAll(vectorFiles('kernels', chain(kernelVectors(), packedVectors(), numericVectors())));
   const samplers = yield* listAll(vectorFiles('samplers', samplerVectors()));
   const tokenizers = yield* listAll(tokenizerFiles(stories));

@@ -44,7 +44,9 @@ export async function* modelFiles(): AsyncGenerator<KitFile, ListedModel[]> {
   const listed: ListedModel[] = [];
   for (const architecture of ARCHITECTURES.keys()) {
     const options = { preset: presetOf(architecture), architecture, type: 'I2_S' } as const;
-    listed.push(yield* oneModel(`models/${architecture}`, options, [F32, F16, MIXED], [F32, F16]));
+    // bitnet-25 is another name for the same graph: its answers show as much.
+    const traces = architecture === 'bitnet-25' ? [] : [F32, F16];
+    listed.push(yield* oneModel(`models/${architecture}`, options, [F32, F16, MIXED], traces));
   }
   const containers = [
     ...I2S_LAYOUTS.map((i2sLayout) => ({ type: 'I2_S', i2sLayout }) as const),
@@ -90,13 +92,10 @@ async function* oneModel(
     const traces: ListedModel['traces'][number][] = [];
     for (const types of tracesOf) {
       const folder = `${path}/trace-${nameOf(types)}`;
-      const sites: ListedModel['traces'][number]['sites'][number][] = [];
-      for (const { site, values } of await traceWith(model, types)) {
-        yield { path: `${folder}/${site.name}.npy`, bytes: npyFile(values) };
-        const { name, op, inputs, weight, facts } = site;
-        sites.push({ name, op, inputs, ...(weight === undefined ? {} : { weight }), facts });
+      for (const [name, values] of await traceWith(model, types)) {
+        yield { path: `${folder}/${name}.npy`, bytes: npyFile(values) };
       }
-      traces.push({ ...types, folder, sites });
+      traces.push({ ...types, folder });
     }
     return {
       name: path.replace('models/', ''),
@@ -105,6 +104,7 @@ async function* oneModel(
       ...(options.type === 'I2_S' ? { i2sLayout: i2sLayout ?? 'x86' } : {}),
       file,
       tokens: KIT_TOKENS,
+      graph: graphOf(model),
       logits,
       traces,
     };
@@ -130,23 +130,33 @@ async function logitsWith(model: Model, types: SessionOptions): Promise<KitArray
   return array(out, KIT_TOKENS.length, vocabularySize);
 }
 
-/** All sites in the order of the graph, probabilities of attention included; rows that come in pieces joined. */
-async function traceWith(model: Model, types: SessionOptions): Promise<{ site: TraceTensor; values: KitArray }[]> {
+/** As traces show it, probabilities of attention included. */
+function graphOf(model: Model): ListedModel['graph'] {
+  const sites = model.createSession({ contextSize: KIT_TOKENS.length }).traceSites(KIT_TOKENS.length);
+  return sites.map(({ name, op, inputs, weight, facts }) => {
+    return { name, op, inputs, ...(weight === undefined ? {} : { weight }), facts };
+  });
+}
+
+/** Values by name; rows that come in pieces joined. */
+async function traceWith(model: Model, types: SessionOptions): Promise<Map<string, KitArray>> {
   const session = model.createSession({ contextSize: KIT_TOKENS.length, ...types });
   const pieces = new Map<string, TraceTensor[]>();
   for await (const piece of session.trace(KIT_TOKENS, { select: () => true })) {
     pieces.set(piece.name, [...(pieces.get(piece.name) ?? []), piece]);
   }
   await session.dispose();
-  return Array.from(pieces.values(), (list) => {
-    const [site] = list;
-    const rows = list.reduce((sum, piece) => sum + piece.rows, 0);
-    const data = new (site.data.constructor as Float32ArrayConstructor)(rows * site.columns);
-    let at = 0;
-    for (const piece of list) {
-      data.set(piece.data, at);
-      at += piece.data.length;
-    }
-    return { site, values: array(data, rows, site.columns) };
-  });
+  return new Map(
+    Array.from(pieces, ([name, list]) => {
+      const [{ columns, data: some }] = list;
+      const rows = list.reduce((sum, piece) => sum + piece.rows, 0);
+      const data = new (some.constructor as Float32ArrayConstructor)(rows * columns);
+      let at = 0;
+      for (const piece of list) {
+        data.set(piece.data, at);
+        at += piece.data.length;
+      }
+      return [name, array(data, rows, columns)];
+    }),
+  );
 }

@@ -23,7 +23,7 @@ import type { Vector } from './types.ts';
 /** Stands where a byte means no trit. */
 const INVALID = 2;
 /** Of every ternary tensor here: exact as a half, so that all types have the same values. */
-const SCALE = 0.03709716796875;
+const SCALE = 1216 / 32768;
 
 export function* packedVectors(): Generator<Vector> {
   yield* bytesOfTypes();

@@ -44,6 +44,8 @@ export interface ListedModel {
   readonly file: string;
   /** Token ids from position 0 on. */
   readonly tokens: readonly number[];
+  /** All that is computed, in this order: each node from nodes before it. */
+  readonly graph: readonly ListedSite[];
   /** Logits of every token (tokens, vocabulary), by the types of the cached keys and values. */
   readonly logits: readonly ListedLogits[];
   readonly traces: readonly ListedTrace[];
@@ -60,10 +62,8 @@ export interface ListedLogits {
 export interface ListedTrace {
   readonly kType: 'f32' | 'f16';
   readonly vType: 'f32' | 'f16';
-  /** Holds NAME.npy of every site. */
+  /** Holds NAME.npy of every node of the graph, (tokens, columns). */
   readonly folder: string;
-  /** In the order of the graph. */
-  readonly sites: readonly ListedSite[];
 }
 
 export interface ListedSite {

@@ -1,1 +1,0 @@
-export const CHECK_PY = 'print("todo")\n';
