@@ -60,7 +60,7 @@ export function boundOf(c: ConformanceCase): Bound {
   }
 }
 
-function ofRoundings(count: number): Bound {
+export function ofRoundings(count: number): Bound {
   return { relative: count * EPSILON, absolute: 0 };
 }
 
