@@ -8,6 +8,7 @@ import type { Model } from '../engine/types.ts';
 import { openGguf } from '../formats/index.ts';
 import { readModelConfig } from '../model/load.ts';
 import { Rng } from '../numeric/rng.ts';
+import { type BenchProof, modelOf, type ReceiptModel } from '../oracle/receipt.ts';
 import { DEFAULT_SAMPLING } from '../sampling/chain.ts';
 import { numberList, promptAndGeneration, wordList } from './bench-lists.ts';
 import {
@@ -31,6 +32,7 @@ import { plural } from './format.ts';
 import type { Io } from './io.ts';
 import { describeMachine, type Machine, residentMemory } from './machine.ts';
 import { openModel, openSource } from './open.ts';
+import { benchReceipt, loadOf, proofOf, ReceiptWriter, receiptFlags } from './receipt.ts';
 
 /** Of the token ids; the work does not depend on it. */
 const SEED = 42;
@@ -111,6 +113,7 @@ const flags = {
   },
   'no-warmup': { type: 'boolean', group: TESTS, describe: 'do not run a test once untimed before' },
   output: { type: 'string', also: ['-o'], choices: formats, group: 'Output', describe: 'form of the result [md]' },
+  ...receiptFlags,
   ...quietFlag,
   'gpu-layers': runtimeFlags['gpu-layers'],
   'ubatch-size': runtimeFlags['ubatch-size'],
@@ -132,12 +135,19 @@ export const bench = command({
     const file = await lookAtFile(args, plan, io);
     const machine = describeMachine();
     const out = new Output(args.output ?? 'md', extraColumns(args), io);
+    const receipt = await ReceiptWriter.open(args, io);
+    const proofs: BenchProof[] = [];
     try {
-      for (const setting of plan.settings) await runSetting(args, setting, { plan, file, machine, out, io });
+      let model: ReceiptModel | undefined;
+      for (const setting of plan.settings) {
+        model = await runSetting(args, setting, { plan, file, machine, out, io, receipt, proofs });
+      }
       await out.end();
+      if (model !== undefined) await receipt?.write(benchReceipt(receipt, model, proofs, out.rows));
       return 0;
     } finally {
       io.status('');
+      await receipt?.abort(); // does nothing once written
     }
   },
 });
@@ -162,6 +172,7 @@ function planOf(args: Args): Plan {
   const batches = args['batch-size'] === undefined ? [DEFAULT_BATCH] : numberList('-b', args['batch-size'], 1);
   const kTypes = wordList('-ctk', args['cache-type-k'] ?? 'f16', KV_TYPES);
   const vTypes = wordList('-ctv', args['cache-type-v'] ?? 'f16', KV_TYPES);
+  if (args['receipt-time'] && args.receipt === undefined) throw new UsageError('--receipt-time needs --receipt');
   const depths = numberList('-d', args['n-depth'] ?? '0', 0);
   const pairs = args['n-prompt-gen'].map((text) => promptAndGeneration('-pg', text));
   const prompts = numberList('-p', args['n-prompt'] ?? '512', 0).filter((n) => n > 0);
@@ -220,10 +231,14 @@ interface Context {
   readonly machine: Machine;
   readonly out: Output;
   readonly io: Io;
+  readonly receipt: ReceiptWriter | undefined;
+  /** Gets one for each cache, if there is to be a receipt. */
+  readonly proofs: BenchProof[];
 }
 
-/** One load of the model, all tests. */
-async function runSetting(args: Args, setting: Setting, { plan, file, machine, out, io }: Context): Promise<void> {
+/** One load of the model, all tests; resolves to what a receipt says of the model, if there is to be one. */
+async function runSetting(args: Args, setting: Setting, context: Context): Promise<ReceiptModel | undefined> {
+  const { plan, file, machine, out, io, receipt, proofs } = context;
   const model = await openModel(
     {
       ...args,
@@ -263,6 +278,11 @@ async function runSetting(args: Args, setting: Setting, { plan, file, machine, o
         rows.push(rowOf(facts, model, file, machine));
         await out.measured(rows.at(-1)!);
       }
+      if (receipt !== undefined) {
+        const rng = Rng.fromSeed(SEED);
+        const load = loadOf(args, setting.batchSize);
+        proofs.push(await proofOf(model, load, cache, () => rng.nextUint32(), io.signal));
+      }
     }
   } finally {
     await model.dispose();
@@ -270,6 +290,7 @@ async function runSetting(args: Args, setting: Setting, { plan, file, machine, o
   // Last, so that its buffer is in nobody's peak of memory. The ts backend is nowhere near what memory gives.
   const ceiling = name === 'wasm' ? await readSpeed(nThreads) : undefined;
   await out.completed(rows.map((row) => ({ ...row, memory_gb_per_s: rounded(ceiling) })));
+  return receipt === undefined ? undefined : modelOf(model, receipt.file);
 }
 
 function topOf(args: Args): number | undefined {
@@ -348,6 +369,11 @@ class Output {
   readonly #io: Io;
   readonly #rows: BenchRow[] = [];
   #started = false;
+
+  /** All completed ones. */
+  get rows(): readonly BenchRow[] {
+    return this.#rows;
+  }
 
   constructor(format: BenchFormat, extra: ExtraColumns, io: Io) {
     this.#format = format;

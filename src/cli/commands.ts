@@ -11,9 +11,11 @@ import { embed } from './embed.ts';
 import { inspect } from './inspect.ts';
 import { oracleLogits } from './oracle.ts';
 import { oracleKit } from './oracle-kit.ts';
+import { oracleTrace } from './oracle-trace.ts';
 import { perplexity } from './perplexity.ts';
 import { pull } from './pull.ts';
 import { quantize } from './quantize.ts';
+import { replay } from './replay.ts';
 import { run } from './run.ts';
 import { synth } from './synth.ts';
 import { tokenize } from './tokenize.ts';
@@ -27,9 +29,11 @@ export const commands: readonly Command[] = [
   tokenize,
   oracleLogits,
   oracleKit,
+  oracleTrace,
   perplexity,
   embed,
   bench,
+  replay,
   convert,
   quantize,
   synth,

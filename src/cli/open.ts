@@ -60,7 +60,7 @@ export async function openSource(
 }
 
 /** The library's names of what `--embd-type` takes. */
-const TABLE_TYPES = { auto: 'auto', file: 'file', q8_0: 'Q8_0', q6_k: 'Q6_K' } as const;
+export const TABLE_TYPES = { auto: 'auto', file: 'file', q8_0: 'Q8_0', q6_k: 'Q6_K' } as const;
 
 /** Loads the model that the flags name, with progress on a terminal. */
 export async function openModel(

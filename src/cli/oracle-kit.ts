@@ -3,10 +3,10 @@
  * @module
  */
 
+import { createHash } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { want } from '../errors.ts';
-import { sha256 } from '../oracle/kit/digest.ts';
 import { kitFiles, MANIFEST } from '../oracle/kit/files.ts';
 import { verifyKit } from '../oracle/kit/verify.ts';
 import { createFolderSink } from '../platform/folder-node.ts';
@@ -20,6 +20,8 @@ import { EMBEDDED } from './open.ts';
 
 /** At the same place seen from src/cli and dist/cli. */
 const PAGES = new URL('../../src/oracle/kit/pages/', import.meta.url);
+const sha256 = () => createHash('sha256');
+
 const PAGE_NAMES = ['README.md', 'check.py', 'model.py', 'ops.py'];
 
 export const oracleKit = command({
@@ -48,14 +50,14 @@ export const oracleKit = command({
     let total = 0;
     let digest = '';
     try {
-      for await (const file of kitFiles(EMBEDDED, pages)) {
+      for await (const file of kitFiles(EMBEDDED, pages, sha256)) {
         io.signal.throwIfAborted();
         const sink = await folder.create(file.path);
         await sink.write(file.bytes);
         await sink.close();
         count++;
         total += file.bytes.length;
-        if (file.path === MANIFEST) digest = await sha256(file.bytes);
+        if (file.path === MANIFEST) digest = sha256().update(file.bytes).digest('hex');
         if (!quiet) io.status(`${plural(count, 'file')}, ${bytes(total)}`);
       }
       await folder.close();
@@ -87,7 +89,7 @@ async function checkKit(folder: string, quiet: boolean, io: Io): Promise<number>
   const onFile = (done: number, all: number) => {
     if (!quiet) io.status(`${done} of ${plural(all, 'file')}`);
   };
-  const report = await verifyKit(read, onFile, io.signal);
+  const report = await verifyKit(read, sha256, onFile, io.signal);
   io.status('');
   const { digest, faults, files } = report;
   for (const fault of faults) await io.write(`${fault}\n`);

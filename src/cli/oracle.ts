@@ -4,31 +4,21 @@
  */
 
 import { createHash } from 'node:crypto';
-import { want } from '../errors.ts';
 import type { ByteSink } from '../formats/sink.ts';
 import { littleEndianBytes, npyHeader } from '../oracle/npy.ts';
 import { createFileSink } from '../platform/source-node.ts';
 import { command } from './command.ts';
-import { UsageError } from './flags.ts';
 import { quietFlag, runtimeFlags, sessionOptions } from './flags-common.ts';
 import { plural } from './format.ts';
 import { openModel } from './open.ts';
-import { promptOf } from './prompt.ts';
+import { inputFlags, inputOf } from './oracle-input.ts';
 
 export const oracleLogits = command({
   name: 'oracle logits',
   describe: 'Writes the logits after every token as float32 .npy (tokens, vocabulary) and prints their SHA-256.',
   flags: {
     ...runtimeFlags,
-    tokens: { type: 'string', value: 'ID,ID,...', group: 'Input', describe: 'token ids, taken as they are' },
-    prompt: {
-      type: 'string',
-      also: ['-p'],
-      value: 'TEXT',
-      group: 'Input',
-      describe: 'text instead; special tokens are read',
-    },
-    file: { type: 'string', also: ['-f'], value: 'PATH', group: 'Input', describe: 'text from a file' },
+    ...inputFlags,
     output: { type: 'string', also: ['-o'], value: 'PATH', group: 'Output', describe: '.npy file to write' },
     ...quietFlag,
   },
@@ -37,14 +27,11 @@ export const oracleLogits = command({
     ['bitnet oracle logits -p "Once upon a time" --backend ts', 'the digest alone, by the definition'],
   ],
   async run(args, io) {
-    const given = await promptOf(args);
-    if ((args.tokens === undefined) === (given === undefined)) throw new UsageError('give one of --tokens, -p and -f');
-    const listed = args.tokens === undefined ? undefined : parseIds(args.tokens);
+    const idsOf = await inputOf(args);
     const model = await openModel(args, io);
     let file: ByteSink | undefined;
     try {
-      const ids = listed ?? model.tokenizer.encodePrompt(given!);
-      want(ids.length > 0, 'bad-argument', 'there are no tokens to evaluate', () => ({ where: '-p' }));
+      const ids = idsOf(model);
       const vocabulary = model.info.vocabularySize;
       const session = model.createSession({
         contextSize: ids.length,
@@ -73,13 +60,3 @@ export const oracleLogits = command({
     }
   },
 });
-
-/** `1,300,310`. */
-export function parseIds(text: string): number[] {
-  return text.split(',').map((part) => {
-    const id = part.trim();
-    if (!/^\d{1,9}$/.test(id))
-      throw new UsageError(`--tokens takes ids with commas between them, got ${JSON.stringify(part)}`);
-    return Number(id);
-  });
-}

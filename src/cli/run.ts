@@ -4,6 +4,7 @@
  */
 
 import type { GenerateOptions, Model, Run, SessionOptions } from '../engine/types.ts';
+import { makeReceipt } from '../oracle/receipt.ts';
 import { resolveSampling } from '../sampling/chain.ts';
 import { command } from './command.ts';
 import { type Conversation, converse } from './conversation.ts';
@@ -21,6 +22,7 @@ import {
 import type { Io } from './io.ts';
 import { namesModel, openModel } from './open.ts';
 import { openingFor, promptOf, readEscapes, templateOf } from './prompt.ts';
+import { loadOf, machineOf, ReceiptWriter, receiptFlags, receiptOptions } from './receipt.ts';
 import { statistics, summary } from './report.ts';
 
 /** Stories by a small model are better a little less daring than llama.cpp's default. */
@@ -60,6 +62,7 @@ const flags = {
   ...stopFlags,
   'no-display-prompt': { type: 'boolean', group: 'Output', describe: 'print only what is generated' },
   ...jsonFlag,
+  ...receiptFlags,
   stats: { type: 'boolean', also: ['--log-timings'], group: 'Output', describe: 'all timings and memory at the end' },
   ...quietFlag,
 } as const;
@@ -76,15 +79,24 @@ export const run = command({
     ['bitnet run -m model.gguf -p "The capital of France is" -n 16 --temp 0', 'most likely continuation'],
     ['bitnet run -m model.gguf -cnv -p "You are a helpful assistant"', 'chat, as with bitnet.cpp'],
     ['bitnet run -m model.gguf -f prompt.txt --json -q', 'one JSON result'],
+    [
+      'bitnet run -m model.gguf -p "Once" -n 32 --receipt run.json',
+      'and what anybody can check: bitnet replay run.json',
+    ],
   ],
   async run(args, io) {
     const request = await plan(args);
-    const model = await openModel(args, io);
+    const receipt = await ReceiptWriter.open(args, io);
     try {
-      if (args.conversation) return await talk(model, args, io);
-      return await complete(model, args, request, io);
+      const model = await openModel(args, io);
+      try {
+        if (args.conversation) return await talk(model, args, io);
+        return await complete(model, args, request, receipt, io);
+      } finally {
+        await model.dispose();
+      }
     } finally {
-      await model.dispose();
+      await receipt?.abort(); // does nothing once written
     }
   },
 });
@@ -97,6 +109,9 @@ interface Request {
 /** Everything that can be wrong with the flags is found before a model is loaded. */
 async function plan(args: Args): Promise<Request> {
   if (args.conversation && args.json) throw new UsageError('--json and -cnv exclude each other');
+  if (args.conversation && args.receipt !== undefined)
+    throw new UsageError('--receipt and -cnv exclude each other: a receipt is of one prompt and one answer');
+  if (args['receipt-time'] && args.receipt === undefined) throw new UsageError('--receipt-time needs --receipt');
   const systemPrompt = args['system-prompt'] !== undefined;
   if (systemPrompt && !args.conversation) throw new UsageError('-sys needs -cnv');
   if (systemPrompt && args.prompt !== undefined)
@@ -134,7 +149,13 @@ function stopOptions(args: Args): GenerateOptions {
   };
 }
 
-async function complete(model: Model, args: Args, { prompt, options }: Request, io: Io): Promise<number> {
+async function complete(
+  model: Model,
+  args: Args,
+  { prompt, options }: Request,
+  receipt: ReceiptWriter | undefined,
+  io: Io,
+): Promise<number> {
   const session = model.createSession(sessionOptions(args, model.info.contextLength));
   const generation = session.generate(prompt, { ...options, signal: io.signal });
   if (args.json) {
@@ -150,6 +171,26 @@ async function complete(model: Model, args: Args, { prompt, options }: Request, 
   const result = await generation.result;
   if (args.stats) io.note(statistics(model, result));
   else if (!args.quiet) io.note(summary(result));
+  if (receipt !== undefined) {
+    if (!args.quiet) io.status('computing the logits behind every token for the receipt');
+    const { kType = 'f16', vType = 'f16' } = sessionOptions(args, model.info.contextLength);
+    await receipt.write(
+      await makeReceipt({
+        ...machineOf(),
+        model,
+        within: session,
+        file: receipt.file,
+        load: loadOf(args, args['batch-size']),
+        session: { contextSize: session.contextSize, kType, vType },
+        prompt: { text: prompt, special: options.special ?? false },
+        options: receiptOptions(options),
+        result,
+        time: receipt.time,
+        signal: io.signal,
+      }),
+    );
+    io.status('');
+  }
   return 0;
 }
 

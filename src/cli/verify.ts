@@ -12,7 +12,7 @@ import { QUESTIONS } from '../engine/verify/prose.ts';
 import { type Speech, speak } from '../engine/verify/speak.ts';
 import { vocabularyHash } from '../engine/verify/tokenizer.ts';
 import { BitnetError } from '../errors.ts';
-import { type ByteSink, type ByteSource, type GgufFile, openGguf } from '../formats/index.ts';
+import { type ByteSink, type ByteSource, openGguf } from '../formats/index.ts';
 import { readModelConfig } from '../model/plan.ts';
 import { PUBLISHED, type Published, publishedOf } from '../model/published.ts';
 import { bad, ok, type Verdict } from '../model/verify/verdict.ts';
@@ -21,9 +21,10 @@ import { littleEndianBytes } from '../oracle/npy.ts';
 import { createFileSink } from '../platform/source-node.ts';
 import { command } from './command.ts';
 import { attempt } from './describe.ts';
+import { fileHash } from './file-hash.ts';
 import { UsageError, type Values } from './flags.ts';
 import { jsonFlag, layoutOptions, quietFlag, runtimeFlags } from './flags-common.ts';
-import { percent, plural } from './format.ts';
+import { plural } from './format.ts';
 import type { Io } from './io.ts';
 import { openModel, openSource, readTextFile } from './open.ts';
 import { isAnyBad, verdictCounts, verdictLines, verdictsOn } from './verdicts.ts';
@@ -185,23 +186,6 @@ async function factsOf(source: ByteSource, args: Args, io: Io): Promise<FileFact
 function attempted<T>(read: () => T): T | undefined {
   const found = attempt(read);
   return found.ok ? found.value : undefined;
-}
-
-/** Over all shards, one after the other: for a single file the sum that hubs show. */
-async function fileHash(gguf: GgufFile, io: Io): Promise<string> {
-  const hash = createHash('sha256');
-  const buffer = new Uint8Array(4 << 20);
-  for (const source of gguf.sources) {
-    for (let at = 0; at < source.byteLength; at += buffer.length) {
-      io.signal.throwIfAborted();
-      const piece = buffer.subarray(0, Math.min(buffer.length, source.byteLength - at));
-      await source.readInto(piece, at);
-      hash.update(piece);
-      io.status(`hashing ${percent(at, source.byteLength)}`);
-    }
-  }
-  io.status('');
-  return hash.digest('hex');
 }
 
 /** Loads the model and asks it everything. What it refuses is a verdict: that is what the user wants to know. */

@@ -17,6 +17,8 @@ export interface TraceOrigin {
   readonly numericsVersion?: number | undefined;
   /** What computed, e.g. `bitnet-ts 0.1.0 wasm dot+threads`. */
   readonly producer?: string | undefined;
+  /** Types of cached keys and values. */
+  readonly kv?: { readonly k: string; readonly v: string } | undefined;
 }
 
 /** A tensor of a source under the names of `engine/trace/types.ts`, whatever the source calls it. */

@@ -5,14 +5,52 @@
 
 import { want } from '../errors.ts';
 import type { ByteSink } from '../formats/sink.ts';
-import { createFileSink, ioError, onExit } from './source-node.ts';
+import type { ByteSource } from '../formats/source.ts';
+import { createFileSink, ioError, onExit, openFileSource } from './source-node.ts';
 
 export interface FolderSink {
   readonly label: string;
-  /** Of a name with `/`, the folders before it are made too. */
+  /** A file of it, which appears when it is complete. Of a name with `/`, the folders before it are made too. */
   create(name: string): Promise<ByteSink>;
+  /** Adds to the end of a file; a thousand of them may be under way, none stays open. */
+  append(name: string, chunk: Uint8Array): Promise<void>;
+  /** A file of it, to read again. */
+  open(name: string): Promise<ByteSource>;
   close(): Promise<void>;
   abort(): Promise<void>;
+}
+
+/** The plain files of a folder. */
+export async function openFolder(path: string): Promise<{
+  readonly label: string;
+  readonly names: readonly string[];
+  open(name: string): Promise<ByteSource>;
+  close(): Promise<void>;
+}> {
+  const { readdir } = await import('node:fs/promises');
+  const { join } = await import('node:path');
+  const entries = await readdir(path, { withFileTypes: true }).catch((error) => {
+    throw ioError(path, 'cannot read the folder', error);
+  });
+  const names = entries.filter((entry) => entry.isFile()).map(({ name }) => name);
+  return {
+    label: path,
+    names: names.toSorted(),
+    open: (name) => openFileSource(join(path, name)),
+    close: async () => undefined,
+  };
+}
+
+/** Bytes that are left for a file of this path; undefined where the system does not tell. */
+export async function freeBytesAt(path: string): Promise<number | undefined> {
+  const { statfs } = await import('node:fs/promises');
+  const { dirname, resolve } = await import('node:path');
+  try {
+    const { bavail, bsize } = await statfs(dirname(resolve(path)));
+    return bavail * bsize;
+  } catch {
+    return undefined;
+  }
 }
 
 /**
@@ -20,7 +58,7 @@ export interface FolderSink {
  * refused, unless it is an empty folder.
  */
 export async function createFolderSink(path: string): Promise<FolderSink> {
-  const { mkdir, readdir, rename, rm, rmdir } = await import('node:fs/promises');
+  const { appendFile, mkdir, readdir, rename, rm, rmdir } = await import('node:fs/promises');
   const { dirname, join, resolve } = await import('node:path');
   const target = resolve(path);
   const existing = await readdir(target).catch((error) => {
@@ -44,6 +82,11 @@ export async function createFolderSink(path: string): Promise<FolderSink> {
       });
       return createFileSink(file);
     },
+    append: (name, chunk) =>
+      appendFile(join(temporary, name), chunk).catch((error) => {
+        throw ioError(path, 'cannot write', error);
+      }),
+    open: (name) => openFileSource(join(temporary, name)),
     async close() {
       if (state === 'closed') return;
       state = 'closed';

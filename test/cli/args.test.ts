@@ -4,7 +4,7 @@ import { commands } from '../../src/cli/commands.ts';
 import { type Flags, UsageError } from '../../src/cli/flags.ts';
 import { logitBias, samplingFlags, samplingOptions } from '../../src/cli/flags-common.ts';
 import { bytes, count, duration, grouped, oneLine, plural, rate, shortFloat, table } from '../../src/cli/format.ts';
-import { parseIds } from '../../src/cli/oracle.ts';
+import { parseIds } from '../../src/cli/oracle-input.ts';
 import { openingFor, readEscapes } from '../../src/cli/prompt.ts';
 
 const flags = {

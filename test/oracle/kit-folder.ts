@@ -1,5 +1,6 @@
 /** The kit in a folder, and its files read back by a second reader: nothing here uses the code that wrote them. */
 
+import { createHash } from 'node:crypto';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -16,9 +17,11 @@ export async function writeKit(): Promise<string> {
     .filter((name) => /\.(md|py)$/.test(name))
     .sort();
   const stories = join(root, 'fixtures/models/stories.gguf.gz');
+  const sha256 = () => createHash('sha256');
   for await (const { path, bytes } of kitFiles(
     stories,
     names.map((path) => ({ path, bytes: readFileSync(join(pages, path)) })),
+    sha256,
   )) {
     mkdirSync(dirname(join(folder, path)), { recursive: true });
     writeFileSync(join(folder, path), bytes);

@@ -3,7 +3,7 @@
  * @module
  */
 
-import { npyHeader } from './npy-header.ts';
+import { littleEndianBytes, npyHeaderOf } from '../npy.ts';
 
 /** Every type of number that the kit has; NumPy's names beside. */
 export type KitData =
@@ -28,10 +28,11 @@ export function array(data: KitData, ...shape: number[]): KitArray {
 
 /** The whole file. All NaN become one, as in every dump. */
 export function npyFile({ data, shape }: KitArray): Uint8Array<ArrayBuffer> {
-  const header = npyHeader(descrOf(data), shape);
-  const bytes = new Uint8Array(header.length + data.byteLength);
+  const header = npyHeaderOf(descrOf(data), shape);
+  const numbers = numbersOf(data);
+  const bytes = new Uint8Array(header.length + numbers.length);
   bytes.set(header);
-  writeNumbers(new DataView(bytes.buffer, header.length), data);
+  bytes.set(numbers, header.length);
   return bytes;
 }
 
@@ -44,17 +45,18 @@ function descrOf(data: KitData): string {
   return data instanceof Int32Array ? '<i4' : '<u4';
 }
 
-function writeNumbers(to: DataView, data: KitData): void {
-  for (let i = 0; i < data.length; i++) {
-    const value = data[i];
-    if (data instanceof Float32Array) {
-      if (Number.isNaN(value)) to.setUint32(4 * i, 0x7fc00000, true);
-      else to.setFloat32(4 * i, value, true);
-    } else if (data instanceof Float64Array) {
-      if (Number.isNaN(value)) to.setBigUint64(8 * i, 0x7ff8000000000000n, true);
-      else to.setFloat64(8 * i, value, true);
-    } else if (data.BYTES_PER_ELEMENT === 1) to.setUint8(i, value & 0xff);
-    else if (data.BYTES_PER_ELEMENT === 2) to.setUint16(2 * i, value, true);
-    else to.setUint32(4 * i, value >>> 0, true);
+/** As the file has them. */
+export function numbersOf(data: KitData): Uint8Array {
+  if (data instanceof Float32Array || data instanceof Int8Array || data instanceof Int32Array) {
+    return littleEndianBytes(data);
   }
+  const out = new DataView(new ArrayBuffer(data.byteLength));
+  for (const [i, value] of data.entries()) {
+    if (data instanceof Uint8Array) out.setUint8(i, value);
+    else if (data instanceof Uint16Array) out.setUint16(2 * i, value, true);
+    else if (data instanceof Uint32Array) out.setUint32(4 * i, value, true);
+    else if (Number.isNaN(value)) out.setBigUint64(8 * i, 0x7ff8000000000000n, true);
+    else out.setFloat64(8 * i, value, true);
+  }
+  return new Uint8Array(out.buffer);
 }

@@ -5,10 +5,10 @@
 
 import { numericsVersion } from '../../engine/numerics.ts';
 import type { ModelInput } from '../../engine/types.ts';
+import type { RunningHash } from '../dump/files.ts';
 import { type KitArray, type KitData, npyFile } from './array.ts';
-import { sha256 } from './digest.ts';
 import { kernelVectors } from './kernels.ts';
-import { modelFiles } from './models.ts';
+import { hashOf, modelFiles } from './models.ts';
 import { numericVectors } from './numeric.ts';
 import { packedVectors } from './packed.ts';
 import { samplerVectors } from './samplers.ts';
@@ -26,10 +26,14 @@ import {
 export const MANIFEST = 'manifest.json';
 
 /** `stories`: the embedded model, whose vocabulary is one of the kit's. `pages`: what lies in `pages/`, beside this file. */
-export async function* kitFiles(stories: ModelInput, pages: readonly KitFile[]): AsyncGenerator<KitFile, void> {
+export async function* kitFiles(
+  stories: ModelInput,
+  pages: readonly KitFile[],
+  sha256: () => RunningHash,
+): AsyncGenerator<KitFile, void> {
   const files: ListedFile[] = [];
   const list = async (file: KitFile): Promise<KitFile> => {
-    files.push({ path: file.path, bytes: file.bytes.length, sha256: await sha256(file.bytes) });
+    files.push({ path: file.path, bytes: file.bytes.length, sha256: hashOf(sha256, file.bytes) });
     return file;
   };
   const listAll = async function* <T>(
@@ -46,7 +50,7 @@ export async function* kitFiles(stories: ModelInput, pages: readonly KitFile[]):
   const kernels = yield* listAll(vectorFiles('kernels', chain(kernelVectors(), packedVectors(), numericVectors())));
   const samplers = yield* listAll(vectorFiles('samplers', samplerVectors()));
   const tokenizers = yield* listAll(tokenizerFiles(stories));
-  const models = yield* listAll(modelFiles());
+  const models = yield* listAll(modelFiles(sha256));
   files.sort((a, b) => (a.path < b.path ? -1 : 1));
   const head = { format: KIT_FORMAT, version: KIT_VERSION, numericsVersion } as const;
   const manifest: KitManifest = { ...head, kernels, samplers, tokenizers, models, files };

@@ -9,12 +9,16 @@
 import { type PresetName, presets } from '../../convert/presets.ts';
 import { type SynthOptions, synthesize } from '../../convert/synth.ts';
 import { loadModel } from '../../engine/model.ts';
-import type { Model, SessionOptions, TraceTensor } from '../../engine/types.ts';
+import { numericsVersion } from '../../engine/numerics.ts';
+import type { Model, SessionOptions } from '../../engine/types.ts';
+import { joinChunks } from '../../formats/chunks.ts';
 import { memorySink } from '../../formats/sink.ts';
+import { memorySource } from '../../formats/sources.ts';
 import { ARCHITECTURES } from '../../model/architectures.ts';
 import { I2S_LAYOUTS } from '../../tensors/i2s-layouts.ts';
-import { array, type KitArray, npyFile } from './array.ts';
-import { sha256 } from './digest.ts';
+import type { RunningHash } from '../dump/files.ts';
+import { writeTrace } from '../dump/write.ts';
+import { array, type KitArray, npyFile, numbersOf } from './array.ts';
 import type { KitFile, ListedModel } from './types.ts';
 
 /** Words and bytes of the invented vocabulary, one of them twice. */
@@ -40,13 +44,13 @@ export async function synthesized(options: SynthOptions): Promise<Uint8Array> {
 }
 
 /** Yields files; returns what the manifest says of them. */
-export async function* modelFiles(): AsyncGenerator<KitFile, ListedModel[]> {
+export async function* modelFiles(sha256: () => RunningHash): AsyncGenerator<KitFile, ListedModel[]> {
   const listed: ListedModel[] = [];
   for (const architecture of ARCHITECTURES.keys()) {
     const options = { preset: presetOf(architecture), architecture, type: 'I2_S' } as const;
     // bitnet-25 is another name for the same graph: its answers show as much.
     const traces = architecture === 'bitnet-25' ? [] : [F32, F16];
-    listed.push(yield* oneModel(`models/${architecture}`, options, [F32, F16, MIXED], traces));
+    listed.push(yield* oneModel(sha256, `models/${architecture}`, options, [F32, F16, MIXED], traces));
   }
   const containers = [
     ...I2S_LAYOUTS.map((i2sLayout) => ({ type: 'I2_S', i2sLayout }) as const),
@@ -56,7 +60,7 @@ export async function* modelFiles(): AsyncGenerator<KitFile, ListedModel[]> {
   for (const form of containers) {
     const options = { preset: 'tiny', architecture: 'bitnet-b1.58', layers: 1, ...form } as const;
     const name = `models/types/${Object.values(form).join('-')}`;
-    const model: ListedModel = yield* oneModel(name, options, [F32, F16, MIXED], [], first);
+    const model: ListedModel = yield* oneModel(sha256, name, options, [F32, F16, MIXED], [], first);
     first ??= model;
     listed.push(model);
   }
@@ -64,6 +68,7 @@ export async function* modelFiles(): AsyncGenerator<KitFile, ListedModel[]> {
 }
 
 async function* oneModel(
+  sha256: () => RunningHash,
   path: string,
   options: SynthOptions,
   logitsOf: readonly CacheTypes[],
@@ -80,20 +85,19 @@ async function* oneModel(
     const logits: ListedModel['logits'][number][] = [];
     for (const types of logitsOf) {
       const values = await logitsWith(model, types);
-      const numbers = npyFile(values);
-      const digest = await sha256(numbers.subarray(numbers.length - 4 * values.data.length));
+      const digest = hashOf(sha256, numbersOf(values.data));
       const known = same?.logits.find(({ kType, vType }) => kType === types.kType && vType === types.vType);
       if (known !== undefined && known.sha256 !== digest)
         throw new Error(`${path} has other logits than ${same?.file}`);
       const target = known?.file ?? `${path}/logits-${nameOf(types)}.npy`;
-      if (known === undefined) yield { path: target, bytes: numbers };
+      if (known === undefined) yield { path: target, bytes: npyFile(values) };
       logits.push({ ...types, file: target, sha256: digest });
     }
     const traces: ListedModel['traces'][number][] = [];
     for (const types of tracesOf) {
       const folder = `${path}/trace-${nameOf(types)}`;
-      for (const [name, values] of await traceWith(model, types)) {
-        yield { path: `${folder}/${name}.npy`, bytes: npyFile(values) };
+      for (const [name, content] of await traceWith(sha256, model, types, hashOf(sha256, bytes))) {
+        yield { path: `${folder}/${name}`, bytes: content };
       }
       traces.push({ ...types, folder });
     }
@@ -138,25 +142,35 @@ function graphOf(model: Model): ListedModel['graph'] {
   });
 }
 
-/** Values by name; rows that come in pieces joined. */
-async function traceWith(model: Model, types: SessionOptions): Promise<Map<string, KitArray>> {
-  const session = model.createSession({ contextSize: KIT_TOKENS.length, ...types });
-  const pieces = new Map<string, TraceTensor[]>();
-  for await (const piece of session.trace(KIT_TOKENS, { select: () => true })) {
-    pieces.set(piece.name, [...(pieces.get(piece.name) ?? []), piece]);
-  }
-  await session.dispose();
-  return new Map(
-    Array.from(pieces, ([name, list]) => {
-      const [{ columns, data: some }] = list;
-      const rows = list.reduce((sum, piece) => sum + piece.rows, 0);
-      const data = new (some.constructor as Float32ArrayConstructor)(rows * columns);
-      let at = 0;
-      for (const piece of list) {
-        data.set(piece.data, at);
-        at += piece.data.length;
-      }
-      return [name, array(data, rows, columns)];
-    }),
-  );
+/** The files of a dump of all intermediates, as `bitnet oracle trace` writes them, but for who made it: no kit depends on that. */
+async function traceWith(
+  sha256: () => RunningHash,
+  model: Model,
+  session: CacheTypes,
+  modelSha256: string,
+): Promise<Map<string, Uint8Array>> {
+  const chunks = new Map<string, Uint8Array[]>();
+  const joined = (name: string) => {
+    const list = chunks.get(name) ?? [];
+    return joinChunks(
+      list,
+      list.reduce((length, chunk) => length + chunk.length, 0),
+    );
+  };
+  const folder = {
+    label: 'kit',
+    append: async (name: string, chunk: Uint8Array) => void chunks.set(name, [...(chunks.get(name) ?? []), chunk]),
+    open: async (name: string) => memorySource(joined(name)),
+    close: async () => undefined,
+    abort: async () => undefined,
+  };
+  const facts = { numericsVersion, modelSha256 };
+  await writeTrace(model, KIT_TOKENS, { folder }, { stages: { attentionWeights: true }, session, sha256, facts });
+  return new Map(Array.from(chunks.keys(), (name) => [name, joined(name)]));
+}
+
+export function hashOf(sha256: () => RunningHash, bytes: Uint8Array): string {
+  const hash = sha256();
+  hash.update(bytes);
+  return hash.digest('hex');
 }

@@ -5,8 +5,9 @@
  */
 
 import { BitnetError, show, want } from '../../errors.ts';
-import { sha256 } from './digest.ts';
+import type { RunningHash } from '../dump/files.ts';
 import { MANIFEST } from './files.ts';
+import { hashOf } from './models.ts';
 import { KIT_FORMAT, KIT_VERSION, type KitManifest, type ListedFile } from './types.ts';
 
 /** No kit is a hundredth of that. */
@@ -28,6 +29,7 @@ export interface KitReport {
 
 export async function verifyKit(
   read: ReadKitFile,
+  sha256: () => RunningHash,
   onFile?: (done: number, all: number) => void,
   signal?: AbortSignal,
 ): Promise<KitReport> {
@@ -39,18 +41,18 @@ export async function verifyKit(
   for (const [i, file] of files.entries()) {
     signal?.throwIfAborted();
     const content = await read(file.path, MAX_FILE_BYTES);
-    const fault = await faultOf(file, content);
+    const fault = faultOf(sha256, file, content);
     if (fault !== undefined) faults.push(`${file.path}: ${fault}`);
     total += content?.length ?? 0;
     onFile?.(i + 1, files.length);
   }
-  return { digest: await sha256(bytes), files: files.length, bytes: total, numericsVersion, faults };
+  return { digest: hashOf(sha256, bytes), files: files.length, bytes: total, numericsVersion, faults };
 }
 
-async function faultOf(file: ListedFile, content: Uint8Array | undefined): Promise<string | undefined> {
+function faultOf(sha256: () => RunningHash, file: ListedFile, content: Uint8Array | undefined): string | undefined {
   if (content === undefined) return 'missing';
   if (content.length !== file.bytes) return `expected ${file.bytes} bytes, got ${content.length}`;
-  const got = await sha256(content);
+  const got = hashOf(sha256, content);
   return got === file.sha256 ? undefined : `expected SHA-256 ${file.sha256}, got ${got}`;
 }
 

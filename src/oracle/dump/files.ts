@@ -1,0 +1,41 @@
+/**
+ * What a trace needs of the world: a set of named files to read, and a folder to fill. `src/platform` has them on disks, `zip.ts`
+ * in an archive.
+ * @module
+ */
+
+import type { ByteSink } from '../../formats/sink.ts';
+import type { ByteSource } from '../../formats/source.ts';
+
+/** Named files, read only. */
+export interface FileSet {
+  readonly label: string;
+  /** Without folders. */
+  readonly names: readonly string[];
+  open(name: string): Promise<ByteSource>;
+  close(): Promise<void>;
+}
+
+/** A folder that appears under its name when it is complete. */
+export interface FolderTarget {
+  readonly label: string;
+  /** Adds to the end of a file; many may be under way without being open. */
+  append(name: string, chunk: Uint8Array): Promise<void>;
+  /** A file of it, to read again. */
+  open(name: string): Promise<ByteSource>;
+  /** Completes the folder under its name. */
+  close(): Promise<void>;
+  /** Removes what is not complete. Idempotent, does nothing after `close`. */
+  abort(): Promise<void>;
+}
+
+/** A SHA-256 that takes its input piece by piece, which web standards do not have. */
+export interface RunningHash {
+  update(chunk: Uint8Array): unknown;
+  digest(encoding: 'hex'): string;
+}
+
+/** Where a trace goes: a folder; or a folder for the parts and a sink for the archive that they become. */
+export type TraceTarget =
+  | { readonly folder: FolderTarget; readonly archive?: undefined }
+  | { readonly folder: FolderTarget; readonly archive: ByteSink };

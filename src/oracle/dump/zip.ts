@@ -1,0 +1,285 @@
+/**
+ * Zip archives as numpy's `.npz` are: written stored, so that they can be mapped, and read by ranges, stored or deflated.
+ *
+ *     [local header, name, extra, bytes]...   [central directory: one entry a member]   [end record]
+ *
+ * Only the central directory is believed for sizes: streamed members have none in their local header.
+ * Format: APPNOTE 6.3.10 (PKWARE), 4.3 and 4.5.3 (ZIP64, of which numpy makes use).
+ * @module
+ */
+
+import { BitnetError, show, want } from '../../errors.ts';
+import type { ByteSink } from '../../formats/sink.ts';
+import type { ByteSource } from '../../formats/source.ts';
+import { memorySource } from '../../formats/sources.ts';
+import type { FileSet } from './files.ts';
+
+/** What fflate can write: it knows no ZIP64. */
+export const MAX_ARCHIVE_BYTES = 2 ** 32 - 2 ** 20;
+export const MAX_ARCHIVE_MEMBERS = 65_000;
+
+const MAX_DIRECTORY_BYTES = 64 << 20;
+/** A deflated member is unpacked in memory. Larger ones are for stored archives. */
+const MAX_DEFLATED_BYTES = 1 << 30;
+const END_BYTES = 22;
+const CHUNK = 1 << 20;
+
+interface Member {
+  readonly name: string;
+  readonly method: 0 | 8;
+  readonly packedBytes: number;
+  readonly bytes: number;
+  readonly headerAt: number;
+}
+
+/** Writes the files one after the other, dated 1980-01-01: the same files give the same bytes. */
+export async function writeArchive(
+  sink: ByteSink,
+  names: readonly string[],
+  open: (name: string) => Promise<ByteSource>,
+  signal?: AbortSignal,
+): Promise<void> {
+  const { Zip, ZipPassThrough } = await import('fflate');
+  const ready: Uint8Array[] = [];
+  const zip = new Zip((error, chunk) => {
+    if (error) throw error;
+    ready.push(chunk);
+  });
+  const flush = async () => {
+    for (const chunk of ready.splice(0)) await sink.write(chunk);
+  };
+  for (const name of names) {
+    const member = new ZipPassThrough(name);
+    member.mtime = new Date(1980, 0, 1); // fflate takes the local time apart again
+    zip.add(member);
+    const source = await open(name);
+    try {
+      for (let at = 0; at < source.byteLength; at += CHUNK) {
+        signal?.throwIfAborted();
+        const chunk = new Uint8Array(Math.min(CHUNK, source.byteLength - at));
+        await source.readInto(chunk, at);
+        member.push(chunk);
+        await flush();
+      }
+      member.push(new Uint8Array(0), true);
+      await flush();
+    } finally {
+      await source.close();
+    }
+  }
+  zip.end();
+  await flush();
+}
+
+/** The members of an archive. Closing it closes `source`. */
+export async function openArchive(source: ByteSource): Promise<FileSet> {
+  const members = await readDirectory(source);
+  return {
+    label: source.label,
+    names: [...members.keys()],
+    async open(name) {
+      const member = members.get(name);
+      if (member === undefined)
+        throw new BitnetError('bad-container', 'no such member', { where: `${source.label}: ${name}` });
+      return openMember(source, member);
+    },
+    close: () => source.close(),
+  };
+}
+
+/** The bytes `at` .. `at + length` as a view. */
+async function view(source: ByteSource, at: number, length: number): Promise<DataView> {
+  const bytes = new Uint8Array(length);
+  await source.readInto(bytes, at);
+  return new DataView(bytes.buffer);
+}
+
+async function readDirectory(source: ByteSource): Promise<Map<string, Member>> {
+  const where = source.label;
+  const { entries, directoryAt, directoryBytes } = await findDirectory(source);
+  want(directoryBytes <= MAX_DIRECTORY_BYTES, 'limit-exceeded', 'the directory of the archive is too long', () => ({
+    where,
+    expected: `at most ${MAX_DIRECTORY_BYTES} bytes`,
+    got: `${directoryBytes}`,
+  }));
+  want(directoryAt + directoryBytes <= source.byteLength, 'truncated', 'the archive ends before its directory', () => ({
+    where,
+    expected: `${directoryAt + directoryBytes} bytes`,
+    got: `${source.byteLength}`,
+  }));
+  const directory = await view(source, directoryAt, directoryBytes);
+  const members = new Map<string, Member>();
+  let at = 0;
+  for (let i = 0; i < entries; i++) {
+    want(
+      at + 46 <= directoryBytes && directory.getUint32(at, true) === 0x02014b50,
+      'bad-container',
+      'the directory of the archive is damaged',
+      () => ({ where, expected: `${entries} entries`, got: `${i}` }),
+    );
+    const [nameBytes, extraBytes, commentBytes] = [28, 30, 32].map((field) => directory.getUint16(at + field, true));
+    const next = at + 46 + nameBytes + extraBytes + commentBytes;
+    want(next <= directoryBytes, 'truncated', 'the directory of the archive ends inside an entry', () => ({ where }));
+    const name = new TextDecoder().decode(new Uint8Array(directory.buffer, at + 46, nameBytes));
+    want(
+      !/[\\/\0]/.test(name) && !name.startsWith('.') && name !== '',
+      'bad-container',
+      'a member of the archive is no plain file',
+      () => ({ where, got: show(name) }),
+    );
+    want(!members.has(name), 'bad-container', 'two members of one name', () => ({ where, got: show(name) }));
+    const extra = new DataView(directory.buffer, at + 46 + nameBytes, extraBytes);
+    members.set(name, memberOf(name, directory, at, extra, where));
+    at = next;
+  }
+  checkApart([...members.values()], directoryAt, where);
+  return members;
+}
+
+/** Where the central directory is, by the end record; that of ZIP64 where the small one is full. */
+async function findDirectory(
+  source: ByteSource,
+): Promise<{ entries: number; directoryAt: number; directoryBytes: number }> {
+  const where = source.label;
+  const tailBytes = Math.min(source.byteLength, END_BYTES + 0xffff);
+  const tail = await view(source, source.byteLength - tailBytes, tailBytes);
+  let end = tailBytes - END_BYTES;
+  while (end >= 0 && tail.getUint32(end, true) !== 0x06054b50) end--;
+  want(end >= 0, 'bad-container', 'not a zip archive, or one that was cut off', () => ({
+    where,
+    expected: 'an end record',
+  }));
+  const small = {
+    entries: tail.getUint16(end + 10, true),
+    directoryBytes: tail.getUint32(end + 12, true),
+    directoryAt: tail.getUint32(end + 16, true),
+  };
+  const isFull = small.entries === 0xffff || small.directoryBytes === 0xffffffff || small.directoryAt === 0xffffffff;
+  if (!isFull || end < 20 || tail.getUint32(end - 20, true) !== 0x07064b50) return small;
+  const largeAt = tail.getBigUint64(end - 12, true);
+  want(largeAt + 56n <= BigInt(source.byteLength), 'truncated', 'the archive ends before its directory', () => ({
+    where,
+  }));
+  const large = await view(source, Number(largeAt), 56);
+  want(large.getUint32(0, true) === 0x06064b50, 'bad-container', 'the end record of the archive is damaged', () => ({
+    where,
+  }));
+  const [entries, directoryBytes, directoryAt] = [32, 40, 48].map((field) => Number(large.getBigUint64(field, true)));
+  want(entries <= directoryBytes / 46, 'bad-container', 'the archive claims more members than fit', () => ({
+    where,
+    got: `${entries}`,
+  }));
+  return { entries, directoryBytes, directoryAt };
+}
+
+function memberOf(name: string, directory: DataView, at: number, extra: DataView, label: string): Member {
+  const where = `${label}: ${name}`;
+  const method = directory.getUint16(at + 10, true);
+  want(method === 0 || method === 8, 'unsupported-type', 'packed by another method', () => ({
+    where,
+    expected: '0 (stored) or 8 (deflated)',
+    got: `${method}`,
+  }));
+  want((directory.getUint16(at + 8, true) & 1) === 0, 'unsupported-type', 'encrypted', () => ({ where }));
+  const sizes = [24, 20, 42].map((field) => directory.getUint32(at + field, true));
+  // ZIP64: those of the three that do not fit stand in the extra field 1, in this order.
+  for (let e = 0; e + 4 <= extra.byteLength; e += 4 + extra.getUint16(e + 2, true)) {
+    if (extra.getUint16(e, true) !== 1) continue;
+    let from = e + 4;
+    for (let i = 0; i < 3; i++) {
+      if (sizes[i] !== 0xffffffff || from + 8 > extra.byteLength) continue;
+      sizes[i] = Number(extra.getBigUint64(from, true));
+      from += 8;
+    }
+  }
+  const [bytes, packedBytes, headerAt] = sizes;
+  want(method === 8 || bytes === packedBytes, 'bad-container', 'a stored member of two sizes', () => ({
+    where,
+    expected: `${bytes} bytes`,
+    got: `${packedBytes}`,
+  }));
+  return { name, method, packedBytes, bytes, headerAt };
+}
+
+/** Members lie one behind the other, before the directory: overlapping ones are how a small archive becomes a large one. */
+function checkApart(members: readonly Member[], directoryAt: number, where: string): void {
+  const sorted = members.toSorted((a, b) => a.headerAt - b.headerAt);
+  sorted.forEach(({ name, headerAt, packedBytes }, i) => {
+    const end = sorted[i + 1]?.headerAt ?? directoryAt;
+    want(headerAt + 30 + packedBytes <= end, 'bad-container', 'a member runs into what follows', () => ({
+      where: `${where}: ${name}`,
+      expected: `at most ${end - headerAt - 30} bytes`,
+      got: `${packedBytes}`,
+    }));
+  });
+}
+
+async function openMember(source: ByteSource, member: Member): Promise<ByteSource> {
+  const { name, method, packedBytes, bytes, headerAt } = member;
+  const label = `${source.label}: ${name}`;
+  const header = await view(source, headerAt, 30);
+  want(header.getUint32(0, true) === 0x04034b50, 'bad-container', 'a member does not begin where it should', () => ({
+    where: label,
+  }));
+  const dataAt = headerAt + 30 + header.getUint16(26, true) + header.getUint16(28, true);
+  want(dataAt + packedBytes <= source.byteLength, 'truncated', 'the archive ends inside a member', () => ({
+    where: label,
+  }));
+  if (method === 8) return memorySource(await inflate(source, dataAt, packedBytes, bytes, label), label);
+  return {
+    label,
+    byteLength: bytes,
+    async readInto(target, offsetBytes) {
+      want(offsetBytes >= 0 && offsetBytes + target.length <= bytes, 'truncated', 'beyond the end', () => ({
+        where: label,
+        expected: `at most ${bytes} bytes`,
+        got: `${offsetBytes + target.length}`,
+      }));
+      await source.readInto(target, dataAt + offsetBytes);
+    },
+    close: async () => undefined,
+  };
+}
+
+async function inflate(
+  source: ByteSource,
+  at: number,
+  packedBytes: number,
+  bytes: number,
+  where: string,
+): Promise<Uint8Array> {
+  want(bytes <= MAX_DEFLATED_BYTES, 'limit-exceeded', 'a deflated member is too large to unpack in memory', () => ({
+    where,
+    expected: `at most ${MAX_DEFLATED_BYTES} bytes`,
+    got: `${bytes}`,
+    hint: 'store it: numpy.savez instead of numpy.savez_compressed',
+  }));
+  const { Inflate } = await import('fflate');
+  const out = new Uint8Array(bytes);
+  let length = 0;
+  const unpack = new Inflate((chunk) => {
+    // Counted before it is kept: what unpacks to more than it says is no array of ours.
+    want(length + chunk.length <= bytes, 'bad-container', 'a member unpacks to more than its size', () => ({
+      where,
+      expected: `${bytes} bytes`,
+    }));
+    out.set(chunk, length);
+    length += chunk.length;
+  });
+  try {
+    for (let from = 0; from < packedBytes; from += CHUNK) {
+      const chunk = new Uint8Array(Math.min(CHUNK, packedBytes - from));
+      await source.readInto(chunk, at + from);
+      unpack.push(chunk, from + chunk.length === packedBytes);
+    }
+  } catch (cause) {
+    if (cause instanceof BitnetError) throw cause;
+    throw new BitnetError('bad-container', 'a member cannot be unpacked', { where, got: String(cause) }, cause);
+  }
+  want(length === bytes, 'truncated', 'a member unpacks to less than its size', () => ({
+    where,
+    expected: `${bytes} bytes`,
+    got: `${length}`,
+  }));
+  return out;
+}
