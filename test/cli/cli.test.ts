@@ -66,7 +66,10 @@ describe('help and refusals', () => {
       'bitnet: --logit-bias takes ID+BIAS or ID-BIAS, e.g. 15043+1 or 15043-inf; got "x"; see bitnet run --help',
     ],
     [['tokenize'], 'bitnet: give one of -p, -f and --stdin; see bitnet tokenize --help'],
-    [['oracle'], 'bitnet: oracle needs one of: bitnet oracle logits; see bitnet --help'],
+    [
+      ['oracle'],
+      'bitnet: oracle needs one of: bitnet oracle logits, bitnet oracle trace, bitnet oracle kit; see bitnet --help',
+    ],
     [['perplexity'], 'bitnet: -f is missing; see bitnet perplexity --help'],
   ])('%j is a wrong command line: exit 2', async (args, message) => {
     expect(await bitnet(args)).toEqual({ code: 2, out: '', err: `${message}\n` });

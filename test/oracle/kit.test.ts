@@ -10,10 +10,11 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { KitManifest, ListedVector } from '../../src/oracle/kit/types.ts';
+import { readManifest as parseKitManifest } from '../../src/oracle/kit/verify.ts';
 import { readManifest, readNpy, writeKit } from './kit-folder.ts';
 
 /** Of the manifest, hence of every file. Whoever changes it changes the kit, and raises its version or `numericsVersion`. */
-const DIGEST = '0';
+const DIGEST = 'a11a71e09665276420ecb05440946dfb88482e2ff50259a7898347abb17fe2a3';
 
 const run = promisify(execFile);
 let kit: string;
@@ -89,6 +90,46 @@ describe('the kit', () => {
         /^(quantize|decode|f16To|bf16To|rng)/.test(op) || (/(special|extreme)$/.test(name) && op !== 'ternaryMatmul');
       expect(bound !== undefined, name).toBe(floats && !exact);
     }
+  });
+});
+
+describe('a manifest', () => {
+  const parse = (content: string) => () => parseKitManifest(new TextEncoder().encode(content));
+
+  it('is believed in nothing', () => {
+    const good = { ...manifest, files: manifest.files.slice(0, 2) };
+    const [file] = good.files;
+    expect(parse(JSON.stringify(good))().files).toEqual(good.files);
+    const wrongPaths = [
+      '../x',
+      '/etc/passwd',
+      'a/../../x',
+      'a//b',
+      './a',
+      'a\\b',
+      '',
+      'C:x',
+      'a\u0000',
+      'x'.repeat(201),
+    ];
+    const cases: readonly (readonly [content: unknown, said: RegExp])[] = [
+      [null, /expected an object, got null/],
+      [{ ...good, format: 'x' }, /manifest\.json format: .*expected "bitnet-kit", got "x"/],
+      [{ ...good, version: 2 }, /manifest\.json version: .*expected 1, got 2/],
+      [{ ...good, numericsVersion: 'a' }, /numericsVersion: .*expected an integer/],
+      [{ ...good, files: {} }, /files: .*expected a list/],
+      [{ ...good, files: [null] }, /files\[0\]\.path/],
+      ...wrongPaths.map(
+        (path) => [{ ...good, files: [{ ...file, path }] }, /files\[0\]\.path: .*a path below the kit/] as const,
+      ),
+      [{ ...good, files: [file, file] }, /files\[1\]\.path: .*every path once/],
+      [{ ...good, files: [{ ...file, bytes: -1 }] }, /files\[0\]\.bytes/],
+      [{ ...good, files: [{ ...file, bytes: '1' }] }, /files\[0\]\.bytes/],
+      [{ ...good, files: [{ ...file, sha256: 'abc' }] }, /files\[0\]\.sha256/],
+      [{ ...good, files: new Array(100_001).fill(file) }, /too many files, expected at most 100000/],
+    ];
+    expect(parse('{')).toThrow(/manifest\.json: not the manifest of a kit, expected JSON/);
+    for (const [content, said] of cases) expect(parse(JSON.stringify(content)), String(said)).toThrow(said);
   });
 });
 
