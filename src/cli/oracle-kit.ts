@@ -22,7 +22,7 @@ import { EMBEDDED } from './open.ts';
 const PAGES = new URL('../../src/oracle/kit/pages/', import.meta.url);
 const sha256 = () => createHash('sha256');
 
-const PAGE_NAMES = ['README.md', 'check.py', 'model.py', 'ops.py'];
+const PAGE_NAMES = ['README.md', 'check.c', 'check.py', 'model.py', 'ops.py'];
 
 export const oracleKit = command({
   name: 'oracle kit',

@@ -14,7 +14,7 @@ const pages = join(root, 'src/oracle/kit/pages');
 export async function writeKit(): Promise<string> {
   const folder = mkdtempSync(join(tmpdir(), 'bitnet-kit-'));
   const names = readdirSync(pages)
-    .filter((name) => /\.(md|py)$/.test(name))
+    .filter((name) => /\.(c|md|py)$/.test(name))
     .sort();
   const stories = join(root, 'fixtures/models/stories.gguf.gz');
   const sha256 = () => createHash('sha256');

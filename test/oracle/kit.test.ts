@@ -5,7 +5,8 @@
 
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -14,7 +15,7 @@ import { readManifest as parseKitManifest } from '../../src/oracle/kit/verify.ts
 import { readManifest, readNpy, writeKit } from './kit-folder.ts';
 
 /** Of the manifest, hence of every file. Whoever changes it changes the kit, and raises its version or `numericsVersion`. */
-const DIGEST = 'a11a71e09665276420ecb05440946dfb88482e2ff50259a7898347abb17fe2a3';
+const DIGEST = 'ae625c9f645b54da04b16ad1388de4409448438cffb0a7c89548b437123192be';
 
 const run = promisify(execFile);
 let kit: string;
@@ -493,6 +494,35 @@ describe.skipIf(python === undefined)('check.py (skipped where neither BITNET_PY
       expect(innocent).toEqual([]);
     } finally {
       rmSync(changed, { recursive: true, force: true });
+    }
+  }, 60_000);
+});
+
+const cc = await run('cc', ['--version']).then(
+  () => 'cc',
+  () => undefined,
+);
+
+describe.skipIf(cc === undefined)('check.c (skipped where there is no cc)', () => {
+  it('passes, and names what was changed', async () => {
+    const scratch = mkdtempSync(join(tmpdir(), 'bitnet-check-c-'));
+    try {
+      const program = join(scratch, 'check');
+      const flags = ['-std=c99', '-Wall', '-Wextra', '-Werror', '-O2', '-ffp-contract=off'];
+      await run(cc!, [...flags, join(kit, 'check.c'), '-lm', '-o', program]);
+      expect((await run(program, [kit])).stdout).toBe('0 arrays differ\n');
+      cpSync(join(kit, 'kernels'), join(scratch, 'kernels'), { recursive: true });
+      const path = join(scratch, 'kernels/ternaryMatmul/overflow-6912/weight.npy');
+      const bytes = readFileSync(path);
+      bytes[300] ^= 1;
+      writeFileSync(path, bytes);
+      await expect(run(program, [scratch])).rejects.toMatchObject({
+        code: 1,
+        stdout:
+          'ternaryMatmul/overflow-6912 sums: 2 of 8 differ\nternaryMatmul/overflow-6912 out: 2 of 8 differ\n2 arrays differ\n',
+      });
+    } finally {
+      rmSync(scratch, { recursive: true, force: true });
     }
   }, 60_000);
 });
