@@ -50,6 +50,19 @@ def unpack(kind, raw, rows, columns, layout='x86'):
     parts = [trits(blocks[:, :32], 5), trits(blocks[:, 32:48], 5), trits(blocks[:, 48:52], 4)]
     return digits(np.hstack(parts), rows, columns), scale
 
+def table(kind, raw):
+    """Rows of an embedding. None for types that are left to you."""
+    if kind == 'Q8_0':
+        blocks = raw.reshape(-1, 34)
+        return [(blocks[:, :2].copy().view(np.float16).astype(F) * blocks[:, 2:].view(np.int8)).reshape(-1)]
+    if kind == 'BF16':
+        return [(raw.view(np.uint16).astype(np.uint32) << 16).view(F)]
+    return [raw.view({'F32': F, 'F16': np.float16}[kind]).astype(F)] if kind in ('F32', 'F16') else None
+
+def to_bf16(x):
+    bits = x.view(np.uint32)
+    return (bits + 0x7fff + (bits >> 16 & 1) >> 16).astype(np.uint16)
+
 def ternary(codes, scales, trits, scale):
     sums = codes.astype(np.int32) @ trits.T.astype(np.int32)
     return sums, sums.astype(F) / scales.reshape(-1, 1) * scale
@@ -96,6 +109,7 @@ OPS = {  # inputs and parameters by name -> outputs in the order of the manifest
     'ternaryMatmul': lambda i, p: ternary(
         i['codes'], i['scales'], *unpack('I2_S', i['weight'], p['rows'], p['columns'])),
     'decodeTernary': lambda i, p: unpack(p['type'], i['bytes'], p['rows'], p['columns'], p.get('layout')),
+    'decodeFloats': lambda i, p: table(p['type'], i['bytes']),
     'ropeAngles': lambda i, p: [angles(i['positions'], p['headDim'], p['base'], p['factor'], i.get('divisors', 1))],
     'rope': lambda i, p: [rope(i['x'], i['angles'], p['nHeads'], p['style'])],
     'softmax': lambda i, p: softmax(i['scores']),
@@ -109,6 +123,7 @@ OPS = {  # inputs and parameters by name -> outputs in the order of the manifest
     'expF32': lambda i, p: [exp(i['x'])],
     'f16ToF32': lambda i, p: [i['bits'].view(np.float16).astype(F)],
     'f32ToF16': lambda i, p: [i['x'].astype(np.float16).view(np.uint16)],
+    'f32ToBf16': lambda i, p: [to_bf16(i['x'])],
     'bf16ToF32': lambda i, p: [(i['bits'].astype(np.uint32) << 16).view(F)],
     'exp': lambda i, p: [np.exp(i['x'])],
     'log': lambda i, p: [np.log(i['x'])],
