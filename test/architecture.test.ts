@@ -74,8 +74,20 @@ const LAW: Record<string, readonly string[]> = {
     'errors',
   ],
   quality: ['types:engine', 'types:tokenizer', 'types:formats', 'sampling', 'numeric', 'errors'],
-  // kernels/ts and tensors: what an op would have given with a mistake is computed by its definition.
-  oracle: ['engine', 'model', 'kernels/interface', 'kernels/ts', 'tensors', 'formats', 'numeric', 'errors'],
+  oracle: [
+    'engine',
+    'model',
+    'convert', // the models of the kit and of the conformance of graphs
+    'tokenizer',
+    'sampling',
+    'kernels/interface',
+    'kernels/ts', // the definition: expected vectors are its answers, and so is what a mistake would have given
+    'kernels/conformance',
+    'formats',
+    'tensors',
+    'numeric',
+    'errors',
+  ],
   index: ['engine', 'types:formats', 'types:kernels/interface', 'types:sampling', 'types:tokenizer', 'errors'],
 };
 

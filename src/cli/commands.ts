@@ -12,6 +12,7 @@ import { inspect } from './inspect.ts';
 import { oracleLogits } from './oracle.ts';
 import { oracleCompare } from './oracle-compare.ts';
 import { oracleEndpoint } from './oracle-endpoint.ts';
+import { oracleKit } from './oracle-kit.ts';
 import { oracleTrace } from './oracle-trace.ts';
 import { perplexity } from './perplexity.ts';
 import { pull } from './pull.ts';
@@ -32,6 +33,7 @@ export const commands: readonly Command[] = [
   oracleEndpoint,
   oracleTrace,
   oracleCompare,
+  oracleKit,
   perplexity,
   embed,
   bench,

@@ -18,11 +18,16 @@ export type {
 export { openEvalCallback } from './dump/eval-callback.ts';
 export type { FileSet, FolderTarget, RunningHash, TraceTarget } from './dump/files.ts';
 export { type Manifest, type ManifestTensor, type NotFinite, parseManifest } from './dump/manifest.ts';
-export { openTrace } from './dump/open.ts';
+export { openTrace, openTraceFile, type StoredTrace } from './dump/open.ts';
 export { type WriteTraceOptions, writeTrace } from './dump/write.ts';
 export { openArchive } from './dump/zip.ts';
 export { complete, completeAlong, type Endpoint, type Question } from './endpoint/client.ts';
-export { type CompareEndpointOptions, compareEndpoint, type EndpointReport, type Finding } from './endpoint/compare.ts';
+export {
+  type CompareEndpointOptions,
+  compareEndpoint,
+  type EndpointFinding,
+  type EndpointReport,
+} from './endpoint/compare.ts';
 export type { Candidate, Completion, Position } from './endpoint/shapes.ts';
 export { endpointText } from './endpoint/text.ts';
 export { parseReceipt } from './receipt/parse.ts';

@@ -402,6 +402,7 @@ describe('an archive', () => {
     ['one name twice', () => twice(), /two members of one name/],
     ['one member for two names', () => overlapping(), /a member runs into what follows/],
     ['a bomb', () => bomb(), /unpacks to more than its size|unpacks to less/],
+    ['a size that cannot be', () => impossible(), /unpacks to less than its size, expected at most \d+ bytes of \d+/],
     ['a giant', () => giant(), /too large to unpack in memory/],
   ])('%s', async (_, make, message) => {
     await expect(read(make())).rejects.toThrow(message);
@@ -428,9 +429,18 @@ describe('an archive', () => {
     new DataView(bytes.buffer).setUint32(entries(bytes)[0] + 24, 500, true);
     return bytes;
   };
-  const giant = () => {
+  const impossible = () => {
     const bytes = zipSync({ 'logits.npy': npy }, { level: 9 });
     new DataView(bytes.buffer).setUint32(entries(bytes)[0] + 24, 0xfffffff0, true);
+    return bytes;
+  };
+  /** With two megabytes of packed bytes, of which any would be refused, but whose size is looked at first. */
+  const giant = () => {
+    const bytes = zipSync({ 'logits.npy': new Uint8Array(2 << 20) }, { level: 0 });
+    const view = new DataView(bytes.buffer);
+    const [entry] = entries(bytes);
+    view.setUint16(entry + 10, 8, true);
+    view.setUint32(entry + 24, 0x50000000, true);
     return bytes;
   };
 });

@@ -13,6 +13,8 @@ export interface FileSet {
   /** Without folders. */
   readonly names: readonly string[];
   open(name: string): Promise<ByteSource>;
+  /** Reads everything and compares with the checksums that the set has of its own, if any. */
+  verify?(): Promise<void>;
   close(): Promise<void>;
 }
 
