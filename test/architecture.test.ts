@@ -55,6 +55,7 @@ const LAW: Record<string, readonly string[]> = {
   'kernels/interface': ['types:tensors'],
   'kernels/ts': ['kernels/interface', 'tensors', 'numeric', 'errors'],
   'kernels/wasm': ['kernels/interface', 'tensors', 'numeric', 'errors'],
+  'kernels/foreign': ['kernels/interface', 'tensors', 'numeric', 'errors'],
   'kernels/conformance': ['kernels/interface', 'kernels/ts', 'tensors', 'numeric', 'errors'],
   model: ['kernels/interface', 'tensors', 'types:formats', 'numeric', 'errors'],
   convert: ['model', 'formats', 'tensors', 'tokenizer', 'numeric', 'errors'],
@@ -67,10 +68,12 @@ const LAW: Record<string, readonly string[]> = {
     'kernels/interface',
     'kernels/ts',
     'kernels/wasm',
+    'kernels/foreign',
     'kernels/conformance', // for `inspect --kernels`: loaded by nobody else
     'platform',
     'errors',
   ],
+  quality: ['types:engine', 'types:tokenizer', 'types:formats', 'sampling', 'numeric', 'errors'],
   // kernels/ts and tensors: what an op would have given with a mistake is computed by its definition.
   oracle: ['engine', 'model', 'kernels/interface', 'kernels/ts', 'tensors', 'formats', 'numeric', 'errors'],
   index: ['engine', 'types:formats', 'types:kernels/interface', 'types:sampling', 'types:tokenizer', 'errors'],

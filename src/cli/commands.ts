@@ -11,6 +11,7 @@ import { embed } from './embed.ts';
 import { inspect } from './inspect.ts';
 import { oracleLogits } from './oracle.ts';
 import { oracleCompare } from './oracle-compare.ts';
+import { oracleEndpoint } from './oracle-endpoint.ts';
 import { oracleTrace } from './oracle-trace.ts';
 import { perplexity } from './perplexity.ts';
 import { pull } from './pull.ts';
@@ -28,6 +29,7 @@ export const commands: readonly Command[] = [
   verify,
   tokenize,
   oracleLogits,
+  oracleEndpoint,
   oracleTrace,
   oracleCompare,
   perplexity,

@@ -119,14 +119,14 @@ async function inflate(source: ByteSource, size: number): Promise<Uint8Array> {
 }
 
 /** The checksum of gzip: polynomial 0x04c11db7, reflected. */
-export function crc32(bytes: Uint8Array): number {
+export function crc32(bytes: Uint8Array, before = 0): number {
   const table = new Uint32Array(256);
   for (let n = 0; n < 256; n++) {
     let c = n;
     for (let bit = 0; bit < 8; bit++) c = c & 1 ? (c >>> 1) ^ 0xedb88320 : c >>> 1;
     table[n] = c;
   }
-  let crc = 0xffffffff;
+  let crc = ~before;
   for (let i = 0; i < bytes.length; i++) crc = (crc >>> 8) ^ table[(crc ^ bytes[i]) & 0xff];
   return ~crc >>> 0;
 }

@@ -1,5 +1,5 @@
 /**
- * `bitnet-ts/oracle`: traces of models, dumps of them, and what compares.
+ * `bitnet-ts/oracle`: traces of models, dumps of them, receipts of runs, and what compares.
  * @module
  */
 
@@ -16,10 +16,25 @@ export type {
   MetVariant,
 } from './compare/types.ts';
 export { openEvalCallback } from './dump/eval-callback.ts';
-export type { FileSet, FolderTarget, RunningHash, TraceTarget } from './dump/files.ts';
+export { type FileSet, type FolderTarget, memoryFolder, type RunningHash, type TraceTarget } from './dump/files.ts';
 export { type Manifest, type ManifestTensor, type NotFinite, parseManifest } from './dump/manifest.ts';
-export { openTrace } from './dump/open.ts';
+export { openTrace, openTraceFile, type StoredTrace } from './dump/open.ts';
 export { type WriteTraceOptions, writeTrace } from './dump/write.ts';
 export { openArchive } from './dump/zip.ts';
+export { complete, completeAlong, type Endpoint, type Question } from './endpoint/client.ts';
+export { type CompareEndpointOptions, compareEndpoint, type EndpointReport, type Finding } from './endpoint/compare.ts';
+export type { Candidate, Completion, Position } from './endpoint/shapes.ts';
+export { endpointText } from './endpoint/text.ts';
+export { parseReceipt } from './receipt/parse.ts';
+export {
+  type BenchReceipt,
+  environmentOf,
+  makeReceipt,
+  type Receipt,
+  type RunReceipt,
+  type RunToRecord,
+  receiptText,
+} from './receipt/receipt.ts';
+export { type Difference, type Replay, replayRun } from './receipt/replay.ts';
 export type { SourceRows, SourceTensor, TraceOrigin, TraceSource } from './source.ts';
 export { type Stages, trace } from './trace.ts';

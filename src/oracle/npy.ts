@@ -15,8 +15,8 @@ import { BitnetError, show, want } from '../errors.ts';
 import { f16ToNumber } from '../numeric/f16.ts';
 
 const ALIGNMENT = 64;
-/** Longer header texts are not arrays of numbers. */
-const MAX_HEADER_BYTES = 1 << 16;
+/** Longer headers are not of arrays of numbers. */
+export const MAX_HEADER_BYTES = 1 << 16;
 
 /** Element types that are written, by numpy's names. */
 export const NPY_TYPES = { f32: '<f4', i8: '|i1', i32: '<i4' } as const;
@@ -60,7 +60,9 @@ const READABLE = {
   '<f8': { type: 'f32', bytes: 8 },
   '<f2': { type: 'f32', bytes: 2 },
   '|i1': { type: 'i8', bytes: 1 },
+  '|u1': { type: 'i32', bytes: 1 },
   '<i4': { type: 'i32', bytes: 4 },
+  '<i8': { type: 'i32', bytes: 8 },
 } as const;
 
 export type NpyDescr = keyof typeof READABLE;
@@ -73,6 +75,8 @@ export interface NpyArray {
   readonly shape: readonly number[];
   /** Where the numbers begin. */
   readonly dataOffset: number;
+  /** Of the file. */
+  readonly byteLength: number;
 }
 
 /**
@@ -91,7 +95,7 @@ export function parseNpyHeader(bytes: Uint8Array, byteLength: number, where: str
   }));
   const start = major === 1 ? 10 : 12;
   const length = major === 1 ? view.getUint16(8, true) : bytes.length >= 12 ? view.getUint32(8, true) : 0;
-  want(length <= MAX_HEADER_BYTES, 'limit-exceeded', 'the header of a .npy file is too long', () => ({
+  want(start + length <= MAX_HEADER_BYTES, 'limit-exceeded', 'the header of a .npy file is too long', () => ({
     where,
     expected: `at most ${MAX_HEADER_BYTES} bytes`,
     got: `${length}`,
@@ -137,15 +141,18 @@ export function parseNpyHeader(bytes: Uint8Array, byteLength: number, where: str
     expected: `${values * bytesPerValue} bytes of (${tuple}) ${descr}`,
     got: `${byteLength - dataOffset}`,
   }));
-  return { descr: descr as NpyDescr, type, bytesPerValue, shape, dataOffset };
+  return { descr: descr as NpyDescr, type, bytesPerValue, shape, dataOffset, byteLength };
 }
 
-/** The values of `bytes`, whole ones of that type. */
+/** The values of `bytes`, whole ones of that type. Throws `unsupported-type` where an integer does not fit into 32 bits. */
 export function decodeNpy(descr: NpyDescr, bytes: Uint8Array): Float32Array | Int8Array | Int32Array {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const count = bytes.length / READABLE[descr].bytes;
+  const integers = (at: (i: number) => number) => Int32Array.from({ length: count }, (_, i) => at(i));
   if (descr === '|i1') return new Int8Array(bytes.slice().buffer);
-  if (descr === '<i4') return Int32Array.from({ length: count }, (_, i) => view.getInt32(4 * i, true));
+  if (descr === '|u1') return Int32Array.from(bytes);
+  if (descr === '<i4') return integers((i) => view.getInt32(4 * i, true));
+  if (descr === '<i8') return integers((i) => narrowed(view.getBigInt64(8 * i, true)));
   const out = new Float32Array(count);
   for (let i = 0; i < count; i++) {
     out[i] =
@@ -156,4 +163,12 @@ export function decodeNpy(descr: NpyDescr, bytes: Uint8Array): Float32Array | In
           : f16ToNumber(view.getUint16(2 * i, true));
   }
   return out;
+}
+
+function narrowed(value: bigint): number {
+  want(BigInt.asIntN(32, value) === value, 'unsupported-type', 'an integer of more than 32 bits', () => ({
+    where: 'a .npy file of <i8',
+    got: `${value}`,
+  }));
+  return Number(value);
 }

@@ -4,14 +4,18 @@
  */
 
 import { BitnetError, want } from '../../errors.ts';
-import { decodeNpy, type NpyArray, parseNpyHeader } from '../npy.ts';
+import type { ByteSource } from '../../formats/source.ts';
+import { decodeNpy, MAX_HEADER_BYTES, type NpyArray, parseNpyHeader } from '../npy.ts';
 import type { SourceTensor, TraceSource } from '../source.ts';
+import { openEvalCallback } from './eval-callback.ts';
 import type { FileSet, RunningHash } from './files.ts';
 import { MANIFEST, MAX_MANIFEST_BYTES, type Manifest, parseManifest } from './manifest.ts';
 import { ourName } from './names.ts';
+import { openArchive } from './zip.ts';
 
-/** Longest header that is looked for at the beginning of a file. */
-const HEADER_BYTES = 4096;
+/** Token ids beside loose files, by our name and by llama.cpp's. */
+const TOKEN_FILES = ['tokens.npy', 'inp_tokens.npy'];
+const MAX_TOKENS = 1 << 24;
 
 interface Part {
   readonly file: string;
@@ -19,13 +23,31 @@ interface Part {
   readonly tensor: SourceTensor;
 }
 
+/** A trace whose every byte can be held against the digests that came with it. */
+export type StoredTrace = TraceSource & { verify(hash: () => RunningHash): Promise<void> };
+
+/**
+ * A trace out of one file, whatever that is: an archive of arrays, or a log of llama-eval-callback. Closing it closes `source`.
+ * `architecture` tells names apart that mean several things, where the file does not say.
+ */
+export async function openTraceFile(source: ByteSource, architecture?: string): Promise<StoredTrace> {
+  const magic = new Uint8Array(Math.min(4, source.byteLength));
+  await source.readInto(magic, 0);
+  // "PK" and the kind of the first record: a member, or the end of an empty archive.
+  const isZip = magic[0] === 0x50 && magic[1] === 0x4b && (magic[2] === 3 || magic[2] === 5);
+  if (isZip) return openTrace(await openArchive(source), architecture);
+  want(magic[0] !== 0x93, 'bad-argument', 'a single array, not a trace', () => ({
+    where: source.label,
+    expected: 'a folder of .npy files, an .npz, or a log of llama-eval-callback',
+  }));
+  return { ...(await openEvalCallback(source, architecture)), verify: async () => undefined };
+}
+
 /** A trace out of files. Closing it closes them. */
-export async function openTrace(
-  files: FileSet,
-  architecture?: string,
-): Promise<TraceSource & { verify(hash: () => RunningHash): Promise<void> }> {
+export async function openTrace(files: FileSet, architecture?: string): Promise<StoredTrace> {
   const manifest = files.names.includes(MANIFEST) ? await readManifest(files) : undefined;
   const parts = manifest === undefined ? await looseParts(files, architecture) : await listedParts(files, manifest);
+  const tokens = manifest?.tokens ?? (await looseTokens(files, parts));
   const partOf = (name: string): Part => {
     const part = parts.get(name);
     if (part === undefined)
@@ -37,8 +59,8 @@ export async function openTrace(
     origin: {
       modelSha256: manifest?.model.sha256,
       modelName: manifest?.model.name,
-      architecture: manifest?.model.architecture,
-      tokens: manifest?.tokens,
+      architecture: manifest?.model.architecture ?? architecture,
+      tokens,
       numericsVersion: manifest?.numericsVersion,
       producer: manifest?.producer,
       kv: manifest?.kv,
@@ -62,8 +84,8 @@ export async function openTrace(
       }
       return { data: decodeNpy(array.descr, bytes) };
     },
-    /** Reads everything and compares with the digests of the manifest. */
     async verify(hash) {
+      await files.verify?.();
       for (const { name, sha256 } of manifest?.tensors ?? []) {
         const got = await digestOf(files, partOf(name), hash());
         want(got === sha256, 'bad-container', 'the numbers are not those that the manifest tells of', () => ({
@@ -112,7 +134,7 @@ async function readManifest(files: FileSet): Promise<Manifest> {
 async function arrayOf(files: FileSet, file: string): Promise<NpyArray> {
   const source = await files.open(file);
   try {
-    const head = new Uint8Array(Math.min(HEADER_BYTES, source.byteLength));
+    const head = new Uint8Array(Math.min(MAX_HEADER_BYTES, source.byteLength));
     await source.readInto(head, 0);
     return parseNpyHeader(head, source.byteLength, `${files.label}: ${file}`);
   } finally {
@@ -139,30 +161,91 @@ async function listedParts(files: FileSet, { tensors }: Manifest): Promise<Map<s
       }),
     );
     const [rows, columns] = shape;
+    const extra = array.byteLength - array.dataOffset - rows * columns * array.bytesPerValue;
+    want(extra === 0, 'bad-container', 'bytes behind the numbers', () => ({ where, expected: '0', got: `${extra}` }));
     parts.set(name, { file, array, tensor: { name, type: dtype, position: 0, rows, columns } });
   }
   return parts;
 }
 
-/** Every `.npy` file whose name is one of ours, or of llama.cpp's; (tokens, ...) with the rest flattened. */
+/**
+ * Every `.npy` file whose name is one of ours, or of llama.cpp's: (tokens, columns), (tokens, heads, headDim), or either in a batch
+ * of one. A tensor of one row among others of many is of the last token, as logits often are.
+ *
+ * Trap: what llama.cpp calls `Qcur` is (tokens, columns) as projected, and (tokens, heads, headDim) behind rope, which is the one
+ * that stays when a dump overwrites.
+ */
 async function looseParts(files: FileSet, architecture: string | undefined): Promise<Map<string, Part>> {
-  const parts = new Map<string, Part>();
+  const found: Part[] = [];
   for (const file of files.names.filter((name) => name.endsWith('.npy')).toSorted()) {
-    const name = ourName(file.slice(0, -4), architecture);
-    if (name === undefined) continue;
-    want(!parts.has(name), 'bad-container', 'two files of one tensor', () => ({
-      where: files.label,
-      got: `${parts.get(name)?.file} and ${file}`,
-    }));
+    if (TOKEN_FILES.includes(file)) continue;
+    const plain = file.slice(0, -4);
+    if (ourName(plain, architecture) === undefined) continue;
     const array = await arrayOf(files, file);
-    const [rows = 0, ...rest] = array.shape;
-    const columns = rest.reduce((a, b) => a * b, 1);
-    parts.set(name, { file, array, tensor: { name, type: array.type, position: 0, rows, columns } });
+    const isRoped = /^[QK]cur-/.test(plain) && array.shape.length > 2;
+    const name = ourName(plain, architecture, isRoped ? 'ROPE' : undefined) ?? plain;
+    found.push({ file, array, tensor: { name, type: array.type, position: 0, ...dimensions(name, array.shape) } });
   }
-  want(parts.size > 0, 'bad-container', 'no trace: neither a manifest nor files of a known name', () => ({
+  want(found.length > 0, 'bad-container', 'no trace: neither a manifest nor files of a known name', () => ({
     where: files.label,
     expected: `${MANIFEST}, or NAME.npy such as blk.0.attn_norm.npy or attn_norm-0.npy`,
     got: files.names.slice(0, 5).join(', ') || 'nothing',
   }));
+  const most = found.reduce((max, { tensor }) => Math.max(max, tensor.rows), 0);
+  const parts = new Map<string, Part>();
+  for (const part of found) {
+    const { rows, name } = part.tensor;
+    want(!parts.has(name), 'bad-container', 'two files of one tensor', () => ({
+      where: files.label,
+      got: `${parts.get(name)?.file} and ${part.file}`,
+    }));
+    want(rows === most || rows === 1, 'bad-container', 'tensors of different numbers of tokens', () => ({
+      where: `${files.label}: ${part.file}`,
+      expected: `${most} rows, or 1`,
+      got: `(${part.array.shape.join(', ')})`,
+    }));
+    parts.set(name, { ...part, tensor: { ...part.tensor, position: rows === most ? 0 : most - 1 } });
+  }
   return parts;
+}
+
+/** Of what is split into heads, two dimensions belong to a token. */
+const IN_HEADS = /\.attn(_q|_k|_v|_q_norm|_k_norm|_q_rope|_k_rope|_q_scaled|_weights)?$/;
+
+function dimensions(name: string, shape: readonly number[]): { rows: number; columns: number } {
+  const own = IN_HEADS.test(name) ? 3 : 2;
+  const dims = shape.length > own && shape[0] === 1 ? shape.slice(1) : shape;
+  // One dimension is one row, but for the factors of rows.
+  const [rows, ...rest] = dims.length === 1 && !name.endsWith('.scales') ? [1, ...dims] : dims;
+  return { rows: rows ?? 1, columns: rest.reduce((a, b) => a * b, 1) };
+}
+
+/** Ids beside loose files, as many as rows. */
+async function looseTokens(files: FileSet, parts: ReadonlyMap<string, Part>): Promise<number[] | undefined> {
+  const file = TOKEN_FILES.find((name) => files.names.includes(name));
+  if (file === undefined) return undefined;
+  const where = `${files.label}: ${file}`;
+  const array = await arrayOf(files, file);
+  const count = array.shape.reduce((a, b) => a * b, 1);
+  const rows = Math.max(...[...parts.values()].map(({ tensor }) => tensor.position + tensor.rows));
+  want(array.type === 'i32' && count === rows && count <= MAX_TOKENS, 'bad-container', 'no ids of these rows', () => ({
+    where,
+    expected: `(${rows}) of integers`,
+    got: `(${array.shape.join(', ')}) ${array.descr}`,
+  }));
+  const bytes = new Uint8Array(count * array.bytesPerValue);
+  const source = await files.open(file);
+  try {
+    await source.readInto(bytes, array.dataOffset);
+  } finally {
+    await source.close();
+  }
+  const ids = Array.from(decodeNpy(array.descr, bytes));
+  want(
+    ids.every((id) => id >= 0),
+    'bad-token',
+    'a negative id',
+    () => ({ where }),
+  );
+  return ids;
 }

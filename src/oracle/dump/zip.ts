@@ -9,6 +9,7 @@
  */
 
 import { BitnetError, show, want } from '../../errors.ts';
+import { crc32 } from '../../formats/gzip.ts';
 import type { ByteSink } from '../../formats/sink.ts';
 import type { ByteSource } from '../../formats/source.ts';
 import { memorySource } from '../../formats/sources.ts';
@@ -22,14 +23,21 @@ const MAX_DIRECTORY_BYTES = 64 << 20;
 /** A deflated member is unpacked in memory. Larger ones are for stored archives. */
 const MAX_DEFLATED_BYTES = 1 << 30;
 const END_BYTES = 22;
+const MAX_KEPT_BYTES = 256 << 20;
 const CHUNK = 1 << 20;
+/** Deflate gives at most 1032 bytes for one: what unpacks is counted before it is much. */
+const DEFLATED_CHUNK = 1 << 14;
+const MAX_RATIO = 1032;
 
 interface Member {
   readonly name: string;
   readonly method: 0 | 8;
   readonly packedBytes: number;
   readonly bytes: number;
+  readonly crc: number;
   readonly headerAt: number;
+  /** Where the next member, or the directory, begins. */
+  readonly end: number;
 }
 
 /** Writes the files one after the other, dated 1980-01-01: the same files give the same bytes. */
@@ -74,6 +82,7 @@ export async function writeArchive(
 /** The members of an archive. Closing it closes `source`. */
 export async function openArchive(source: ByteSource): Promise<FileSet> {
   const members = await readDirectory(source);
+  const unpacked = new Unpacked(source);
   return {
     label: source.label,
     names: [...members.keys()],
@@ -81,10 +90,26 @@ export async function openArchive(source: ByteSource): Promise<FileSet> {
       const member = members.get(name);
       if (member === undefined)
         throw new BitnetError('bad-container', 'no such member', { where: `${source.label}: ${name}` });
-      return openMember(source, member);
+      return openMember(source, member, unpacked);
+    },
+    async verify() {
+      for (const member of members.values()) await verifyMember(source, member, unpacked);
     },
     close: () => source.close(),
   };
+}
+
+/** Deflated members are held against their CRC whenever they are opened. */
+async function verifyMember(source: ByteSource, member: Member, unpacked: Unpacked): Promise<void> {
+  const opened = await openMember(source, member, unpacked);
+  if (member.method === 8) return;
+  let crc = 0;
+  for (let at = 0; at < member.bytes; at += CHUNK) {
+    const chunk = new Uint8Array(Math.min(CHUNK, member.bytes - at));
+    await opened.readInto(chunk, at);
+    crc = crc32(chunk, crc);
+  }
+  checkCrc(crc, member.crc, opened.label);
 }
 
 /** The bytes `at` .. `at + length` as a view. */
@@ -108,7 +133,7 @@ async function readDirectory(source: ByteSource): Promise<Map<string, Member>> {
     got: `${source.byteLength}`,
   }));
   const directory = await view(source, directoryAt, directoryBytes);
-  const members = new Map<string, Member>();
+  const members = new Map<string, Omit<Member, 'end'>>();
   let at = 0;
   for (let i = 0; i < entries; i++) {
     want(
@@ -132,8 +157,7 @@ async function readDirectory(source: ByteSource): Promise<Map<string, Member>> {
     members.set(name, memberOf(name, directory, at, extra, where));
     at = next;
   }
-  checkApart([...members.values()], directoryAt, where);
-  return members;
+  return setApart([...members.values()], directoryAt);
 }
 
 /** Where the central directory is, by the end record; that of ZIP64 where the small one is full. */
@@ -172,7 +196,7 @@ async function findDirectory(
   return { entries, directoryBytes, directoryAt };
 }
 
-function memberOf(name: string, directory: DataView, at: number, extra: DataView, label: string): Member {
+function memberOf(name: string, directory: DataView, at: number, extra: DataView, label: string): Omit<Member, 'end'> {
   const where = `${label}: ${name}`;
   const method = directory.getUint16(at + 10, true);
   want(method === 0 || method === 8, 'unsupported-type', 'packed by another method', () => ({
@@ -198,34 +222,77 @@ function memberOf(name: string, directory: DataView, at: number, extra: DataView
     expected: `${bytes} bytes`,
     got: `${packedBytes}`,
   }));
-  return { name, method, packedBytes, bytes, headerAt };
+  // What cannot be is told before there is memory for it.
+  want(
+    method === 0 || bytes <= packedBytes * MAX_RATIO,
+    'bad-container',
+    'a member unpacks to less than its size',
+    () => ({
+      where,
+      expected: `at most ${packedBytes * MAX_RATIO} bytes of ${packedBytes}`,
+      got: `${bytes}`,
+    }),
+  );
+  return { name, method, packedBytes, bytes, crc: directory.getUint32(at + 16, true), headerAt };
 }
 
-/** Members lie one behind the other, before the directory: overlapping ones are how a small archive becomes a large one. */
-function checkApart(members: readonly Member[], directoryAt: number, where: string): void {
+/**
+ * Members lie one behind the other, before the directory: overlapping ones are how a small archive becomes a large one. That a
+ * member ends where it must is checked when it is opened, as its second header has a length of its own.
+ */
+function setApart(members: readonly Omit<Member, 'end'>[], directoryAt: number): Map<string, Member> {
   const sorted = members.toSorted((a, b) => a.headerAt - b.headerAt);
-  sorted.forEach(({ name, headerAt, packedBytes }, i) => {
-    const end = sorted[i + 1]?.headerAt ?? directoryAt;
-    want(headerAt + 30 + packedBytes <= end, 'bad-container', 'a member runs into what follows', () => ({
-      where: `${where}: ${name}`,
-      expected: `at most ${end - headerAt - 30} bytes`,
-      got: `${packedBytes}`,
-    }));
-  });
+  const ends = new Map(sorted.map(({ name }, i) => [name, sorted[i + 1]?.headerAt ?? directoryAt]));
+  return new Map(members.map((member) => [member.name, { ...member, end: ends.get(member.name) ?? directoryAt }]));
 }
 
-async function openMember(source: ByteSource, member: Member): Promise<ByteSource> {
-  const { name, method, packedBytes, bytes, headerAt } = member;
+function checkFits({ end, packedBytes }: Member, dataAt: number, where: string): void {
+  want(dataAt + packedBytes <= end, 'bad-container', 'a member runs into what follows', () => ({
+    where,
+    expected: `at most ${Math.max(0, end - dataAt)} bytes`,
+    got: `${packedBytes}`,
+  }));
+}
+
+/** Deflated members that were read last: rows are asked for a few at a time, and each would unpack the whole again. */
+class Unpacked {
+  readonly #source: ByteSource;
+  readonly #kept = new Map<string, Uint8Array>();
+
+  constructor(source: ByteSource) {
+    this.#source = source;
+  }
+
+  async bytesOf(member: Member, dataAt: number, where: string): Promise<Uint8Array> {
+    const bytes = this.#kept.get(member.name) ?? (await inflate(this.#source, dataAt, member, where));
+    this.#kept.delete(member.name); // and behind all others
+    this.#kept.set(member.name, bytes);
+    let total = [...this.#kept.values()].reduce((sum, { length }) => sum + length, 0);
+    for (const [name, { length }] of this.#kept) {
+      if (total <= MAX_KEPT_BYTES || name === member.name) break;
+      this.#kept.delete(name);
+      total -= length;
+    }
+    return bytes;
+  }
+}
+
+async function openMember(source: ByteSource, member: Member, unpacked: Unpacked): Promise<ByteSource> {
+  const { name, method, bytes, headerAt } = member;
   const label = `${source.label}: ${name}`;
   const header = await view(source, headerAt, 30);
   want(header.getUint32(0, true) === 0x04034b50, 'bad-container', 'a member does not begin where it should', () => ({
     where: label,
   }));
-  const dataAt = headerAt + 30 + header.getUint16(26, true) + header.getUint16(28, true);
-  want(dataAt + packedBytes <= source.byteLength, 'truncated', 'the archive ends inside a member', () => ({
+  const [nameBytes, extraBytes] = [header.getUint16(26, true), header.getUint16(28, true)];
+  const dataAt = headerAt + 30 + nameBytes + extraBytes;
+  checkFits(member, dataAt, label);
+  const localName = new TextDecoder().decode((await view(source, headerAt + 30, nameBytes)).buffer);
+  want(localName === name, 'bad-container', 'a member is called otherwise in the directory', () => ({
     where: label,
+    got: show(localName),
   }));
-  if (method === 8) return memorySource(await inflate(source, dataAt, packedBytes, bytes, label), label);
+  if (method === 8) return memorySource(await unpacked.bytesOf(member, dataAt, label), label);
   return {
     label,
     byteLength: bytes,
@@ -244,8 +311,7 @@ async function openMember(source: ByteSource, member: Member): Promise<ByteSourc
 async function inflate(
   source: ByteSource,
   at: number,
-  packedBytes: number,
-  bytes: number,
+  { packedBytes, bytes, crc }: Member,
   where: string,
 ): Promise<Uint8Array> {
   want(bytes <= MAX_DEFLATED_BYTES, 'limit-exceeded', 'a deflated member is too large to unpack in memory', () => ({
@@ -267,8 +333,8 @@ async function inflate(
     length += chunk.length;
   });
   try {
-    for (let from = 0; from < packedBytes; from += CHUNK) {
-      const chunk = new Uint8Array(Math.min(CHUNK, packedBytes - from));
+    for (let from = 0; from < packedBytes; from += DEFLATED_CHUNK) {
+      const chunk = new Uint8Array(Math.min(DEFLATED_CHUNK, packedBytes - from));
       await source.readInto(chunk, at + from);
       unpack.push(chunk, from + chunk.length === packedBytes);
     }
@@ -281,5 +347,14 @@ async function inflate(
     expected: `${bytes} bytes`,
     got: `${length}`,
   }));
+  checkCrc(crc32(out), crc, where);
   return out;
+}
+
+function checkCrc(got: number, expected: number, where: string): void {
+  want(got === expected, 'bad-container', 'a member is damaged', () => ({
+    where,
+    expected: `CRC-32 ${expected.toString(16)}`,
+    got: got.toString(16),
+  }));
 }
