@@ -12,7 +12,7 @@ export type {
   Comparison,
   Divergence,
   Excerpt,
-  Finding,
+  Finding as CompareFinding,
   MetVariant,
 } from './compare/types.ts';
 export { openEvalCallback } from './dump/eval-callback.ts';
