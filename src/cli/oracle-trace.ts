@@ -4,7 +4,9 @@
  */
 
 import { createHash } from 'node:crypto';
+import { readdir, stat } from 'node:fs/promises';
 import { numericsVersion } from '../engine/numerics.ts';
+import { want } from '../errors.ts';
 import { openGguf } from '../formats/gguf/reader.ts';
 import type { TraceTarget } from '../oracle/dump/files.ts';
 import { writeTrace } from '../oracle/dump/write.ts';
@@ -53,6 +55,7 @@ export const oracleTrace = command({
     const layers = args.layers === undefined ? undefined : parseLayers(args.layers);
     const tensors = args.tensors?.split(',').map((name) => name.trim());
     const idsOf = await inputOf(args);
+    await checkAbsent(output); // before minutes are spent on what cannot be written
     const modelSha256 = await modelHash(args, io);
     const model = await openModel(args, io);
     try {
@@ -95,9 +98,24 @@ async function modelHash(args: Values<typeof runtimeFlags & typeof quietFlag>, i
   }
 }
 
+/** What exists already stays; only an empty folder is as good as none. */
+async function checkAbsent(output: string): Promise<void> {
+  const found = await stat(output).catch(() => undefined);
+  const entries = found?.isDirectory() === true ? await readdir(output).catch(() => undefined) : undefined;
+  const isFree = found === undefined || (entries?.length === 0 && !isArchive(output));
+  want(isFree, 'io', entries === undefined ? 'exists already' : 'the folder exists already', () => ({
+    where: output,
+    hint: 'remove it, or write elsewhere',
+  }));
+}
+
+function isArchive(output: string): boolean {
+  return /\.npz$/i.test(output);
+}
+
 /** A folder; or, for `.npz`, the archive and beside it a folder for its parts, which never gets its name. */
 async function targetOf(output: string): Promise<TraceTarget> {
-  if (!/\.npz$/i.test(output)) return { folder: await createFolderSink(output) };
+  if (!isArchive(output)) return { folder: await createFolderSink(output) };
   const archive = await createFileSink(output);
   try {
     return { folder: await createFolderSink(`${output}.parts`), archive };

@@ -21,14 +21,18 @@ export interface ByteSink {
 export function memorySink(label = 'memory'): ByteSink & { bytes(): Uint8Array<ArrayBuffer> } {
   let chunks: Uint8Array[] = [];
   let length = 0;
+  let closed = false;
   return {
     label,
     async write(chunk) {
       chunks.push(chunk.slice());
       length += chunk.length;
     },
-    async close() {},
+    async close() {
+      closed = true;
+    },
     async abort() {
+      if (closed) return;
       chunks = [];
       length = 0;
     },

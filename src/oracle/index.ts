@@ -12,11 +12,11 @@ export type {
   Comparison,
   Divergence,
   Excerpt,
-  Finding,
+  Finding as CompareFinding,
   MetVariant,
 } from './compare/types.ts';
 export { openEvalCallback } from './dump/eval-callback.ts';
-export type { FileSet, FolderTarget, RunningHash, TraceTarget } from './dump/files.ts';
+export { type FileSet, type FolderTarget, memoryFolder, type RunningHash, type TraceTarget } from './dump/files.ts';
 export { type Manifest, type ManifestTensor, type NotFinite, parseManifest } from './dump/manifest.ts';
 export { openTrace, openTraceFile, type StoredTrace } from './dump/open.ts';
 export { type WriteTraceOptions, writeTrace } from './dump/write.ts';

@@ -135,6 +135,19 @@ it.each(['SiLU for the activation', 'gain + 1', 'codes cut, not rounded', 'score
   },
 );
 
+it('names no mistake that explains most of a difference and not all', async () => {
+  const file = await tinyModel({});
+  const silu = { backend: sickBackend(BUGS['SiLU for the activation'].bug) };
+  await withModels([file, file], [both, silu], async (a, b) => {
+    const change = (name: string, data: Float32Array) => {
+      if (name !== 'blk.0.ffn_act') return;
+      for (let i = 0; i < data.length; i += 2) data[i] *= 1.01;
+    };
+    const { divergence } = await compareWithModel(a, await keptSource(b, ids, { change }));
+    expect(divergence).toMatchObject({ name: 'blk.0.ffn_act', position: 0, findings: [] });
+  });
+});
+
 describe('NaN', () => {
   it('is equal to NaN, and is told where it arises', async () => {
     const file = await tinyModel({});

@@ -6,12 +6,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { zipSync } from 'fflate';
 import { describe, expect, it } from 'vitest';
+import { memorySink } from '../../src/formats/sink.ts';
 import { memorySource } from '../../src/formats/sources.ts';
 import type { LoadOptions, Model, TraceTensor } from '../../src/index.ts';
 import { loadModel } from '../../src/index.ts';
 import { ARCHITECTURES } from '../../src/model/architectures.ts';
 import { traceBytes } from '../../src/oracle/dump/write.ts';
 import {
+  memoryFolder,
   openArchive,
   openTrace,
   type Stages,
@@ -165,9 +167,11 @@ print(json.dumps({t['name']: [str(archive[t['name']].dtype), archive[t['name']].
       expect(onDisk).toBeGreaterThan(bytes - 300 * sites.length);
       // As if of 10^5 tokens and a model of real width: more than an archive can hold.
       const create = model.createSession.bind(model);
+      const contexts: number[] = [];
       const wide = Object.create(model, {
         createSession: {
-          value: (options: object) =>
+          value: (options: { contextSize: number }) =>
+            contexts.push(options.contextSize) &&
             Object.assign(create(options), {
               traceSites: () => sites.map((site) => ({ ...site, columns: site.columns * 100_000 })),
             }),
@@ -175,6 +179,7 @@ print(json.dumps({t['name']: [str(archive[t['name']].dtype), archive[t['name']].
       }) as Model;
       await expect(dump(wide, { npz: true })).rejects.toThrow(/too large for one .npz, expected .*write a folder/);
       await expect(dump(wide, { freeBytes: 1e9 })).rejects.toThrow(/no room for this trace/);
+      expect(contexts).toEqual([1, 1]); // no cache for the tokens, which may be too large itself
       expect(readdirSync(scratch).filter((name) => name.includes('partial'))).toEqual([]);
     });
   });
@@ -190,6 +195,26 @@ print(json.dumps({t['name']: [str(archive[t['name']].dtype), archive[t['name']].
         ).rejects.toThrow('enough');
       }
       expect(readdirSync(scratch)).toEqual(before);
+    });
+  });
+
+  it('may stay in memory, where there are no files', async () => {
+    await withModel(async (model) => {
+      const folder = memoryFolder();
+      const stages = { tensors: ['logits', 'blk.1.*'] };
+      await writeTrace(model, ids, { folder }, { sha256, facts, stages });
+      const source = await openTrace(folder);
+      await source.verify(sha256);
+      const expected = await live(model, stages);
+      expect([...(await source.read('logits', 0, ids.length)).data]).toEqual(expected.get('logits'));
+      // And an archive of it, the same bytes as on disk.
+      const archive = memorySink();
+      const parts = memoryFolder();
+      await writeTrace(model, ids, { folder: parts, archive }, { sha256, facts, stages });
+      const onDisk = readFileSync(await dump(model, { npz: true, stages }));
+      expect(Buffer.compare(archive.bytes(), onDisk)).toBe(0);
+      expect(parts.names).toEqual([]);
+      await expect(parts.open('logits.npy')).rejects.toMatchObject({ code: 'io' });
     });
   });
 
@@ -296,6 +321,16 @@ describe('a damaged dump', () => {
     ['no digest', (m) => Object.assign(m.tensors[0], { sha256: 'yes' }), /tensors\[0\]\.sha256/],
     ['no model', (m) => Object.assign(m, { model: [] }), /\$\.model: not as it must be, expected an object/],
     ['a list for facts', (m) => Object.assign(m.tensors[0], { facts: { scale: [] } }), /tensors\[0\]\.facts\.scale/],
+    [
+      'a key of prototypes',
+      (m) => Object.assign(m.tensors[0], { facts: JSON.parse('{"__proto__": 1}') }),
+      /tensors\[0\]\.facts: .*names of facts, got "__proto__"/,
+    ],
+    [
+      'one file twice',
+      (m) => Object.assign(m.tensors[1], { file: 'embd.npy' }),
+      /tensors\[1\]\.file: .*files that differ/,
+    ],
     ['an object for tensors', (m) => Object.assign(m, { tensors: {} }), /\$\.tensors: .*expected a list/],
     ['a fourth dimension', (m) => Object.assign(m.tensors[0], { shape: [19, 1, 256] }), /tensors\[0\]\.shape/],
   ])('%s', async (_, change, message) => {
@@ -315,6 +350,11 @@ describe('a damaged dump', () => {
       /the file ends inside its header/,
     ],
     ['no .npy', (f) => f.set('embd.npy', new Uint8Array(300)), /not a .npy file/],
+    [
+      'bytes behind the numbers',
+      (f) => f.set('embd.npy', Buffer.concat([f.get('embd.npy')!, new Uint8Array(4)])),
+      /bytes behind the numbers, expected 0, got 4/,
+    ],
     ['a value changed', (f) => (f.get('embd.npy')![900] ^= 1), /the numbers are not those that the manifest tells of/],
     ['a version of .npy', (f) => (f.get('embd.npy')![6] = 9), /unknown version of .npy, expected 1 to 3, got 9/],
   ])('%s', async (_, change, message) => {
@@ -349,6 +389,38 @@ describe('an archive', () => {
     const source = await openTrace(await openArchive(memorySource(bytes)));
     return [...(await source.read('logits', 0, 2)).data];
   };
+
+  it('is held against its checksums', async () => {
+    const spoilt = (level: 0 | 6) => {
+      const bytes = zipSync({ 'logits.npy': npy }, { level });
+      bytes[entries(bytes)[0] - 2] ^= 1; // the last byte but one of the member
+      return bytes;
+    };
+    await expect(read(spoilt(6))).rejects.toThrow(/a member is damaged|cannot be unpacked|unpacks to/);
+    const stored = await openTrace(await openArchive(memorySource(spoilt(0))));
+    await expect(stored.verify(sha256)).rejects.toThrow(/logits.npy: a member is damaged, expected CRC-32/);
+    const whole = await openTrace(await openArchive(memorySource(zipSync({ 'logits.npy': npy }, { level: 0 }))));
+    await whole.verify(sha256);
+  });
+
+  it('unpacks a member once, however often rows are asked for', async () => {
+    let reads = 0;
+    const packed = memorySource(zipSync({ 'logits.npy': npy, 'embd.npy': npy }, { level: 6 }));
+    const counting = {
+      ...packed,
+      readInto: (target: Uint8Array, at: number) => {
+        if (target.length > 30) reads++; // a member's bytes, or the directory
+        return packed.readInto(target, at);
+      },
+    };
+    const source = await openTrace(await openArchive(counting));
+    const before = reads;
+    for (let i = 0; i < 5; i++) {
+      expect([...(await source.read('logits', 1, 1)).data]).toEqual([4, 5, 6]);
+      expect([...(await source.read('embd', 0, 1)).data]).toEqual([1, 2, 3]);
+    }
+    expect(reads).toBe(before);
+  });
 
   it('is read stored and deflated, under our names and those of llama.cpp', async () => {
     for (const level of [0, 6] as const)
@@ -392,6 +464,7 @@ describe('an archive', () => {
 
   it.each<[string, () => Uint8Array, RegExp]>([
     ['a path', () => zipSync({ '../logits.npy': npy }), /no plain file/],
+    ['a hidden file', () => zipSync({ '.logits.npy': npy }), /no plain file, got ".logits.npy"/],
     ['a folder', () => zipSync({ a: { 'logits.npy': npy } }), /no plain file/],
     ['nothing of ours', () => zipSync({ 'weights.npy': npy }), /neither a manifest nor files of a known name/],
     [
@@ -401,6 +474,8 @@ describe('an archive', () => {
     ],
     ['one name twice', () => twice(), /two members of one name/],
     ['one member for two names', () => overlapping(), /a member runs into what follows/],
+    ['one behind a long second header', () => shifted(), /a member runs into what follows/],
+    ['another name in the second header', () => renamed(), /called otherwise in the directory, got "logitz.npy"/],
     ['a bomb', () => bomb(), /unpacks to more than its size|unpacks to less/],
     ['a size that cannot be', () => impossible(), /unpacks to less than its size, expected at most \d+ bytes of \d+/],
     ['a giant', () => giant(), /too large to unpack in memory/],
@@ -422,6 +497,17 @@ describe('an archive', () => {
   const overlapping = () => {
     const bytes = two();
     new DataView(bytes.buffer).setUint32(entries(bytes)[1] + 42, 0, true);
+    return bytes;
+  };
+  /** The local header has lengths of its own: with a long extra field, the data would be that of the next member. */
+  const shifted = () => {
+    const bytes = two();
+    new DataView(bytes.buffer).setUint16(28, npy.length + 40, true);
+    return bytes;
+  };
+  const renamed = () => {
+    const bytes = two();
+    bytes[35] = 'z'.charCodeAt(0);
     return bytes;
   };
   const bomb = () => {

@@ -147,6 +147,12 @@ describe('a log', () => {
     expect(seen.get('3 2')).toBeUndefined();
   });
 
+  it('leaves rows out of which nobody says whose they are', async () => {
+    expect(await namesIn(embd + flat('l_out-0', 3, 'ADD'))).toEqual(['embd']);
+    const deep = printed('l_out-0 = (f32) ADD(a{64, 8, 1, 2}, )', [64, 8, 1, 2], value);
+    expect(await namesIn(embd + deep)).toEqual(['embd']);
+  });
+
   it('of a single token has all heads in its row', async () => {
     const source = await open(
       flat('inp_embd', 1, 'GET_ROWS') +
@@ -168,6 +174,21 @@ describe('a log', () => {
     expect(seen.size).toBe(6 * 4 * 3); // the last three positions of the cache are beyond the trace
     expect(seen.get('7 18')).toBeCloseTo(2.27, 4);
     expect(seen.get('1 2')).toBe(0);
+    // Of two tokens even the third position that is printed is none.
+    const pair = await open(
+      flat('inp_embd', 2, 'GET_ROWS') +
+        printed('kq_soft_max_ext-0 = (f32) SOFT_MAX(kq-0{32, 2, 2, 1}, )', [32, 2, 2, 1], (i, j, h) => i + j + 5 * h),
+    );
+    expect([...(await knownOf(pair, 'blk.0.attn_weights'))]).toEqual([
+      ['0 0', 0],
+      ['0 1', 1],
+      ['0 2', 5],
+      ['0 3', 6],
+      ['1 0', 1],
+      ['1 1', 2],
+      ['1 2', 6],
+      ['1 3', 7],
+    ]);
   });
 
   it('may tell its model, its tokens and the types of its cache', async () => {

@@ -166,9 +166,15 @@ export function noiseAfterGap(scene: Scene, ownRoundings: boolean): number {
 
 /**
  * Relative RMS by which a candidate's own rows may differ from `rows`, which were computed here from inputs that may themselves
- * differ. `ownRoundings`: whether the candidate computes by rules of its own.
+ * differ. `ownRoundings`: whether the candidate computes by rules of its own; `isPartial`: that `rows` are not all there.
  */
-export function noiseAfter(tensor: TraceTensor, scene: Scene, rows: TraceData, ownRoundings: boolean): number {
+export function noiseAfter(
+  tensor: TraceTensor,
+  scene: Scene,
+  rows: TraceData,
+  ownRoundings: boolean,
+  isPartial = false,
+): number {
   const { op, columns, inputs } = tensor;
   const noises = inputs.map((name) => scene.get(name)?.noise ?? 0);
   const [first = 0, second = 0, third = 0] = noises;
@@ -178,7 +184,7 @@ export function noiseAfter(tensor: TraceTensor, scene: Scene, rows: TraceData, o
       return own;
     case 'quantizeRows': {
       if (tensor.type !== 'i8') return first + own;
-      return coded(first, rms({ data: rows, start: 0, columns: rows.length }));
+      return coded(first, isPartial ? USUAL_CODE : rms({ data: rows, start: 0, columns: rows.length }));
     }
     case 'acc':
       return first;

@@ -131,7 +131,7 @@ export class Lockstep {
 
   async #look(tensor: ReferenceTensor, session: SessionChoice): Promise<SessionChoice | undefined> {
     const { sameNumerics = false, exact = false } = this.#options;
-    const passedOn = noiseAfter(tensor, this.#scene, tensor.data, !sameNumerics);
+    const passedOn = noiseAfter(tensor, this.#scene, tensor.data, !sameNumerics, tensor.known !== undefined);
     const inputNoise =
       tensor.hasGaps === true ? Math.max(passedOn, noiseAfterGap(this.#scene, !sameNumerics)) : passedOn;
     // Traces do not say what their caches were made of.
@@ -158,7 +158,8 @@ export class Lockstep {
       if (this.#reference.isFixed) {
         const isClean = (row: number) => this.#suspect === undefined || tensor.position + row < this.#suspect.position;
         const measured = measures.filter((_, row) => isClean(row)).map(({ relative }) => relative);
-        own = Math.max(0, ...measured, ...(got.isWhole ? [] : [noise]));
+        // Differences of what is in print are those of printing.
+        own = got.isWhole ? Math.max(0, ...measured) : noise;
         if (got.isWhole) rows = got.data;
       } else if (got.isWhole && tensor.replace !== undefined) {
         own = 0;

@@ -94,7 +94,7 @@ export async function openEvalCallback(source: ByteSource, architecture?: string
   };
 }
 
-/** Adds the values of a block under their positions and columns. A name that comes again in a pass is a bias or a scale later. */
+/** Adds the values of a block at their places. A name that comes again in a pass is a bias or a scale later: it takes them over. */
 function addBlock(
   all: Map<string, Series>,
   name: string,
@@ -120,8 +120,6 @@ function addBlock(
     got: `${columns}`,
   }));
   all.set(name, series);
-  const start = series.rows.findIndex((row) => row >= first);
-  if (start >= 0) for (const list of [series.rows, series.at, series.values]) list.length = start;
   series.resolution = Math.max(series.resolution, resolution);
   for (const { at, value } of values) {
     const [i0, i1, i2] = at;

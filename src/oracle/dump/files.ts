@@ -4,8 +4,10 @@
  * @module
  */
 
-import type { ByteSink } from '../../formats/sink.ts';
+import { BitnetError } from '../../errors.ts';
+import { type ByteSink, memorySink } from '../../formats/sink.ts';
 import type { ByteSource } from '../../formats/source.ts';
+import { memorySource } from '../../formats/sources.ts';
 
 /** Named files, read only. */
 export interface FileSet {
@@ -41,3 +43,31 @@ export interface RunningHash {
 export type TraceTarget =
   | { readonly folder: FolderTarget; readonly archive?: undefined }
   | { readonly folder: FolderTarget; readonly archive: ByteSink };
+
+/** A folder in memory, to fill and to read: for browsers, and for traces that are looked at and forgotten. */
+export function memoryFolder(label = 'memory'): FolderTarget & FileSet {
+  const files = new Map<string, ReturnType<typeof memorySink>>();
+  const state = { isComplete: false };
+  return {
+    label,
+    get names() {
+      return [...files.keys()];
+    },
+    async append(name, chunk) {
+      const file = files.get(name) ?? memorySink(name);
+      files.set(name, file);
+      await file.write(chunk);
+    },
+    async open(name) {
+      const file = files.get(name);
+      if (file === undefined) throw new BitnetError('io', 'no such file', { where: `${label}: ${name}` });
+      return memorySource(file.bytes(), `${label}: ${name}`);
+    },
+    async close() {
+      state.isComplete = true;
+    },
+    async abort() {
+      if (!state.isComplete) files.clear();
+    },
+  };
+}

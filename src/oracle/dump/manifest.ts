@@ -4,7 +4,7 @@
  */
 
 import type { TraceOp } from '../../engine/types.ts';
-import { BitnetError, want } from '../../errors.ts';
+import { BitnetError, show, want } from '../../errors.ts';
 import { JsonAt } from '../json-path.ts';
 import { NPY_TYPES, type NpyType } from '../npy.ts';
 
@@ -85,13 +85,16 @@ export function parseManifest(text: string, label: string): Manifest {
     .list(MAX_TOKENS)
     .map((id) => id.integer(0, 2 ** 31 - 1));
   const names = new Set<string>();
+  const files = new Set<string>();
   const tensors = root
     .at('tensors')
     .list(MAX_TENSORS)
     .map((at) => {
       const tensor = tensorAt(at, tokens.length);
       if (names.has(tensor.name)) at.at('name').refuse('names that differ');
+      if (files.has(tensor.file)) at.at('file').refuse('files that differ');
       names.add(tensor.name);
+      files.add(tensor.file);
       return tensor;
     });
   const model = root.at('model');
@@ -139,6 +142,7 @@ function tensorAt(at: JsonAt, tokens: number): ManifestTensor {
       Object.fromEntries(
         facts.keys().map((key) => {
           const fact = facts.at(key);
+          if (!FACT_NAME.test(key)) facts.refuse('names of facts', show(key));
           return [key, typeof fact.value === 'string' ? lineAt(fact) : fact.number()];
         }),
       ),
@@ -168,6 +172,7 @@ function placeAt(at: JsonAt): NotFinite {
 }
 
 const KV_TYPES = ['f16', 'f32'] as const;
+const FACT_NAME = /^[A-Za-z]\w{0,40}$/;
 const SHA256 = /^[0-9a-f]{64}$/;
 /** Letters, digits and dots: nothing that a file system or a path could take for something else. */
 export const TENSOR_NAME = /^(?!\.)[A-Za-z0-9_.-]{1,120}$/;

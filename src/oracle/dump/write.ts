@@ -53,9 +53,9 @@ export async function writeTrace(
 ): Promise<Manifest> {
   let session: Session | undefined;
   try {
-    session = model.createSession({ ...options.session, contextSize: Math.max(1, ids.length) });
-    const sites = selectSites(session.traceSites(ids.length), options.stages);
+    const sites = await sitesOf(model, ids.length, options.stages);
     checkSize(sites, ids.length, target, options);
+    session = model.createSession({ ...options.session, contextSize: Math.max(1, ids.length) });
     const manifest = await writeParts(model, session, sites, ids, target.folder, options);
     if (target.archive === undefined) await target.folder.close();
     else {
@@ -68,6 +68,16 @@ export async function writeTrace(
     await session?.dispose();
     await target.archive?.abort();
     await target.folder.abort(); // both do nothing once closed
+  }
+}
+
+/** What there is to write, from a session of one token: that of all of them may not fit into memory. */
+async function sitesOf(model: Model, tokens: number, stages: Stages | undefined): Promise<TraceSite[]> {
+  const session = model.createSession({ contextSize: 1 });
+  try {
+    return selectSites(session.traceSites(tokens), stages);
+  } finally {
+    await session.dispose();
   }
 }
 

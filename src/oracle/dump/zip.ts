@@ -157,7 +157,7 @@ async function readDirectory(source: ByteSource): Promise<Map<string, Member>> {
     members.set(name, memberOf(name, directory, at, extra, where));
     at = next;
   }
-  return setApart([...members.values()], directoryAt, where);
+  return setApart([...members.values()], directoryAt);
 }
 
 /** Where the central directory is, by the end record; that of ZIP64 where the small one is full. */
@@ -236,16 +236,14 @@ function memberOf(name: string, directory: DataView, at: number, extra: DataView
   return { name, method, packedBytes, bytes, crc: directory.getUint32(at + 16, true), headerAt };
 }
 
-/** Members lie one behind the other, before the directory: overlapping ones are how a small archive becomes a large one. */
-function setApart(members: readonly Omit<Member, 'end'>[], directoryAt: number, where: string): Map<string, Member> {
+/**
+ * Members lie one behind the other, before the directory: overlapping ones are how a small archive becomes a large one. That a
+ * member ends where it must is checked when it is opened, as its second header has a length of its own.
+ */
+function setApart(members: readonly Omit<Member, 'end'>[], directoryAt: number): Map<string, Member> {
   const sorted = members.toSorted((a, b) => a.headerAt - b.headerAt);
   const ends = new Map(sorted.map(({ name }, i) => [name, sorted[i + 1]?.headerAt ?? directoryAt]));
-  const apart = members.map((member): [string, Member] => {
-    const whole = { ...member, end: ends.get(member.name) ?? directoryAt };
-    checkFits(whole, member.headerAt + 30, `${where}: ${member.name}`);
-    return [member.name, whole];
-  });
-  return new Map(apart);
+  return new Map(members.map((member) => [member.name, { ...member, end: ends.get(member.name) ?? directoryAt }]));
 }
 
 function checkFits({ end, packedBytes }: Member, dataAt: number, where: string): void {
@@ -288,7 +286,7 @@ async function openMember(source: ByteSource, member: Member, unpacked: Unpacked
   }));
   const [nameBytes, extraBytes] = [header.getUint16(26, true), header.getUint16(28, true)];
   const dataAt = headerAt + 30 + nameBytes + extraBytes;
-  checkFits(member, dataAt, label); // once more: only here the second set of lengths is known
+  checkFits(member, dataAt, label);
   const localName = new TextDecoder().decode((await view(source, headerAt + 30, nameBytes)).buffer);
   want(localName === name, 'bad-container', 'a member is called otherwise in the directory', () => ({
     where: label,
