@@ -476,6 +476,7 @@ describe('an archive', () => {
     ['one member for two names', () => overlapping(), /a member runs into what follows/],
     ['one behind a long second header', () => shifted(), /a member runs into what follows/],
     ['another name in the second header', () => renamed(), /called otherwise in the directory, got "logitz.npy"/],
+    ['two sizes of one stored member', () => twoSizes(), /a stored member of two sizes, expected 500 bytes/],
     ['a bomb', () => bomb(), /unpacks to more than its size|unpacks to less/],
     ['a size that cannot be', () => impossible(), /unpacks to less than its size, expected at most \d+ bytes of \d+/],
     ['a giant', () => giant(), /too large to unpack in memory/],
@@ -508,6 +509,11 @@ describe('an archive', () => {
   const renamed = () => {
     const bytes = two();
     bytes[35] = 'z'.charCodeAt(0);
+    return bytes;
+  };
+  const twoSizes = () => {
+    const bytes = two();
+    new DataView(bytes.buffer).setUint32(entries(bytes)[0] + 24, 500, true);
     return bytes;
   };
   const bomb = () => {
