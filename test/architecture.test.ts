@@ -55,6 +55,7 @@ const LAW: Record<string, readonly string[]> = {
   'kernels/interface': ['types:tensors'],
   'kernels/ts': ['kernels/interface', 'tensors', 'numeric', 'errors'],
   'kernels/wasm': ['kernels/interface', 'tensors', 'numeric', 'errors'],
+  'kernels/foreign': ['kernels/interface', 'tensors', 'numeric', 'errors'],
   'kernels/conformance': ['kernels/interface', 'kernels/ts', 'tensors', 'numeric', 'errors'],
   model: ['kernels/interface', 'tensors', 'types:formats', 'numeric', 'errors'],
   convert: ['model', 'formats', 'tensors', 'tokenizer', 'numeric', 'errors'],
@@ -67,10 +68,12 @@ const LAW: Record<string, readonly string[]> = {
     'kernels/interface',
     'kernels/ts',
     'kernels/wasm',
+    'kernels/foreign',
     'kernels/conformance', // for `inspect --kernels`: loaded by nobody else
     'platform',
     'errors',
   ],
+  quality: ['types:engine', 'types:tokenizer', 'types:formats', 'sampling', 'numeric', 'errors'],
   oracle: [
     'engine',
     'model',
@@ -78,7 +81,7 @@ const LAW: Record<string, readonly string[]> = {
     'tokenizer',
     'sampling',
     'kernels/interface',
-    'kernels/ts', // the definition: expected vectors are its answers
+    'kernels/ts', // the definition: expected vectors are its answers, and so is what a mistake would have given
     'kernels/conformance',
     'formats',
     'tensors',

@@ -8,7 +8,7 @@ import type { Model } from '../engine/types.ts';
 import { openGguf } from '../formats/index.ts';
 import { readModelConfig } from '../model/load.ts';
 import { Rng } from '../numeric/rng.ts';
-import { type BenchProof, modelOf, type ReceiptModel } from '../oracle/receipt.ts';
+import { type BenchProof, modelOf, type ReceiptModel } from '../oracle/receipt/receipt.ts';
 import { DEFAULT_SAMPLING } from '../sampling/chain.ts';
 import { numberList, promptAndGeneration, wordList } from './bench-lists.ts';
 import {
@@ -27,7 +27,7 @@ import {
 } from './bench-rows.ts';
 import { command } from './command.ts';
 import { UsageError, type Values } from './flags.ts';
-import { layoutFlags, modelFlag, preFlag, quietFlag, runtimeFlags } from './flags-common.ts';
+import { foreignFlags, layoutFlags, modelFlag, preFlag, quietFlag, runtimeFlags } from './flags-common.ts';
 import { plural } from './format.ts';
 import type { Io } from './io.ts';
 import { describeMachine, type Machine, residentMemory } from './machine.ts';
@@ -46,6 +46,7 @@ const flags = {
   ...modelFlag,
   ...preFlag,
   ...layoutFlags,
+  ...foreignFlags,
   'allow-dense': runtimeFlags['allow-dense'],
   backend: runtimeFlags.backend,
   kernels: runtimeFlags.kernels,

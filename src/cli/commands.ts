@@ -10,6 +10,8 @@ import { convert } from './convert.ts';
 import { embed } from './embed.ts';
 import { inspect } from './inspect.ts';
 import { oracleLogits } from './oracle.ts';
+import { oracleCompare } from './oracle-compare.ts';
+import { oracleEndpoint } from './oracle-endpoint.ts';
 import { oracleKit } from './oracle-kit.ts';
 import { oracleTrace } from './oracle-trace.ts';
 import { perplexity } from './perplexity.ts';
@@ -28,7 +30,9 @@ export const commands: readonly Command[] = [
   verify,
   tokenize,
   oracleLogits,
+  oracleEndpoint,
   oracleTrace,
+  oracleCompare,
   oracleKit,
   perplexity,
   embed,

@@ -73,6 +73,21 @@ export const layoutFlags = {
   },
 } as const satisfies Flags;
 
+/** Arithmetic of other engines. */
+export const foreignFlags = {
+  activations: {
+    type: 'string',
+    choices: ['int8', 'q8_k'],
+    group: MODEL,
+    describe: "inputs of ternary projections: int8 per token, as trained, or q8_k, llama.cpp's for TQ1_0, TQ2_0 [int8]",
+  },
+  'saturate-i16': {
+    type: 'boolean',
+    group: MODEL,
+    describe: 'compute what native I2_S kernels (x86) do where their 16-bit sums overflow, and say where that was',
+  },
+} as const satisfies Flags;
+
 /** How a model is loaded and run. */
 export const runtimeFlags = {
   ...modelFlag,
@@ -103,7 +118,7 @@ export const runtimeFlags = {
   'no-wide-vectors': {
     type: 'boolean',
     group: MODEL,
-    describe: 'leave alone the switch of V8 that joins vectors to 256 bits (Node 22 and later)',
+    describe: 'leave alone the switch of V8 that joins vectors to 256 bits (Node 22 and 26 on x86)',
   },
   'embd-type': {
     type: 'string',
@@ -117,6 +132,7 @@ export const runtimeFlags = {
     group: MODEL,
     describe: 'run a model whose projections are not ternary instead of refusing it',
   },
+  ...foreignFlags,
   'ctx-size': {
     type: 'integer',
     also: ['-c'],

@@ -13,14 +13,20 @@ import { layoutOptions, type modelFlag, type quietFlag, type runtimeFlags, sessi
 import { bytes, percent } from './format.ts';
 import { isOffline, openHubModel, referenceOf } from './hub.ts';
 import type { Io } from './io.ts';
+import { tellOverflowsAtEnd } from './overflows.ts';
 
 /** The story model inside the package; at the same place seen from src/cli and dist/cli. */
 export const EMBEDDED = new URL('../../fixtures/models/stories.gguf.gz', import.meta.url);
 
 /** A text file named on the command line. */
 export async function readTextFile(path: string): Promise<string> {
+  return (await readBytesFile(path)).toString('utf8');
+}
+
+/** The same, as bytes. */
+export async function readBytesFile(path: string): Promise<Buffer<ArrayBuffer>> {
   try {
-    return await readFile(path, 'utf8');
+    return await readFile(path);
   } catch (error) {
     throw ioError(path, 'cannot read', error);
   }
@@ -67,6 +73,10 @@ export async function openModel(
   args: Values<typeof runtimeFlags> & Partial<Values<typeof quietFlag>>,
   io: Io,
 ): Promise<Model> {
+  if (args.activations === 'q8_k' && args['saturate-i16'])
+    throw new UsageError(
+      '--activations q8_k and --saturate-i16 exclude each other: its blocks cannot overflow 16 bits',
+    );
   const options: LoadOptions = {
     signal: io.signal,
     ...(args.backend === undefined ? {} : { backend: args.backend }),
@@ -77,6 +87,8 @@ export async function openModel(
     ...(args.pre === undefined ? {} : { pre: args.pre }),
     ...layoutOptions(args),
     allowDense: args['allow-dense'],
+    ...(args.activations === undefined ? {} : { activations: args.activations }),
+    saturateI16: args['saturate-i16'],
     embeddingType: TABLE_TYPES[args['embd-type'] ?? 'auto'],
     // 0 is the model's own length, and longer ones count as that.
     planFor: sessionOptions(args, Number.MAX_SAFE_INTEGER),
@@ -101,6 +113,7 @@ export async function openModel(
       for (const note of model.notes) io.note(`note: ${note}`);
       if (args['gpu-layers'] !== undefined && args['gpu-layers'] > 0)
         io.note('note: -ngl is ignored, there is no GPU backend');
+      tellOverflowsAtEnd(model, io);
     }
     return model;
   } finally {

@@ -1,71 +1,95 @@
 /**
- * `bitnet perplexity`: how well a model predicts a text, by llama.cpp's method or document by document.
+ * `bitnet perplexity`: how well a model predicts a text, how far it is from another model, how well it solves tasks; with
+ * the flags and the conventions of llama-perplexity.
  * @module
  */
 
-import type { Model, Session } from '../engine/types.ts';
-import { BitnetError, want } from '../errors.ts';
 import { command } from './command.ts';
 import { UsageError, type Values } from './flags.ts';
-import { jsonFlag, quietFlag, runtimeFlags, sessionOptions } from './flags-common.ts';
-import { grouped, plural } from './format.ts';
-import type { Io } from './io.ts';
-import { openModel, readTextFile } from './open.ts';
-import { Score, scoreWindow } from './score.ts';
+import { jsonFlag, quietFlag, runtimeFlags } from './flags-common.ts';
+import { openModel, readBytesFile } from './open.ts';
+import { measured } from './quality-methods.ts';
+import { asJson, asText } from './quality-report.ts';
 
-/** llama-perplexity's default window. */
-const WINDOW = 512;
+const TEXT = 'Text';
+const TASKS = 'Tasks';
 
-const flags = {
+export const perplexityFlags = {
   ...runtimeFlags,
   'ctx-size': {
     ...runtimeFlags['ctx-size'],
-    min: 2,
-    describe: 'tokens in a window [512; with --documents the model decides]',
+    min: 3,
+    describe: 'tokens in a window [512; of the base; with --documents the model decides; for tasks the longest]',
   },
-  file: { type: 'string', also: ['-f'], value: 'PATH', group: 'Text', describe: 'the text' },
-  chunks: { type: 'integer', min: 1, group: 'Text', describe: 'windows, or documents, to score [all]' },
+  file: {
+    type: 'string',
+    also: ['-f', '-bf', '--binary-file'],
+    value: 'PATH',
+    group: TEXT,
+    describe: 'the text, or the tasks',
+  },
+  chunks: {
+    type: 'integer',
+    min: -1,
+    group: TEXT,
+    describe: 'windows, documents or passages to score; -1 is all [-1]',
+  },
   documents: {
     type: 'string',
     value: 'SEPARATOR',
-    group: 'Text',
+    group: TEXT,
     describe: 'score every document whole, from its first token to its end; e.g. "<|endoftext|>"',
   },
-  'stride-none': { type: 'boolean', hidden: true, group: 'Text', describe: 'windows do not overlap; always so' },
+  'stride-none': { type: 'boolean', hidden: true, group: TEXT, describe: 'windows do not overlap; always so' },
+  'ppl-stride': { type: 'integer', hidden: true, group: TEXT, describe: 'only 0: windows do not overlap' },
+  'kl-divergence-base': {
+    type: 'string',
+    also: ['--save-all-logits'],
+    value: 'PATH',
+    group: 'Divergence',
+    describe: "llama.cpp's file of log-probabilities: to write, or to compare with",
+  },
+  'kl-divergence': {
+    type: 'boolean',
+    group: 'Divergence',
+    describe: 'compare with the base: KL divergence, same most likely token; needs no -f, but checks one',
+  },
+  hellaswag: { type: 'boolean', group: TASKS, describe: 'HellaSwag: six lines a task' },
+  'hellaswag-tasks': { type: 'integer', min: 1, group: TASKS, describe: 'how many, drawn as llama.cpp draws [400]' },
+  winogrande: { type: 'boolean', group: TASKS, describe: 'Winogrande: CSV of index, sentence, two choices, answer' },
+  'winogrande-tasks': { type: 'integer', min: 0, group: TASKS, describe: 'how many, drawn; 0 is all [0]' },
+  'multiple-choice': { type: 'boolean', group: TASKS, describe: "ARC, MMLU, TruthfulQA as llama.cpp's binary file" },
+  'multiple-choice-tasks': { type: 'integer', min: 0, group: TASKS, describe: 'how many, drawn; 0 is all [0]' },
+  lambada: { type: 'boolean', group: TASKS, describe: 'LAMBADA: {"text": ...} a line, the last word is guessed' },
+  state: {
+    type: 'string',
+    value: 'PATH',
+    group: 'Output',
+    describe: 'keep how far it is in this file; the same command goes on from there, to the same bits',
+  },
   ...jsonFlag,
   ...quietFlag,
 } as const;
 
-type Args = Values<typeof flags>;
-
-interface Outcome {
-  readonly method: 'windows' | 'documents';
-  /** Windows or documents. */
-  readonly chunks: number;
-  readonly contextSize: number;
-  readonly score: Score;
-  /** UTF-8 bytes of the text that the scored tokens stand for. */
-  readonly textBytes: number;
-}
+export type PerplexityArgs = Values<typeof perplexityFlags>;
 
 export const perplexity = command({
   name: 'perplexity',
-  describe: 'Measures how well a model predicts a text: perplexity as llama.cpp computes it, and bits per byte.',
-  flags,
+  describe: 'Measures a model: perplexity of a text, divergence from another model, tasks; as llama.cpp does.',
+  flags: perplexityFlags,
   examples: [
     ['bitnet perplexity -m model.gguf -f wiki.test.raw', 'comparable with llama-perplexity'],
     ['bitnet perplexity -f stories.txt --documents "<|endoftext|>"', 'every story on its own'],
+    ['bitnet perplexity -m f16.gguf -f wiki.test.raw --kl-divergence-base f16.kld', 'save what a model predicts'],
+    ['bitnet perplexity -m q.gguf --kl-divergence-base f16.kld --kl-divergence', 'compare another with it'],
+    ['bitnet perplexity -m model.gguf -f hellaswag_val_full.txt --hellaswag --state hs.json', 'go on after Ctrl-C'],
   ],
   async run(args, io) {
-    if (args.file === undefined) throw new UsageError('-f is missing');
-    const text = await readTextFile(args.file);
+    check(args);
+    const file = args.file === undefined ? undefined : await readBytesFile(args.file);
     const model = await openModel(args, io);
     try {
-      const outcome =
-        args.documents === undefined
-          ? await byWindows(model, text, args, io)
-          : await byDocuments(model, text, args.documents, args, io);
-      io.status('');
+      const outcome = await measured(model, file, args, io);
       await io.write(args.json ? `${JSON.stringify(asJson(model, outcome), null, 2)}\n` : asText(outcome));
       return 0;
     } finally {
@@ -74,112 +98,34 @@ export const perplexity = command({
   },
 });
 
-/**
- * llama-perplexity: the text as one row of tokens, cut into windows side by side. Of each window the second half is
- * scored, so that every scored token has at least half a window before it.
- */
-async function byWindows(model: Model, text: string, args: Args, io: Io): Promise<Outcome> {
-  const { tokenizer, info } = model;
-  const size = args['ctx-size'] ?? WINDOW;
-  const ids = tokenizer.encodePrompt(text, { special: false });
-  want(ids.length >= 2 * size, 'bad-argument', 'the text is too short', () => ({
-    where: args.file!,
-    expected: `at least two windows, ${2 * size} tokens`,
-    got: `${ids.length}`,
-    hint: 'a smaller -c',
-  }));
-  const chunks = Math.min(Math.floor(ids.length / size), args.chunks ?? Infinity);
-  const first = Math.floor(size / 2) + 1;
-  const session = model.createSession({ ...sessionOptions(args, info.contextLength), contextSize: size });
-  const score = new Score();
-  let textBytes = 0;
-  for (let chunk = 0; chunk < chunks; chunk++) {
-    const window = ids.slice(chunk * size, (chunk + 1) * size);
-    if (tokenizer.spec.addBos) window[0] = tokenizer.spec.bosId!;
-    await scoreWindow(session, window, first, info.vocabularySize, score, io.signal);
-    for (const id of window.slice(first)) textBytes += tokenizer.tokenBytes(id, true).length;
-    running(io, args, chunk + 1, chunks, score);
+/** Flags that exclude or need one another. */
+function check(args: PerplexityArgs): void {
+  const methods = [
+    args.documents !== undefined && '--documents',
+    args['kl-divergence'] && '--kl-divergence',
+    args.hellaswag && '--hellaswag',
+    args.winogrande && '--winogrande',
+    args['multiple-choice'] && '--multiple-choice',
+    args.lambada && '--lambada',
+  ].filter((name) => name !== false);
+  if (methods.length > 1) throw new UsageError(`${methods.join(' and ')} exclude each other`);
+  const [method] = methods;
+  const base = args['kl-divergence-base'];
+  if (method === '--kl-divergence') {
+    if (base === undefined) throw new UsageError('--kl-divergence needs --kl-divergence-base');
+  } else {
+    if (args.file === undefined) throw new UsageError('-f is missing');
+    if (base !== undefined && method !== undefined)
+      throw new UsageError(`${method} and --kl-divergence-base exclude each other`);
   }
-  return { method: 'windows', chunks, contextSize: size, score, textBytes };
-}
-
-/**
- * Every document by itself: begin token, text, end token; everything after the begin token is scored. A document
- * longer than the context is scored in windows that overlap by half, every token once.
- */
-async function byDocuments(model: Model, text: string, separator: string, args: Args, io: Io): Promise<Outcome> {
-  if (separator === '') throw new UsageError('--documents needs a separator');
-  const { tokenizer, info } = model;
-  const { bosId, eosId } = tokenizer.spec;
-  if (bosId === undefined) {
-    throw new BitnetError(
-      'bad-token',
-      'the vocabulary has no begin-of-sequence token, which every document starts from',
-      {
-        where: info.name,
-      },
-    );
+  for (const task of ['hellaswag', 'winogrande', 'multiple-choice'] as const) {
+    if (args[`${task}-tasks`] !== undefined && !args[task]) throw new UsageError(`--${task}-tasks needs --${task}`);
+    if (args.chunks !== undefined && args[task]) throw new UsageError(`--${task} takes --${task}-tasks, not --chunks`);
   }
-  const documents = text
-    .split(separator)
-    .map((document) => document.replace(/^[\r\n]+|[\r\n]+$/g, ''))
-    .filter((document) => document !== '')
-    .slice(0, args.chunks);
-  want(documents.length > 0, 'bad-argument', 'there is no document', () => ({ where: args.file! }));
-  const session = model.createSession(sessionOptions(args, info.contextLength));
-  const score = new Score();
-  let textBytes = 0;
-  for (const [index, document] of documents.entries()) {
-    const ids = tokenizer.encode(document, { bos: true, eos: eosId !== undefined });
-    await scoreLong(session, ids, info.vocabularySize, score, io.signal);
-    textBytes += new TextEncoder().encode(document).length;
-    running(io, args, index + 1, documents.length, score);
+  if (args.chunks === 0) throw new UsageError('--chunks takes an integer of at least 1, or -1 for all; got "0"');
+  if ((args['ppl-stride'] ?? 0) > 0) {
+    // There the windows are longer than -c by half the stride, and further by as much as the batch is.
+    throw new UsageError('--ppl-stride is not supported: in llama.cpp its result depends on the batch size');
   }
-  return { method: 'documents', chunks: documents.length, contextSize: session.contextSize, score, textBytes };
-}
-
-async function scoreLong(
-  session: Session,
-  ids: readonly number[],
-  vocabulary: number,
-  score: Score,
-  signal: AbortSignal,
-): Promise<void> {
-  // The last token of a window is predicted and not evaluated: a window has one token more than the context.
-  const size = session.contextSize;
-  for (let done = 0; done < ids.length - 1; ) {
-    const first = done === 0 ? 0 : Math.max(0, done - Math.floor(size / 2));
-    const last = Math.min(ids.length - 1, first + size);
-    await scoreWindow(session, ids.slice(first, last + 1), done - first + 1, vocabulary, score, signal);
-    done = last;
-  }
-}
-
-function running(io: Io, args: Args, done: number, total: number, score: Score): void {
-  if (args.quiet) return;
-  io.status(`${grouped(done)} of ${grouped(total)}  PPL = ${score.perplexity.toFixed(4)}`);
-}
-
-function asText({ method, chunks, score, textBytes }: Outcome): string {
-  const what = plural(chunks, method === 'windows' ? 'window' : 'document');
-  return (
-    `Final estimate: PPL = ${score.perplexity.toFixed(4)} +/- ${score.error.toFixed(5)}\n` +
-    `${(score.bits / textBytes).toFixed(4)} bits per byte (${plural(score.count, 'token')} for ` +
-    `${grouped(textBytes)} bytes in ${what})\n`
-  );
-}
-
-function asJson(model: Model, { method, chunks, contextSize, score, textBytes }: Outcome): Record<string, unknown> {
-  return {
-    model: { name: model.info.name, architecture: model.info.architecture, backend: model.backend },
-    method,
-    chunks,
-    contextSize,
-    tokens: score.count,
-    bytes: textBytes,
-    perplexity: score.perplexity,
-    error: score.error,
-    bitsPerToken: score.bits / score.count,
-    bitsPerByte: score.bits / textBytes,
-  };
+  if (args.documents === '') throw new UsageError('--documents needs a separator');
 }

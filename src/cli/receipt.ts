@@ -21,7 +21,7 @@ import {
   type ReceiptModel,
   type ReceiptOptions,
   receiptText,
-} from '../oracle/receipt.ts';
+} from '../oracle/receipt/receipt.ts';
 import { createFileSink } from '../platform/source-node.ts';
 import { resolveSampling } from '../sampling/chain.ts';
 import type { BenchRow } from './bench-rows.ts';
@@ -125,7 +125,10 @@ function pathOf(args: ModelArgs): string | null {
 }
 
 type LoadArgs = Partial<
-  Pick<Values<typeof runtimeFlags>, 'pre' | 'embd-type' | 'i2s-layout' | 'tl-tiles' | 'allow-dense'>
+  Pick<
+    Values<typeof runtimeFlags>,
+    'pre' | 'embd-type' | 'i2s-layout' | 'tl-tiles' | 'allow-dense' | 'activations' | 'saturate-i16'
+  >
 >;
 
 /** Loading as asked for. Whatever flag can change a result belongs here, and into `ReceiptLoad`. */
@@ -140,6 +143,8 @@ export function loadOf(args: LoadArgs, batchSize: number | undefined): ReceiptLo
     i2sLayout,
     tiles,
     allowDense: args['allow-dense'] ?? false,
+    activations: args.activations ?? 'int8',
+    saturateI16: args['saturate-i16'] ?? false,
     batchSize: batchSize ?? null,
   };
 }

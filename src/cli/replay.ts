@@ -9,9 +9,16 @@ import type { LoadOptions, Model } from '../engine/types.ts';
 import { BitnetError, want } from '../errors.ts';
 import { type ByteSource, openGguf } from '../formats/index.ts';
 import { isHubReference } from '../hub/reference.ts';
-import { environmentOf, type Receipt, type ReceiptLoad, type ReceiptSession } from '../oracle/receipt.ts';
-import { MAX_RECEIPT_BYTES, parseReceipt } from '../oracle/receipt-parse.ts';
-import { type Change, changesOf, type Difference, type Replay, replayProof, replayRun } from '../oracle/replay.ts';
+import { MAX_RECEIPT_BYTES, parseReceipt } from '../oracle/receipt/parse.ts';
+import { environmentOf, type Receipt, type ReceiptLoad, type ReceiptSession } from '../oracle/receipt/receipt.ts';
+import {
+  type Change,
+  changesOf,
+  type Difference,
+  type Replay,
+  replayProof,
+  replayRun,
+} from '../oracle/receipt/replay.ts';
 import { ioError } from '../platform/source-node.ts';
 import { command } from './command.ts';
 import type { Values } from './flags.ts';
@@ -154,6 +161,8 @@ async function load(
     i2sLayout: asked.i2sLayout as LoadOptions['i2sLayout'],
     tiles: asked.tiles as LoadOptions['tiles'],
     allowDense: asked.allowDense,
+    activations: asked.activations as LoadOptions['activations'],
+    saturateI16: asked.saturateI16 as LoadOptions['saturateI16'],
     embeddingType: asked.embeddingType as LoadOptions['embeddingType'],
     // Never changes a result, so the receipt's is not imposed on this machine.
     batchSize: args['batch-size'],

@@ -4,7 +4,7 @@
  */
 
 import type { GenerateOptions, Model, Run, SessionOptions } from '../engine/types.ts';
-import { makeReceipt } from '../oracle/receipt.ts';
+import { makeReceipt } from '../oracle/receipt/receipt.ts';
 import { resolveSampling } from '../sampling/chain.ts';
 import { command } from './command.ts';
 import { type Conversation, converse } from './conversation.ts';

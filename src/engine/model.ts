@@ -8,6 +8,13 @@ import { openGguf } from '../formats/gguf/reader.ts';
 import type { GgufFile } from '../formats/gguf/types.ts';
 import { isByteSource, openModelSource } from '../formats/open.ts';
 import type { ByteSource } from '../formats/source.ts';
+import {
+  checkForeign,
+  foreignSemantics,
+  forgetOverflows,
+  type OverflowReport,
+  overflowsOf,
+} from '../kernels/foreign/foreign.ts';
 import type { Backend, BackendInfo, KvShape } from '../kernels/interface.ts';
 import { type Forms, isDecidedByTypes } from '../model/forms.ts';
 import type { ModelWeights } from '../model/graph.ts';
@@ -91,7 +98,9 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
     expected: TABLE_TYPES.join(', '),
     got: String(embeddingType),
   }));
-  const openBackend = backendFactory(choice, { threads, kernels, wideVectors });
+  checkForeign(options);
+  const openInner = backendFactory(choice, { threads, kernels, wideVectors });
+  const openBackend = async () => foreignSemantics(await openInner(), options);
   signal?.throwIfAborted();
   const gguf = await openModelFile(input, signal);
   const opened: Backend[] = [];
@@ -104,6 +113,7 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
     const found = await openInLayout(gguf, options, (forms) =>
       openParts({ gguf, tokenizer, nextBackend, batchSize }, forms, options),
     );
+    forgetOverflows(found.backend);
     return new LoadedModel(found, performance.now() - startMs);
   } finally {
     await opened.pop()?.dispose();
@@ -201,6 +211,10 @@ class LoadedModel implements Model {
 
   get notes(): readonly string[] {
     return this.#parts.notes;
+  }
+
+  get overflows(): OverflowReport | undefined {
+    return overflowsOf(this.#parts.backend);
   }
 
   createSession(options: SessionOptions = {}): Session {

@@ -3,6 +3,7 @@
  * @module
  */
 
+import type { Activations, I16KernelName, OverflowReport } from '../kernels/foreign/foreign.ts';
 import type { Backend, BackendInfo, KvType } from '../kernels/interface.ts';
 import type { KernelsChoice } from '../kernels/wasm/open.ts';
 import type { I2sLayout, TilesChoice } from '../model/layout.ts';
@@ -13,6 +14,13 @@ import type { EmbedOptions, QuantizedEmbedding, QuantizedFormat } from './embed.
 import type { TraceOptions, TraceSite, TraceTensor } from './trace/types.ts';
 
 export type { ModelInput } from '../formats/open.ts';
+export type {
+  Activations,
+  I16KernelName,
+  OverflowedOutput,
+  OverflowReport,
+  TensorOverflows,
+} from '../kernels/foreign/foreign.ts';
 export type { KernelsChoice } from '../kernels/wasm/open.ts';
 export type { I2sLayout, TilesChoice } from '../model/layout.ts';
 export type { TraceData, TraceOp, TraceOptions, TraceSite, TraceTensor } from './trace/types.ts';
@@ -68,6 +76,16 @@ export interface LoadOptions {
    * model that was converted as if it were an ordinary one, and speaks nonsense.
    */
   readonly allowDense?: boolean | undefined;
+  /**
+   * How the inputs of ternary projections are quantised. `int8`, the default: per token, as in training, whatever container the
+   * trits are in. `q8_k`: per 256 values, as llama.cpp runs TQ1_0 and TQ2_0; columns must be multiples of 256.
+   */
+  readonly activations?: Activations | undefined;
+  /**
+   * Compute what bitnet.cpp's I2_S kernels would where their 16-bit sums overflow: those of x86 (`avx2`, or true), or of ARM
+   * without dotprod (`neon`). `model.overflows` tells where that was. Default false: all sums are exact.
+   */
+  readonly saturateI16?: boolean | I16KernelName | undefined;
   /**
    * The session that memory is planned for: a model that does not fit together with its keys and values is refused
    * before any weight is read. Default: a session without options. A context longer than the model's own counts as that.
@@ -221,6 +239,8 @@ export interface Model {
   readonly notes: readonly string[];
   readonly tokenizer: import('../tokenizer/index.ts').Tokenizer;
   readonly loadMs: number;
+  /** Where native kernels would have overflowed so far, if the model was loaded with `saturateI16`. */
+  readonly overflows: OverflowReport | undefined;
   createSession(options?: SessionOptions): Session;
   /**
    * One vector for each text, of `info.embeddingLength` values. The same bits whatever texts it is computed beside. Any model

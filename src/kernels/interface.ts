@@ -151,6 +151,8 @@ export interface BackendInfo {
   readonly nThreads: number;
   /** True when results are bit-identical to `ts`. */
   readonly exact: boolean;
+  /** How many codes share a scale where that is not a whole row: foreign arithmetic, in which sums are floats, too. */
+  readonly activationBlock?: number | undefined;
   /** Things the user should know: what was asked for and could not be had, and what was done instead. */
   readonly notes: readonly string[];
 }

@@ -66,13 +66,17 @@ describe('help and refusals', () => {
       'bitnet: --logit-bias takes ID+BIAS or ID-BIAS, e.g. 15043+1 or 15043-inf; got "x"; see bitnet run --help',
     ],
     [['tokenize'], 'bitnet: give one of -p, -f and --stdin; see bitnet tokenize --help'],
-    [
-      ['oracle'],
-      'bitnet: oracle needs one of: bitnet oracle logits, bitnet oracle trace, bitnet oracle kit; see bitnet --help',
-    ],
     [['perplexity'], 'bitnet: -f is missing; see bitnet perplexity --help'],
   ])('%j is a wrong command line: exit 2', async (args, message) => {
     expect(await bitnet(args)).toEqual({ code: 2, out: '', err: `${message}\n` });
+  });
+
+  it('names the commands of a group', async () => {
+    const { code, out, err } = await bitnet(['oracle']);
+    expect([code, out]).toEqual([2, '']);
+    expect(err).toMatch(
+      /^bitnet: oracle needs one of: bitnet oracle logits, (bitnet oracle \w+(, )?)+; see bitnet --help\n$/,
+    );
   });
 
   it('tells what is wrong with a file in one line: exit 1', async () => {

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import type { BenchReceipt, RunReceipt } from '../../src/oracle/receipt.ts';
+import type { BenchReceipt, RunReceipt } from '../../src/oracle/receipt/receipt.ts';
 import { bitnet } from './program.ts';
 import { writeTinyModel } from './tiny-model.ts';
 

@@ -164,6 +164,19 @@ describe('a trace', () => {
     });
   });
 
+  it('of foreign arithmetic shows its blocks, and no sums that are not there', async () => {
+    await withModel(await tinyModel({}), { threads: 1, activations: 'q8_k' }, async (model) => {
+      const { pieces, rows } = await traceOf(model);
+      for (const { name, data, rows: n, columns } of pieces) expect(data.length, name).toBe(n * columns);
+      const scales = pieces.find(({ name }) => name === 'blk.0.attn_norm.scales');
+      expect(scales?.columns).toBe(model.info.embeddingLength / 256);
+      expect([...rows.keys()].filter((name) => name.endsWith('.acc'))).toEqual([]);
+      const logits: number[] = [];
+      for await (const part of model.createSession().logits(ids)) logits.push(...part);
+      expect(rows.get('logits')).toEqual(logits);
+    });
+  });
+
   it('leaves other sessions alone, gives its memory back, and leaves the session usable', async () => {
     await withModel(await tinyModel({}), { threads: 1 }, async (model) => {
       const session = model.createSession();

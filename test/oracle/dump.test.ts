@@ -269,7 +269,7 @@ describe('a damaged dump', () => {
     [
       'another format',
       (m) => Object.assign(m, { format: 'zarr' }),
-      /format: not a manifest of a trace, expected bitnet-trace/,
+      /not a manifest of a trace, expected "format": "bitnet-trace"/,
     ],
     [
       'a later version',
@@ -294,9 +294,9 @@ describe('a damaged dump', () => {
     ['a negative one', (m) => Object.assign(m, { tokens: [-1] }), /tokens\[0\]/],
     ['another digest', (m) => Object.assign(m.tensors[0], { sha256: '0'.repeat(64) }), /the numbers are not those/],
     ['no digest', (m) => Object.assign(m.tensors[0], { sha256: 'yes' }), /tensors\[0\]\.sha256/],
-    ['no model', (m) => Object.assign(m, { model: [] }), /model: not a manifest/],
-    ['a list for facts', (m) => Object.assign(m.tensors[0], { facts: { scale: [] } }), /tensors\[0\]\.facts/],
-    ['an object for tensors', (m) => Object.assign(m, { tensors: {} }), /tensors: not a manifest/],
+    ['no model', (m) => Object.assign(m, { model: [] }), /\$\.model: not as it must be, expected an object/],
+    ['a list for facts', (m) => Object.assign(m.tensors[0], { facts: { scale: [] } }), /tensors\[0\]\.facts\.scale/],
+    ['an object for tensors', (m) => Object.assign(m, { tensors: {} }), /\$\.tensors: .*expected a list/],
     ['a fourth dimension', (m) => Object.assign(m.tensors[0], { shape: [19, 1, 256] }), /tensors\[0\]\.shape/],
   ])('%s', async (_, change, message) => {
     await expect(manifestWith(change)).rejects.toThrow(message);

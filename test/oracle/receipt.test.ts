@@ -5,6 +5,7 @@ import { createHash } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { BitnetError, loadModel, type Model, type Session } from '../../src/index.ts';
+import { parseReceipt } from '../../src/oracle/receipt/parse.ts';
 import {
   environmentOf,
   makeReceipt,
@@ -12,9 +13,8 @@ import {
   type RunReceipt,
   receiptText,
   tokensDigest,
-} from '../../src/oracle/receipt.ts';
-import { parseReceipt } from '../../src/oracle/receipt-parse.ts';
-import { replayRun } from '../../src/oracle/replay.ts';
+} from '../../src/oracle/receipt/receipt.ts';
+import { replayRun } from '../../src/oracle/receipt/replay.ts';
 
 const STORIES = fileURLToPath(new URL('../../fixtures/models/stories.gguf.gz', import.meta.url));
 const machine = { version: '9.9.9', runtime: 'test 1', platform: 'here' };
@@ -58,6 +58,8 @@ async function record(of: Model, session: Session): Promise<RunReceipt> {
       i2sLayout: 'auto',
       tiles: 'auto',
       allowDense: false,
+      activations: 'int8',
+      saturateI16: false,
       batchSize: null,
     },
     session: { contextSize: session.contextSize, kType: 'f16', vType: 'f16' },
@@ -279,6 +281,14 @@ describe('a receipt that is wrong', () => {
         text[end - 1] === '}' || text.slice(0, end).trimEnd().endsWith('}') ? 'bad-container' : 'truncated',
       );
     }
+  });
+
+  it('or broken in the middle, which is no early end', async () => {
+    const text = receiptText(receipt);
+    const broken = text.replace('"version": 1', '"version": ');
+    await expect(parseReceipt(broken, 'r.json')).rejects.toMatchObject({ code: 'bad-container' });
+    const inner = text.slice(0, text.indexOf('}') + 1);
+    await expect(parseReceipt(inner, 'r.json')).rejects.toMatchObject({ code: 'bad-container' });
   });
 
   it.each(['', 'null', '[]', '7', '"text"', '{}', '{"__proto__": {"format": "bitnet-ts receipt"}}'])(

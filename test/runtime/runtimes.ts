@@ -20,7 +20,7 @@ const brought = (name: string) => `${root}test/runtime/node_modules/.bin/${name}
 
 export const runtimes: readonly Runtime[] = [
   { name: `node ${process.versions.node.split('.')[0]} (this one)`, command: process.execPath, args: [] },
-  { name: 'node 26', command: brought('node'), args: [] },
+  { name: 'node 26', command: `${root}test/runtime/node_modules/node/bin/node`, args: [] },
   { name: 'deno', command: brought('deno'), args: ['run', '--allow-all', '--no-lock'] },
   { name: 'bun', command: brought('bun'), args: [] },
 ];

@@ -47,11 +47,14 @@ export class Recorder implements GraphOps {
   readonly #holds = new Map<Buf | QuantizedBuf, string>();
   readonly #gains: ReadonlyMap<Buf, string>;
   readonly #taken = new Set<string>();
+  /** Codes that share a scale, where that is not a whole row. */
+  readonly #block: number | undefined;
   #cached: readonly string[] = [];
 
   constructor(recording: Recording) {
     this.#r = recording;
     this.#gains = gainNames(recording.weights);
+    this.#block = recording.backend.info.activationBlock;
   }
 
   embed(out: Buf, table: Weight, ids: Buf, n: number): void {
@@ -77,10 +80,13 @@ export class Recorder implements GraphOps {
     const codes: Shown = {
       site: this.#site(`${source}.codes`, out.columns, { op: 'quantizeRows', inputs: [source], type: 'i8' }),
       read: async () => ({ data: (await read()).codes }),
-      extras: { replace: (data) => this.#setCodes(out, read, data) },
+      extras: this.#block === undefined ? { replace: (data) => this.#setCodes(out, read, data) } : {},
     };
     const scales: Shown = {
-      site: this.#site(`${source}.scales`, 1, { op: 'quantizeRows', inputs: [source] }),
+      site: this.#site(`${source}.scales`, out.columns / (this.#block ?? out.columns), {
+        op: 'quantizeRows',
+        inputs: [source],
+      }),
       read: async () => ({ data: (await read()).scales }),
       extras: {},
     };
@@ -135,7 +141,9 @@ export class Recorder implements GraphOps {
       { rerun },
       weight.rows,
     );
-    this.#call(() => backend.ternaryMatmul(out, weight, x, n), [sums, product]);
+    // Foreign arithmetic adds floats: there is no one integer.
+    const shown = this.#block === undefined ? [sums, product] : [product];
+    this.#call(() => backend.ternaryMatmul(out, weight, x, n), shown);
   }
 
   denseMatmul(out: Buf, weight: Weight, x: Buf, n: number): void {

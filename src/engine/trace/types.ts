@@ -7,6 +7,7 @@
  *     embd                      rows of the embedding
  *     NAME.codes, NAME.scales   the int8 codes of the rows NAME, and 127 / absmax of each row
  *     NAME.acc                  integer sums of the projection NAME, before its two scales
+ *                               (with activations q8_k a scale for every block of 256, and no such sums)
  *     blk.N.attn_q_rope         queries after rope, keys likewise
  *     blk.N.attn_weights        probabilities (nHeads, positions), zero where a token cannot look; on request
  *     blk.N.attn                what attention gives, before the sub-norm

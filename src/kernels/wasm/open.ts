@@ -21,7 +21,7 @@ export interface WasmOptions {
    */
   readonly kernels?: KernelsChoice | undefined;
   /**
-   * Use vectors of 256 bits where the runtime can be told to (Node 22 and later: prompts are read half as fast again). This sets
+   * Use vectors of 256 bits where the runtime can be told to (Node 22 and 26 on x86: prompts are read half as fast again). This sets
    * an experimental switch of V8 for the whole process, which is for a program to decide and not for a library: default
    * false; `bitnet` does it. Bits do not change.
    */

@@ -4,8 +4,9 @@
  */
 
 import type { TraceOp } from '../../engine/types.ts';
-import { BitnetError, show, want } from '../../errors.ts';
-import type { NpyType } from '../npy.ts';
+import { BitnetError, want } from '../../errors.ts';
+import { JsonAt } from '../json-path.ts';
+import { NPY_TYPES, type NpyType } from '../npy.ts';
 
 export const TRACE_FORMAT = 'bitnet-trace';
 export const TRACE_FORMAT_VERSION = 1;
@@ -64,118 +65,109 @@ const MAX_TENSORS = 1 << 16;
 const MAX_TOKENS = 1 << 24;
 export const MAX_MANIFEST_BYTES = 256 << 20;
 
-/** Reads and checks the text of a manifest; `where` is for messages. Nothing of it is believed that was not checked. */
-export function parseManifest(text: string, where: string): Manifest {
-  let root: unknown;
-  try {
-    root = JSON.parse(text);
-  } catch (cause) {
-    throw new BitnetError('bad-container', 'not JSON', { where }, cause);
-  }
-  const bad = (path: string, expected: string, got: unknown) =>
-    new BitnetError('bad-metadata', 'not a manifest of a trace', {
-      where: `${where}: ${path}`,
-      expected,
-      got: show(got),
-    });
-  const isRecord = (value: unknown): value is Record<string, unknown> =>
-    typeof value === 'object' && value !== null && !Array.isArray(value);
-  if (!isRecord(root) || root.format !== TRACE_FORMAT) {
-    throw bad('format', TRACE_FORMAT, isRecord(root) ? root.format : root);
-  }
-  want(root.formatVersion === TRACE_FORMAT_VERSION, 'unsupported-version', 'another version of the format', () => ({
-    where: `${where}: formatVersion`,
-    expected: `${TRACE_FORMAT_VERSION}`,
-    got: show((root as Record<string, unknown>).formatVersion),
+/** Reads and checks the text of a manifest; `label` is for messages. Nothing of it is believed that was not checked. */
+export function parseManifest(text: string, label: string): Manifest {
+  const root = new JsonAt(parseJson(text, label), label);
+  const isTrace =
+    !Array.isArray(root.value) && root.value instanceof Object && root.at('format').value === TRACE_FORMAT;
+  want(isTrace, 'bad-container', 'not a manifest of a trace', () => ({
+    where: label,
+    expected: `"format": "${TRACE_FORMAT}"`,
   }));
-  const count = (value: unknown, path: string, limit = Number.MAX_SAFE_INTEGER): number => {
-    if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value > limit)
-      throw bad(path, `an integer from 0 to ${limit}`, value);
-    return value;
-  };
-  const optional = <T>(value: unknown, read: (value: unknown) => T): T | undefined =>
-    value === undefined ? undefined : read(value);
-  const text_ = (value: unknown, path: string, pattern = /^[^\0]{0,1000}$/u): string => {
-    if (typeof value !== 'string' || !pattern.test(value)) throw bad(path, `text like ${pattern}`, value);
-    return value;
-  };
-  const list = (value: unknown, path: string, limit: number): unknown[] => {
-    if (!Array.isArray(value) || value.length > limit) throw bad(path, `a list of at most ${limit}`, value);
-    return value;
-  };
-  const place = (value: unknown, path: string): NotFinite => {
-    if (!isRecord(value)) throw bad(path, 'a place', value);
-    const kind = text_(value.value, `${path}.value`, /^(NaN|-?Infinity)$/) as NotFinite['value'];
-    return {
-      position: count(value.position, `${path}.position`),
-      column: count(value.column, `${path}.column`),
-      value: kind,
-    };
-  };
-  const tokens = list(root.tokens, 'tokens', MAX_TOKENS).map((id, i) => count(id, `tokens[${i}]`, 2 ** 31));
+  const version = root.at('formatVersion').integer(1, Number.MAX_SAFE_INTEGER);
+  want(version === TRACE_FORMAT_VERSION, 'unsupported-version', 'another version of the format', () => ({
+    where: `${label}: $.formatVersion`,
+    expected: `${TRACE_FORMAT_VERSION}`,
+    got: `${version}`,
+  }));
+  const tokens = root
+    .at('tokens')
+    .list(MAX_TOKENS)
+    .map((id) => id.integer(0, 2 ** 31 - 1));
   const names = new Set<string>();
-  const tensors = list(root.tensors, 'tensors', MAX_TENSORS).map((one, i): ManifestTensor => {
-    const path = `tensors[${i}]`;
-    if (!isRecord(one)) throw bad(path, 'a tensor', one);
-    const name = text_(one.name, `${path}.name`, TENSOR_NAME);
-    if (names.has(name)) throw bad(`${path}.name`, 'names that differ', name);
-    names.add(name);
-    const dtype = text_(one.dtype, `${path}.dtype`, /^(f32|i8|i32)$/) as NpyType;
-    const shape = list(one.shape, `${path}.shape`, 2).map((dim, j) => count(dim, `${path}.shape[${j}]`));
-    if (shape.length !== 2 || shape[0] !== tokens.length) throw bad(`${path}.shape`, `(${tokens.length}, n)`, shape);
-    const facts = optional(one.facts, (value) => {
-      if (!isRecord(value)) throw bad(`${path}.facts`, 'facts', value);
-      for (const fact of Object.values(value))
-        if (typeof fact !== 'number' && typeof fact !== 'string') throw bad(`${path}.facts`, 'numbers and texts', fact);
-      return value as Record<string, number | string>;
+  const tensors = root
+    .at('tensors')
+    .list(MAX_TENSORS)
+    .map((at) => {
+      const tensor = tensorAt(at, tokens.length);
+      if (names.has(tensor.name)) at.at('name').refuse('names that differ');
+      names.add(tensor.name);
+      return tensor;
     });
-    return {
-      name,
-      file: text_(one.file, `${path}.file`, FILE_NAME),
-      dtype,
-      shape: [shape[0], shape[1]],
-      op: optional(one.op, (value) => text_(value, `${path}.op`) as TraceOp),
-      inputs: optional(one.inputs, (value) =>
-        list(value, `${path}.inputs`, 8).map((input, j) => text_(input, `${path}.inputs[${j}]`, TENSOR_NAME)),
-      ),
-      weight: optional(one.weight, (value) => text_(value, `${path}.weight`)),
-      facts,
-      sha256: text_(one.sha256, `${path}.sha256`, SHA256),
-      notFinite: optional(one.notFinite, (value) => {
-        if (!isRecord(value)) throw bad(`${path}.notFinite`, 'a count and a place', value);
-        return {
-          count: count(value.count, `${path}.notFinite.count`),
-          first: place(value.first, `${path}.notFinite.first`),
-        };
-      }),
-    };
-  });
-  if (!isRecord(root.model)) throw bad('model', 'facts about the model', root.model);
-  const { model } = root;
+  const model = root.at('model');
   return {
     format: TRACE_FORMAT,
     formatVersion: TRACE_FORMAT_VERSION,
-    numericsVersion: optional(root.numericsVersion, (value) => count(value, 'numericsVersion')),
-    producer: optional(root.producer, (value) => text_(value, 'producer')),
+    numericsVersion: optional(root, 'numericsVersion', (at) => at.integer(1, Number.MAX_SAFE_INTEGER)),
+    producer: optional(root, 'producer', lineAt),
     model: {
-      name: optional(model.name, (value) => text_(value, 'model.name')),
-      architecture: optional(model.architecture, (value) => text_(value, 'model.architecture')),
-      sha256: optional(model.sha256, (value) => text_(value, 'model.sha256', SHA256)),
-      byteLength: optional(model.byteLength, (value) => count(value, 'model.byteLength')),
+      name: optional(model, 'name', lineAt),
+      architecture: optional(model, 'architecture', lineAt),
+      sha256: optional(model, 'sha256', sha256At),
+      byteLength: optional(model, 'byteLength', (at) => at.integer(0, Number.MAX_SAFE_INTEGER)),
     },
-    kv: optional(root.kv, (value) => {
-      if (!isRecord(value)) throw bad('kv', 'types of keys and values', value);
-      return { k: text_(value.k, 'kv.k', /^f(16|32)$/), v: text_(value.v, 'kv.v', /^f(16|32)$/) };
-    }),
+    kv: optional(root, 'kv', (at) => ({ k: at.at('k').oneOf(KV_TYPES), v: at.at('v').oneOf(KV_TYPES) })),
     tokens,
-    notFinite: optional(root.notFinite, (value) => ({
-      ...place(value, 'notFinite'),
-      tensor: text_((value as Record<string, unknown>).tensor, 'notFinite.tensor', TENSOR_NAME),
-    })),
+    notFinite: optional(root, 'notFinite', (at) => ({ ...placeAt(at), tensor: nameAt(at.at('tensor')) })),
     tensors,
   };
 }
 
+function parseJson(text: string, where: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new BitnetError('bad-container', 'not JSON', { where }, cause);
+  }
+}
+
+function tensorAt(at: JsonAt, tokens: number): ManifestTensor {
+  const shape = at
+    .at('shape')
+    .list(2)
+    .map((dim) => dim.integer(0, Number.MAX_SAFE_INTEGER));
+  if (shape.length !== 2 || shape[0] !== tokens) at.at('shape').refuse(`(${tokens}, n)`);
+  return {
+    name: nameAt(at.at('name')),
+    file: at.at('file').matching(FILE_NAME, 'the name of a .npy file beside the manifest'),
+    dtype: at.at('dtype').oneOf(Object.keys(NPY_TYPES) as NpyType[]),
+    shape: [shape[0], shape[1]],
+    op: optional(at, 'op', (op) => lineAt(op) as TraceOp),
+    inputs: optional(at, 'inputs', (inputs) => inputs.list(8).map(nameAt)),
+    weight: optional(at, 'weight', lineAt),
+    facts: optional(at, 'facts', (facts) =>
+      Object.fromEntries(
+        facts.keys().map((key) => {
+          const fact = facts.at(key);
+          return [key, typeof fact.value === 'string' ? lineAt(fact) : fact.number()];
+        }),
+      ),
+    ),
+    sha256: sha256At(at.at('sha256')),
+    notFinite: optional(at, 'notFinite', (found) => ({
+      count: found.at('count').integer(1, Number.MAX_SAFE_INTEGER),
+      first: placeAt(found.at('first')),
+    })),
+  };
+}
+
+function optional<T>(at: JsonAt, key: string, read: (at: JsonAt) => T): T | undefined {
+  return at.has(key) ? read(at.at(key)) : undefined;
+}
+
+const nameAt = (at: JsonAt) => at.matching(TENSOR_NAME, 'a name of letters, digits, dots, dashes and underscores');
+const sha256At = (at: JsonAt) => at.matching(SHA256, '64 hexadecimal digits');
+const lineAt = (at: JsonAt) => at.text(1000);
+
+function placeAt(at: JsonAt): NotFinite {
+  return {
+    position: at.at('position').integer(0, MAX_TOKENS),
+    column: at.at('column').integer(0, Number.MAX_SAFE_INTEGER),
+    value: at.at('value').oneOf(['NaN', 'Infinity', '-Infinity']),
+  };
+}
+
+const KV_TYPES = ['f16', 'f32'] as const;
 const SHA256 = /^[0-9a-f]{64}$/;
 /** Letters, digits and dots: nothing that a file system or a path could take for something else. */
 export const TENSOR_NAME = /^(?!\.)[A-Za-z0-9_.-]{1,120}$/;

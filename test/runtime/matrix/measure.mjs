@@ -95,15 +95,19 @@ export function identity() {
  * One report for each model and column: `digests` (digest -> settings that gave it), `variants`, `missing` settings with the
  * reason that the package gives, `failed` with anything unexpected.
  *
- * `models`: { name, source, tokens, session }. `maxThreads`: leave out settings of more.
+ * `models`: { name, source, tokens, session }. `maxThreads`: settings of more are left out, and said to be.
  */
 export async function* measure({ models, columns: names, maxThreads = Number.POSITIVE_INFINITY }) {
   for (const model of models) {
     for (const name of names) {
       const cell = { model: model.name, column: name, digests: {}, variants: [], missing: [] };
       for (const settings of columns[name]) {
-        if ((settings.threads ?? 1) > maxThreads) continue;
-        await measureSettings(model, settings, cell);
+        if ((settings.threads ?? 1) <= maxThreads) await measureSettings(model, settings, cell);
+        else
+          cell.missing.push({
+            setting: labelOf(settings),
+            reason: `no more than ${maxThreads} threads are tried here`,
+          });
       }
       yield cell;
     }
@@ -111,9 +115,7 @@ export async function* measure({ models, columns: names, maxThreads = Number.POS
 }
 
 async function measureSettings({ source, tokens, session: sessionOptions }, { ways: names, ...load }, cell) {
-  const label = Object.entries(load)
-    .map((entry) => entry.join(' '))
-    .join(', ');
+  const label = labelOf(load);
   let model;
   try {
     model = await loadModel(source, load);
@@ -139,6 +141,13 @@ async function measureSettings({ source, tokens, session: sessionOptions }, { wa
   } finally {
     await model?.dispose();
   }
+}
+
+/** `backend wasm, threads 2, batchSize 7`. */
+function labelOf({ ways: _, ...load }) {
+  return Object.entries(load)
+    .map((entry) => entry.join(' '))
+    .join(', ');
 }
 
 /** Why the backend that came is not the one that was asked for; it never says less than it does. */

@@ -2,8 +2,8 @@
  * `npm run matrix`: the promise of one set of bits, tried out. Every runtime of this machine computes the logits of every model
  * under every setting; all digests of a model must be the one of `numerics.json`. Exit status 1 where one is not.
  *
- *     --rows A,B      only rows whose names begin so
- *     --models A,B    only models whose names begin so
+ *     --rows A,B      only the rows of these names, else those that begin so
+ *     --models A,B    likewise for models
  *     --columns A,B   only these columns
  *     --gate          the models of the gate
  *     --json          everything, for programs
@@ -35,17 +35,20 @@ const tableFile = join(root, 'test/runtime/matrix/numerics.json');
 const committed = JSON.parse(readFileSync(tableFile, 'utf8'));
 const say = (text) => process.stderr.write(`${text}\n`);
 
-/** Members whose names begin as one of the list; a part of the list that names nothing is a mistake. */
+/** Members that the list names, or else that begin as it says; a part of the list that finds nothing is a mistake. */
 function chosen(all, list, nameOf) {
   if (list === undefined) return all;
-  const wanted = list.split(',');
-  for (const part of wanted) {
-    if (!all.some((one) => nameOf(one).startsWith(part))) {
+  const found = new Set();
+  for (const part of list.split(',')) {
+    const exact = all.filter((one) => nameOf(one) === part);
+    const some = exact.length > 0 ? exact : all.filter((one) => nameOf(one).startsWith(part));
+    if (some.length === 0) {
       say(`no "${part}" among: ${all.map(nameOf).join('; ')}`);
       process.exit(2);
     }
+    for (const one of some) found.add(one);
   }
-  return all.filter((one) => wanted.some((part) => nameOf(one).startsWith(part)));
+  return all.filter((one) => found.has(one));
 }
 
 const columns = values.write ? ['ts'] : chosen(columnNames, values.columns, (name) => name);
@@ -151,4 +154,11 @@ if (values.json) {
 }
 for (const fault of wrong) say(`WRONG  ${fault}`);
 if (wrong.length > 0) process.exit(1);
-if (values.write) write();
+if (values.write) {
+  try {
+    write();
+  } catch (error) {
+    say(error.message);
+    process.exit(1);
+  }
+}

@@ -24,7 +24,9 @@ function cellText(row, model, column, note) {
   const parts = Object.entries(cell.digests).map(
     ([digest, settings]) => `${digest.slice(0, SHORT)} x${settings.length}`,
   );
-  const variants = cell.variants.map((variant) => variant.replace('+threads', ''));
+  const variants = cell.variants
+    .filter((variant) => variant !== 'plain')
+    .map((variant) => variant.replace('+threads', ''));
   const all = [...parts, ...new Set(variants)];
   if (cell.failed !== undefined) all.push('FAILED', note(cell.failed));
   return [...all, ...new Set(cell.missing.map(({ reason }) => note(reason)))].join(' ');

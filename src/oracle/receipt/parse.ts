@@ -4,8 +4,8 @@
  * @module
  */
 
-import { BitnetError, want } from '../errors.ts';
-import { JsonAt } from './json-path.ts';
+import { BitnetError, want } from '../../errors.ts';
+import { JsonAt } from '../json-path.ts';
 import {
   type BenchProof,
   type LogitsDigest,
@@ -143,8 +143,14 @@ function loadAt(at: JsonAt): ReceiptLoad {
     i2sLayout: at.at('i2sLayout').oneOf(['auto', 'x86', 'arm64', 'rows4']),
     tiles: tilesAt(at.at('tiles')),
     allowDense: at.at('allowDense').boolean(),
+    activations: at.at('activations').oneOf(['int8', 'q8_k']),
+    saturateI16: saturateAt(at.at('saturateI16')),
     batchSize: orNull(at.at('batchSize'), (size) => size.integer(1, 1 << 20)),
   };
+}
+
+function saturateAt(at: JsonAt): ReceiptLoad['saturateI16'] {
+  return typeof at.value === 'boolean' ? at.value : at.oneOf(['avx2', 'neon']);
 }
 
 function tilesAt(at: JsonAt): ReceiptLoad['tiles'] {

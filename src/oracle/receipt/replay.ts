@@ -7,8 +7,8 @@
  * @module
  */
 
-import type { GenerateOptions, Model } from '../engine/types.ts';
-import { want } from '../errors.ts';
+import type { GenerateOptions, Model } from '../../engine/types.ts';
+import { want } from '../../errors.ts';
 import {
   type BenchProof,
   type BenchReceipt,

@@ -19,10 +19,10 @@
  * @module
  */
 
-import { numericsVersion } from '../engine/numerics.ts';
-import type { GenerateResult, Model, Session } from '../engine/types.ts';
-import { logTotal } from './log-softmax.ts';
-import { littleEndianBytes } from './npy.ts';
+import { numericsVersion } from '../../engine/numerics.ts';
+import type { GenerateResult, Model, Session } from '../../engine/types.ts';
+import { logTotal } from '../log-softmax.ts';
+import { littleEndianBytes } from '../npy.ts';
 
 export const RECEIPT_FORMAT = 'bitnet-ts receipt';
 export const RECEIPT_VERSION = 1;
@@ -51,6 +51,8 @@ export interface ReceiptLoad {
   readonly i2sLayout: string;
   readonly tiles: string | Readonly<Record<string, string>>;
   readonly allowDense: boolean;
+  readonly activations: string;
+  readonly saturateI16: boolean | string;
   readonly batchSize: number | null;
 }
 
