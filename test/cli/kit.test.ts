@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { KitManifest } from '../../src/oracle/kit/types.ts';
 import { bitnet } from './program.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'bitnet-oracle-kit-'));
@@ -77,6 +78,20 @@ describe('bitnet oracle kit', () => {
     const nothing = await bitnet(['oracle', 'kit', '--check', join(scratch, 'nothing')]);
     expect(nothing.code).toBe(1);
     expect(nothing.err).toMatch(/not a kit: the manifest is missing/);
+  });
+
+  it('has traces that compare takes, and digests that logits prints', async () => {
+    const [file, trace] = [join(kit, 'models/qwen3.gguf'), join(kit, 'models/qwen3/trace-kv-f16')];
+    const compared = await bitnet(['oracle', 'compare', trace, file, '-ctk', 'f16', '-ctv', 'f16']);
+    expect(compared.out).toMatch(/8 tokens, \d+ tensors compared[^]*the same, bit for bit/);
+    expect(compared.code).toBe(0);
+    const { models } = JSON.parse(readFileSync(join(kit, 'manifest.json'), 'utf8')) as KitManifest;
+    const { tokens, logits } = models.find(({ name }) => name === 'qwen3')!;
+    for (const { kType, vType, sha256 } of logits) {
+      const caches = ['-ctk', kType, '-ctv', vType];
+      const { out } = await bitnet(['oracle', 'logits', '-m', file, '--tokens', tokens.join(), ...caches]);
+      expect(out.slice(7, 71), caches.join(' ')).toBe(sha256);
+    }
   });
 
   it('writes nothing where something is', async () => {
