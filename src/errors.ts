@@ -36,6 +36,7 @@ export type ErrorCode =
   | 'not-finite' // NaN or infinity where the graph must produce numbers
   | 'backend-unavailable'
   | 'backend-failed' // a kernel self-test failed or a worker died
+  | 'not-comparable' // traces of different models, tokens or shapes
   // outside world
   | 'io'
   | 'http';

@@ -74,7 +74,20 @@ const LAW: Record<string, readonly string[]> = {
     'errors',
   ],
   quality: ['types:engine', 'types:tokenizer', 'types:formats', 'sampling', 'numeric', 'errors'],
-  oracle: ['engine', 'model', 'kernels/interface', 'formats', 'numeric', 'errors'],
+  oracle: [
+    'engine',
+    'model',
+    'convert', // the models of the kit and of the conformance of graphs
+    'tokenizer',
+    'sampling',
+    'kernels/interface',
+    'kernels/ts', // the definition: expected vectors are its answers, and so is what a mistake would have given
+    'kernels/conformance',
+    'formats',
+    'tensors',
+    'numeric',
+    'errors',
+  ],
   index: ['engine', 'types:formats', 'types:kernels/interface', 'types:sampling', 'types:tokenizer', 'errors'],
 };
 

@@ -10,7 +10,9 @@ import { convert } from './convert.ts';
 import { embed } from './embed.ts';
 import { inspect } from './inspect.ts';
 import { oracleLogits } from './oracle.ts';
+import { oracleCompare } from './oracle-compare.ts';
 import { oracleEndpoint } from './oracle-endpoint.ts';
+import { oracleKit } from './oracle-kit.ts';
 import { oracleTrace } from './oracle-trace.ts';
 import { perplexity } from './perplexity.ts';
 import { pull } from './pull.ts';
@@ -30,6 +32,8 @@ export const commands: readonly Command[] = [
   oracleLogits,
   oracleEndpoint,
   oracleTrace,
+  oracleCompare,
+  oracleKit,
   perplexity,
   embed,
   bench,

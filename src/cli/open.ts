@@ -16,7 +16,7 @@ import type { Io } from './io.ts';
 import { tellOverflowsAtEnd } from './overflows.ts';
 
 /** The story model inside the package; at the same place seen from src/cli and dist/cli. */
-const EMBEDDED = new URL('../../fixtures/models/stories.gguf.gz', import.meta.url);
+export const EMBEDDED = new URL('../../fixtures/models/stories.gguf.gz', import.meta.url);
 
 /** A text file named on the command line. */
 export async function readTextFile(path: string): Promise<string> {

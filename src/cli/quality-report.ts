@@ -3,6 +3,7 @@
  * @module
  */
 
+import { numericsVersion } from '../engine/numerics.ts';
 import type { Model } from '../engine/types.ts';
 import type { ChoiceResult, DivergenceResult, Estimate, Percentiles, PerplexityResult } from '../quality/index.ts';
 import { grouped, plural } from './format.ts';
@@ -111,6 +112,7 @@ export function asJson(model: Model, outcome: Outcome): Record<string, unknown> 
   const { modelLogits, text, base, separator } = identity;
   return {
     version,
+    numericsVersion,
     ...(commit === undefined ? {} : { commit }),
     runtime,
     model: {

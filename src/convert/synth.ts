@@ -49,6 +49,8 @@ export interface SynthOptions extends WriteOptions {
   readonly preset: PresetName;
   /** The preset's own if absent. */
   readonly architecture?: Shape['architecture'] | undefined;
+  /** How many of the preset's layers [all]. */
+  readonly layers?: number | undefined;
   /** Of the ternary matrices [I2_S]. */
   readonly type?: LinearType | undefined;
   /** Order of the values of I2_S [x86]. */
@@ -103,7 +105,12 @@ function makePlan(options: SynthOptions): Plan {
     expected: 'an integer of 0 to 2^53 - 1',
     got: show(seed),
   }));
-  const shape: Shape = presets[preset];
+  const { layers = presets[preset].nLayers } = options;
+  want(Number.isInteger(layers) && layers >= 1, 'bad-argument', 'bad number of layers', () => ({
+    expected: 'an integer of at least 1',
+    got: show(layers),
+  }));
+  const shape: Shape = { ...presets[preset], nLayers: layers };
   const config = configOf(preset, shape, architecture ?? shape.architecture);
   const dtypes = { linear: type, embedding: embeddingType, vector: vectorType(config) } as const;
   const tensors = planTensors(config, shape.ownHead && mayHaveHead(config)).map((tensor) => {

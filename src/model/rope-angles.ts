@@ -9,7 +9,10 @@ import { sinCos } from '../numeric/trig.ts';
 import type { ModelConfig } from './config.ts';
 
 /** Writes rows of `Backend.rope`'s angle table: headDim/2 cosines, then as many sines, for each position. */
-export function createRopeAngles(c: ModelConfig, factors: Float32Array | undefined) {
+export function createRopeAngles(
+  c: Pick<ModelConfig, 'headDim' | 'ropeBase' | 'ropeFactor'>,
+  factors: Float32Array | undefined,
+) {
   const half = c.headDim / 2;
   const frequencies = new Float64Array(half);
   for (let i = 0; i < half; i++) {

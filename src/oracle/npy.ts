@@ -24,9 +24,14 @@ export type NpyType = keyof typeof NPY_TYPES;
 
 /** Everything before the numbers. */
 export function npyHeader(shape: readonly number[], type: NpyType = 'f32'): Uint8Array {
+  return npyHeaderOf(NPY_TYPES[type], shape);
+}
+
+/** The same for any of numpy's types. */
+export function npyHeaderOf(descr: string, shape: readonly number[]): Uint8Array {
   // A tuple of one needs its comma.
   const tuple = shape.length === 1 ? `(${shape[0]},)` : `(${shape.join(', ')})`;
-  const text = `{'descr': '${NPY_TYPES[type]}', 'fortran_order': False, 'shape': ${tuple}, }`;
+  const text = `{'descr': '${descr}', 'fortran_order': False, 'shape': ${tuple}, }`;
   const total = Math.ceil((10 + text.length + 1) / ALIGNMENT) * ALIGNMENT;
   const header = new Uint8Array(total).fill(0x20);
   header.set([0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59, 1, 0, (total - 10) & 0xff, (total - 10) >> 8]);

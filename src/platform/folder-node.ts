@@ -10,7 +10,7 @@ import { createFileSink, ioError, onExit, openFileSource } from './source-node.t
 
 export interface FolderSink {
   readonly label: string;
-  /** A file of it, which appears when it is complete. */
+  /** A file of it, which appears when it is complete. Of a name with `/`, the folders before it are made too. */
   create(name: string): Promise<ByteSink>;
   /** Adds to the end of a file; a thousand of them may be under way, none stays open. */
   append(name: string, chunk: Uint8Array): Promise<void>;
@@ -59,7 +59,7 @@ export async function freeBytesAt(path: string): Promise<number | undefined> {
  */
 export async function createFolderSink(path: string): Promise<FolderSink> {
   const { appendFile, mkdir, readdir, rename, rm, rmdir } = await import('node:fs/promises');
-  const { join, resolve } = await import('node:path');
+  const { dirname, join, resolve } = await import('node:path');
   const target = resolve(path);
   const existing = await readdir(target).catch((error) => {
     if (error.code === 'ENOENT') return undefined;
@@ -75,7 +75,13 @@ export async function createFolderSink(path: string): Promise<FolderSink> {
   const remove = () => rm(temporary, { recursive: true, force: true }).catch(() => {});
   return {
     label: path,
-    create: (name) => createFileSink(join(temporary, name)),
+    async create(name) {
+      const file = join(temporary, name);
+      await mkdir(dirname(file), { recursive: true }).catch((error) => {
+        throw ioError(path, 'cannot create', error);
+      });
+      return createFileSink(file);
+    },
     append: (name, chunk) =>
       appendFile(join(temporary, name), chunk).catch((error) => {
         throw ioError(path, 'cannot write', error);

@@ -21,6 +21,16 @@ async function opened(options: Partial<SynthOptions>): Promise<GgufFile> {
   return openGguf(memorySource(await bytesOf(options)));
 }
 
+it('writes the first layers of a preset as they are in all', async () => {
+  const [one, all] = [await opened({ layers: 1 }), await opened({})];
+  expect([one, all].map((gguf) => gguf.getUint('bitnet-b1.58.block_count'))).toEqual([1, 2]);
+  expect(one.tensors.map(({ name }) => name)).toEqual(
+    all.tensors.map(({ name }) => name).filter((name) => !name.startsWith('blk.1.')),
+  );
+  const name = 'blk.0.ffn_down.weight';
+  expect(await valuesOf(one, name)).toEqual(await valuesOf(all, name));
+});
+
 async function valuesOf(gguf: GgufFile, name: string): Promise<Float32Array> {
   const { source, offsetBytes, byteLength, dtype, elements } = gguf.tensor(name);
   const bytes = new Uint8Array(byteLength);
@@ -140,6 +150,9 @@ describe('synthetic models', () => {
     expect(aborted.aborts).toBe(1);
     await refuses(synthesize(memorySink(), { preset: '4b' as 'tiny' }), 'bad-argument', /no such preset.*got "4b"/);
     await refuses(synthesize(memorySink(), { preset: 'tiny', seed: -1 }), 'bad-argument', /bad seed/);
+    for (const layers of [0, -1, 1.5]) {
+      await refuses(synthesize(memorySink(), { preset: 'tiny', layers }), 'bad-argument', /bad number of layers/);
+    }
     await refuses(
       synthesize(memorySink(), { preset: '3b', embeddingType: 'Q6_K' }),
       'bad-argument',

@@ -7,7 +7,7 @@ import { Rng } from '../../numeric/rng.ts';
 
 export type ValueKind =
   | 'normal' // bell-shaped, like activations
-  | 'ties' // multiples of 1/8 with a power-of-two maximum: many products end in exactly .5
+  | 'ties' // multiples of 1/16, the first 127/8: times the scale 8 of its row every other one ends in exactly .5
   | 'zeros' // all 0 and -0
   | 'extreme' // from 2^-149 to 2^100, both signs
   | 'special' // normal with a NaN and both infinities here and there
@@ -22,7 +22,7 @@ export function values(kind: ValueKind, length: number, seed: number): Float32Ar
   const bell = () => uniform() + uniform() + uniform() + uniform();
   const make: Record<ValueKind, (i: number) => number> = {
     normal: bell,
-    ties: (i) => (i === 0 ? 127 / 8 : Math.round(uniform() * 127) / 8),
+    ties: (i) => (i === 0 ? 127 / 8 : Math.round(uniform() * 254) / 16),
     zeros: (i) => (i % 3 === 1 ? -0 : 0),
     extreme: () => extreme(rng),
     special: (i) => [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY][(i * 7 + seed) % 23] ?? bell(),

@@ -72,7 +72,7 @@ export type FindingKind =
   | 'numbers'
   | 'ended';
 
-export interface Finding {
+export interface EndpointFinding {
   readonly kind: FindingKind;
   readonly text: string;
 }
@@ -91,7 +91,7 @@ export interface EndpointReport {
   readonly positions: readonly Compared[];
   /** Index of the first position that differs, or null. */
   readonly first: number | null;
-  readonly findings: readonly Finding[];
+  readonly findings: readonly EndpointFinding[];
   readonly verdict: 'same' | 'differs' | 'not-comparable';
 }
 
@@ -175,7 +175,7 @@ class Judge {
   readonly #followed: readonly number[];
   readonly #isLed: boolean;
   readonly #options: CompareEndpointOptions;
-  readonly #findings: Finding[] = [];
+  readonly #findings: EndpointFinding[] = [];
 
   constructor(
     model: Model,

@@ -1,0 +1,111 @@
+/**
+ * What was found, as text.
+ * @module
+ */
+
+import type { Comparison, Divergence, Excerpt, Finding, MetVariant } from './types.ts';
+
+export function reportText(c: Comparison): string {
+  const lines = [`A  ${c.a.label}${by(c.a.producer)}`, `B  ${c.b.label}${by(c.b.producer)}`];
+  const how = c.method === 'model' ? "every op of A on B's own inputs" : 'number against number';
+  lines.push(`${count(c.tokens, 'token')}, ${count(c.compared, 'tensor')} compared, ${how}`);
+  if (c.onlyB.length > 0) lines.push(`only in B: ${listed(c.onlyB)}`);
+  if (c.onlyA.length > 0) lines.push(`not in B: ${listed(c.onlyA)}`);
+  for (const variant of c.variants) lines.push('', ...variantLines(variant));
+  lines.push('', ...(c.divergence === undefined ? sameLines(c) : divergenceLines(c.divergence)));
+  return lines.join('\n');
+}
+
+function by(producer: string | undefined): string {
+  return producer === undefined ? '' : ` (${producer})`;
+}
+
+function variantLines({ says, name, position, times, error, errorWithout }: MetVariant): string[] {
+  return [
+    `B computes in another way, from ${name} of token ${position} on (${times} ${times === 1 ? 'time' : 'times'}): ${says};`,
+    `with it the values agree to ${short(error)}, without to ${short(errorWithout)}`,
+  ];
+}
+
+function sameLines({ verdict, nearest, equal, compared }: Comparison): string[] {
+  if (verdict === 'equal') return ['the same, bit for bit'];
+  const near =
+    nearest === undefined
+      ? ''
+      : `; nearest to its bound: ${nearest.name} of token ${nearest.position}, ${short(nearest.ratio)} of it`;
+  return [`the same within bounds, ${equal} of ${count(compared, 'tensor')} to the last digit that B shows${near}`];
+}
+
+function divergenceLines(d: Divergence): string[] {
+  const where = [
+    d.layer === undefined ? '' : `layer ${d.layer}, `,
+    d.name,
+    d.op === undefined ? '' : ` (${d.op}${d.weight === undefined ? '' : ` of ${d.weight}`})`,
+  ].join('');
+  const token = d.token === undefined ? '' : ` (id ${d.token})`;
+  const more = d.positions.length > 1 ? `; of these tokens also ${runs(d.positions.slice(1))}` : '';
+  const head = d.head === undefined ? '' : `, head ${d.head}`;
+  const known = d.known === d.columns ? '' : `, of which B shows ${d.known}`;
+  const lines = [
+    `first difference: token ${d.position}${token}, ${where}`,
+    `  values    ${d.differing} of ${d.columns}${known} are off; worst in column ${d.column}${head}${more}`,
+    ...d.inputs.map(
+      (input, i) => `  ${i === 0 ? (d.sameInputs ? 'input     ' : 'A has in  ') : '          '}${text(input, true)}`,
+    ),
+    `  expected  ${text(d.expected)}`,
+    `  got       ${text(d.got)}`,
+    `  bound     ${short(d.bound)}${d.sameInputs ? '' : ', and the noise of inputs that are not the same'}${times(d.ratio)}; relative RMS error ${short(d.relativeError)}`,
+  ];
+  const [best, ...others] = d.findings;
+  if (best !== undefined) {
+    lines.push(`looks like ${best.says}: with it the values agree to ${short(best.error)}`);
+    for (const other of others.slice(0, 3)) lines.push(`  or ${other.says}: to ${short(other.error)}`);
+  } else lines.push('no mistake that is known gives these numbers');
+  for (const description of d.descriptions) lines.push(`  ${description}`);
+  if (d.name === 'logits' || d.sameInputs) return lines;
+  return [...lines, '  B does not show all that went in: the mistake may lie further back'];
+}
+
+function times(ratio: number): string {
+  return Number.isFinite(ratio) ? `, of which this is ${short(ratio)} times` : '';
+}
+
+function text({ name, column, values, rms }: Excerpt, named = false): string {
+  const shown = values.map((value) => (value === null ? '?' : `${Number(value.toPrecision(6))}`)).join(' ');
+  return `${named ? `${name}  ` : ''}[${column}..] ${shown}  (rms ${short(rms)})`;
+}
+
+/** Three digits. */
+function short(value: number): string {
+  if (value === 0 || !Number.isFinite(value)) return `${value}`;
+  return `${Number(value.toPrecision(3))}`;
+}
+
+function count(n: number, noun: string): string {
+  return `${n} ${noun}${n === 1 ? '' : 's'}`;
+}
+
+/** `1 to 15, 17`. */
+function runs(positions: readonly number[]): string {
+  const parts: string[] = [];
+  for (let i = 0; i < positions.length; ) {
+    let end = i;
+    while (positions[end + 1] === positions[end] + 1) end++;
+    parts.push(end === i ? `${positions[i]}` : `${positions[i]} to ${positions[end]}`);
+    i = end + 1;
+  }
+  return parts.join(', ');
+}
+
+function listed(names: readonly string[]): string {
+  return names.length > 6 ? `${names.slice(0, 6).join(', ')}, and ${names.length - 6} more` : names.join(', ');
+}
+
+/** One line: what a table of bugs shows. */
+export function headline(c: Comparison): string {
+  const d = c.divergence;
+  if (d === undefined) return c.verdict === 'equal' ? 'the same, bit for bit' : 'the same within bounds';
+  const best: Finding | undefined = d.findings[0];
+  const what = best === undefined ? (d.descriptions[0] ?? 'unknown') : `${best.says}, to ${short(best.error)}`;
+  return `token ${d.position}, ${d.name}: ${what}`;
+}
