@@ -54,7 +54,7 @@ export async function openEvalCallback(source: ByteSource, architecture?: string
     }));
     addBlock(all, name, block, passes, label);
   }
-  want(all.size > 0, 'bad-container', 'no log of llama-eval-callback', () => ({
+  want(all.size > 0, 'bad-container', 'not a log of llama-eval-callback', () => ({
     where: label,
     expected: 'lines such as ggml_debug: inp_embd = (f32) GET_ROWS(...) = {256, 5, 1, 1}',
   }));
