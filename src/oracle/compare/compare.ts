@@ -98,6 +98,10 @@ async function compared(
       adopted.splice(0, adopted.length, ...variants);
       continue;
     }
+    want(found.compared > 0, 'not-comparable', 'no values in common', () => ({
+      where: candidate.label,
+      expected: 'values of the same tensors and tokens',
+    }));
     const isEqual = found.equal === found.compared && variants.length === 0;
     const verdict = found.divergence !== undefined ? 'different' : isEqual ? 'equal' : 'within-bounds';
     return { ...found, variants, verdict } as const;

@@ -305,6 +305,7 @@ export class Lockstep {
     if (read.known === undefined) known.fill(1, (from - position) * columns, (to - position) * columns);
     else known.set(read.known, (from - position) * columns);
     if (ours !== undefined) for (let i = 0; i < known.length; i++) known[i] &= ours[i];
+    if (known.every((one) => one === 0)) return undefined;
     return { data, known, resolution, isWhole: false };
   }
 

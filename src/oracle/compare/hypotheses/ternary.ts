@@ -50,6 +50,7 @@ export const JUDGED_ROWS = 4;
 export async function ternaryAlternatives(question: Question): Promise<Alternative[]> {
   const { tensor, scene, inputs, rows } = question;
   const [codesName] = tensor.inputs;
+  if (codesName === undefined) return []; // a trace without what went in
   const codes = scene.get(codesName)?.rows;
   const scales = scene.floats(codesName.replace(/codes$/, 'scales'));
   if (!(codes instanceof Int8Array) || scales === undefined) return [];
