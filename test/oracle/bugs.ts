@@ -47,7 +47,7 @@ export function sickBackend(bug: Bug): () => Promise<Backend> {
 const f = Math.fround;
 
 /** Every value of the result of an elementwise op anew. */
-function gated(of: (gate: number, up: number, real: number) => number): Bug {
+export function gated(of: (gate: number, up: number, real: number) => number): Bug {
   return ({ real, data }) => {
     const change = (op: 'gatedRelu2' | 'gatedSilu' | 'gatedGelu') => (out: Buf, gate: Buf, up: Buf, n: number) => {
       const [g, u] = [data(gate).slice(), data(up).slice()];
@@ -60,7 +60,7 @@ function gated(of: (gate: number, up: number, real: number) => number): Bug {
 }
 
 /** The product, then something done to it. */
-function product(
+export function product(
   change: (out: Float32Array, weight: Weight, x: { codes: Int8Array; scales: Float32Array }, n: number) => void,
   only = '',
 ): Bug {
@@ -72,7 +72,7 @@ function product(
   });
 }
 
-function norm(
+export function norm(
   change: (out: Float32Array, x: Float32Array, gain: Float32Array, eps: number) => void,
   where: (columns: number) => boolean = () => true,
 ): Bug {
@@ -91,7 +91,7 @@ function norm(
 }
 
 /** Attention with something other about it: its own scale, head map, or reach. */
-function attentive(options: {
+export function attentive(options: {
   scale?: (scale: number) => number;
   head?: (head: number, nKvHeads: number) => number;
   reach?: number;
@@ -134,7 +134,7 @@ function attentive(options: {
   });
 }
 
-const quantised = (round: (value: number) => number, scaleOf = (absmax: number) => f(127 / absmax)): Bug => {
+export const quantised = (round: (value: number) => number, scaleOf = (absmax: number) => f(127 / absmax)): Bug => {
   return ({ data, codes }) => ({
     quantizeRows(out, x, n) {
       const [{ codes: to, scales }, from] = [codes(out), data(x)];
@@ -430,7 +430,7 @@ function turns(angles: Float32Array, dim: number): number {
   return Math.round((slow - Math.atan2(angles[dim / 2], angles[0])) / (2 * Math.PI));
 }
 
-function rms(out: Float32Array, x: Float32Array, eps: number, gain: (i: number) => number): void {
+export function rms(out: Float32Array, x: Float32Array, eps: number, gain: (i: number) => number): void {
   const mean = x.reduce((sum, value) => sum + value * value, 0) / x.length;
   for (let i = 0; i < x.length; i++) out[i] = (x[i] / Math.sqrt(mean + eps)) * gain(i);
 }

@@ -195,10 +195,8 @@ export class Lockstep {
     const findings = await explain(question, bounds[row].noise);
     const [best] = findings;
     if (best?.kind === 'variant' && this.#options.exact !== true) {
-      const adopt = adoptable(best.id, session);
       this.#met(best, tensor, row);
-      if (adopt !== undefined) return { accepted: best, adopt };
-      return { accepted: best, adopt: undefined };
+      return { accepted: best, adopt: adoptable(best.id, session) };
     }
     this.#suspect = {
       question,

@@ -3,7 +3,10 @@
  * @module
  */
 
-import type { Comparison, Divergence, Excerpt, Finding, MetVariant } from './types.ts';
+import type { Comparison, Divergence, Excerpt, MetVariant } from './types.ts';
+
+/** Names in a message. */
+const LISTED = 6;
 
 export function reportText(c: Comparison): string {
   const lines = [`A  ${c.a.label}${by(c.a.producer)}`, `B  ${c.b.label}${by(c.b.producer)}`];
@@ -97,15 +100,7 @@ function runs(positions: readonly number[]): string {
   return parts.join(', ');
 }
 
-function listed(names: readonly string[]): string {
-  return names.length > 6 ? `${names.slice(0, 6).join(', ')}, and ${names.length - 6} more` : names.join(', ');
-}
-
-/** One line: what a table of bugs shows. */
-export function headline(c: Comparison): string {
-  const d = c.divergence;
-  if (d === undefined) return c.verdict === 'equal' ? 'the same, bit for bit' : 'the same within bounds';
-  const best: Finding | undefined = d.findings[0];
-  const what = best === undefined ? (d.descriptions[0] ?? 'unknown') : `${best.says}, to ${short(best.error)}`;
-  return `token ${d.position}, ${d.name}: ${what}`;
+export function listed(names: readonly string[]): string {
+  const more = names.length > LISTED ? `, and ${names.length - LISTED} more` : '';
+  return names.length === 0 ? 'none' : names.slice(0, LISTED).join(', ') + more;
 }

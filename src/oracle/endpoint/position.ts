@@ -6,7 +6,7 @@
 import type { Model } from '../../engine/types.ts';
 import { exp } from '../../numeric/exp.ts';
 import { log } from '../../numeric/log.ts';
-import { greatest, logTotal } from '../log-softmax.ts';
+import { normaliserOf } from '../../sampling/softmax.ts';
 import type { Candidate, Position } from './shapes.ts';
 
 type Tokenizer = Model['tokenizer'];
@@ -99,13 +99,13 @@ export async function along(
 }
 
 function look(tokenizer: Tokenizer, row: Float32Array, position: Position): Along {
-  const total = logTotal(row);
+  const { max, top: best, logSum } = normaliserOf(row);
+  const total = max + logSum;
   const logprobs = new Map<number, number>();
   for (const candidate of toldOf(position)) {
     const id = idOf(tokenizer, candidate);
     if (id !== undefined && id < row.length) logprobs.set(id, row[id] - total);
   }
-  const best = greatest(row);
   let sum = 0;
   let squares = 0;
   for (const logit of row) {

@@ -173,11 +173,6 @@ export async function ternaryAlternatives(question: Question): Promise<Alternati
       'multiplied by absmax and not divided by 127',
       scaled((d, s) => ((d * 127) / s) * weightScale),
     ),
-    mistake(
-      'scales-divided',
-      'divided by both scales',
-      scaled((d, s) => d / (s * weightScale)),
-    ),
     ...(x === undefined ? [] : ofCodings(question, x, trits, columns, weightScale)),
   ];
 }
