@@ -1,12 +1,14 @@
 /** Dumps and logs that say more than they hold, or in another order than they were computed. */
 import { describe, expect, it } from 'vitest';
 import { memorySource } from '../../src/formats/sources.ts';
-import type { Tokenizer } from '../../src/index.ts';
+import { loadModel, type Tokenizer } from '../../src/index.ts';
 import { measure } from '../../src/oracle/compare/measure.ts';
 import { comparePosition } from '../../src/oracle/endpoint/position.ts';
 import { readCompletion } from '../../src/oracle/endpoint/shapes.ts';
 import { compareTraces, type FileSet, openEvalCallback, openTrace } from '../../src/oracle/index.ts';
 import { npyHeaderOf } from '../../src/oracle/npy.ts';
+
+import { tinyModel } from '../model/models.ts';
 
 const folder = (files: Readonly<Record<string, Uint8Array>>): FileSet => ({
   label: 'folder',
@@ -169,5 +171,21 @@ describe('a server', () => {
     const bytes = new Array(1e6).fill(0);
     const answer = { choices: [{ text: 'a', logprobs: { content: [{ token: 'a', logprob: -1, bytes }] } }] };
     expect(() => readCompletion(answer, 'server')).toThrow(/at most 4096 items, got 1000000/);
+  });
+});
+
+describe('a tensor of a trace', () => {
+  it('is replaced as a whole or not at all', async () => {
+    const model = await loadModel(await tinyModel({}), { threads: 1 });
+    const session = model.createSession({ contextSize: 4 });
+    let asked = 0;
+    for await (const { replace, data } of session.trace([1, 2])) {
+      if (replace === undefined) continue;
+      asked++;
+      for (const length of [0, data.length - 1, data.length + 1])
+        await expect(replace(new Float32Array(length))).rejects.toMatchObject({ code: 'bad-argument' });
+    }
+    expect(asked).toBeGreaterThan(10);
+    await model.dispose();
   });
 });
