@@ -1,9 +1,14 @@
 /** Dumps and logs that say more than they hold, or in another order than they were computed. */
 import { describe, expect, it } from 'vitest';
 import { memorySource } from '../../src/formats/sources.ts';
+import { loadModel, type Tokenizer } from '../../src/index.ts';
 import { measure } from '../../src/oracle/compare/measure.ts';
+import { comparePosition } from '../../src/oracle/endpoint/position.ts';
+import { readCompletion } from '../../src/oracle/endpoint/shapes.ts';
 import { compareTraces, type FileSet, openEvalCallback, openTrace } from '../../src/oracle/index.ts';
 import { npyHeaderOf } from '../../src/oracle/npy.ts';
+
+import { tinyModel } from '../model/models.ts';
 
 const folder = (files: Readonly<Record<string, Uint8Array>>): FileSet => ({
   label: 'folder',
@@ -144,5 +149,43 @@ describe('a log', () => {
 
   it('of results without values is none', async () => {
     await expect(openEvalCallback(block('0, 1, 1, 1', '  [ ],\n'))).rejects.toMatchObject({ code: 'bad-container' });
+  });
+});
+
+describe('a server', () => {
+  it('that tells its whole vocabulary is heard out', () => {
+    const size = 1 << 18;
+    const top = Array.from({ length: size }, (_, id) => ({ text: `${id}`, id, logprob: -1 - id / size }));
+    const tokenizer = {
+      vocabSize: size,
+      tokenBytes: (id: number) => text(`${id}`),
+      describe: (id: number) => `${id}`,
+    } as unknown as Tokenizer;
+    const logprobs = new Map(top.map(({ id, logprob }) => [id, logprob]));
+    const ours = { logprobs, best: 0, bestLogprob: -1, likeliest: [{ id: 0, logprob: -1 }], spread: 1 };
+    const compared = comparePosition(tokenizer, 0, { chosen: top[0], top }, ours, { bound: 0.1, renormalised: false });
+    expect(compared).toMatchObject({ tokens: size, verdict: 'same' });
+  });
+
+  it('that gives a token millions of bytes is refused', () => {
+    const bytes = new Array(1e6).fill(0);
+    const answer = { choices: [{ text: 'a', logprobs: { content: [{ token: 'a', logprob: -1, bytes }] } }] };
+    expect(() => readCompletion(answer, 'server')).toThrow(/at most 4096 items, got 1000000/);
+  });
+});
+
+describe('a tensor of a trace', () => {
+  it('is replaced as a whole or not at all', async () => {
+    const model = await loadModel(await tinyModel({}), { threads: 1 });
+    const session = model.createSession({ contextSize: 4 });
+    let asked = 0;
+    for await (const { replace, data } of session.trace([1, 2])) {
+      if (replace === undefined) continue;
+      asked++;
+      for (const length of [0, data.length - 1, data.length + 1])
+        await expect(replace(new Float32Array(length))).rejects.toMatchObject({ code: 'bad-argument' });
+    }
+    expect(asked).toBeGreaterThan(10);
+    await model.dispose();
   });
 });
