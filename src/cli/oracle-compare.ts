@@ -128,9 +128,9 @@ async function dumpAndModel(args: Args, path: string, io: Io): Promise<Compariso
   if (hasSecond(args)) throw new UsageError('a dump is not run: flags for the run of B do not go with it');
   const given = args.tokens !== undefined || args.prompt !== undefined || args.file !== undefined;
   const idsOf = given ? await inputOf(args) : undefined;
-  const isOurs = await openDump(path);
-  const modelSha256 = isOurs.origin.modelSha256 === undefined ? undefined : await modelHash(args, io);
-  await isOurs.close();
+  const told = await openDump(path);
+  const modelSha256 = told.origin.modelSha256 === undefined ? undefined : await modelHash(args, io);
+  await told.close();
   const model = await openModel(args, io);
   const dump = await openDump(path, model.info.architecture);
   try {

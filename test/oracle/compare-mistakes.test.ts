@@ -1,8 +1,11 @@
 /** The catalogue of `compare`, mistake by mistake: each made on purpose in one op, and called by its name. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { loadModel, type Model } from '../../src/index.ts';
+import { quantizeRows } from '../../src/kernels/ts/quantize.ts';
 import { expF32 } from '../../src/numeric/exp.ts';
+import { Rng } from '../../src/numeric/rng.ts';
 import { compareWithModel } from '../../src/oracle/compare/compare.ts';
+import { CODING_WAYS, countNearHalf } from '../../src/oracle/compare/hypotheses/quantize.ts';
 import { liveSource } from '../../src/oracle/compare/live.ts';
 import { changed, type Loose } from '../cli/mutants.ts';
 import { tinyModel } from '../model/models.ts';
@@ -129,5 +132,24 @@ describe('a mistake made on purpose is called by its name', () => {
   it.each(Object.entries(TRITS))('%s', async (id, trit) => {
     const other = await changed(file, (loose: Loose) => loose.setTrits('blk.0.attn_q.weight', trit));
     expect(await firstOf(await loadModel(other, { threads: 1 }))).toEqual({ at: 'blk.0.attn_q.acc', id });
+  });
+});
+
+describe('codes computed in another order', () => {
+  const [rows, columns] = [4, 4096];
+  const rng = Rng.fromSeed(12);
+  const x = Float32Array.from({ length: rows * columns }, () => rng.nextFloat() * 2 - 1);
+  const own = new Int8Array(x.length);
+  quantizeRows(own, new Float32Array(rows), x, columns, rows);
+  const ways = CODING_WAYS.filter(({ id }) => id === 'codes-order');
+
+  it.each(ways)('$says: differ beside a half only, by one', ({ code }) => {
+    for (let row = 0; row < rows; row++) {
+      const codes = code(x, row * columns, columns).codes;
+      const apart = codes.map((value, i) => Math.abs(value - own[row * columns + i]));
+      expect(Math.max(...apart)).toBeLessThanOrEqual(1);
+      const differing = apart.reduce((a, b) => a + b, 0);
+      expect(differing).toBeLessThanOrEqual(countNearHalf(x, row * columns, columns));
+    }
   });
 });
