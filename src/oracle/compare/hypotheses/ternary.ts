@@ -173,6 +173,11 @@ export async function ternaryAlternatives(question: Question): Promise<Alternati
       scaled((d, s) => ((d * 127) / s) * weightScale),
     ),
     mistake(
+      'activation-absmax-missing',
+      'divided by 127, but not multiplied by the absmax of the activations',
+      scaled((d) => (d / 127) * weightScale),
+    ),
+    mistake(
       'scales-divided',
       'divided by both scales',
       scaled((d, s) => d / (s * weightScale)),
