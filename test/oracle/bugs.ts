@@ -315,6 +315,11 @@ export const BUGS: Readonly<Record<string, { readonly bug: Bug; readonly id: str
     id: 'norm-eps',
     at: /^blk\.0\.attn_norm$/,
   },
+  'an eps of its own': {
+    bug: norm((out, x, gain) => rms(out, x, 0.03, (i) => gain[i])),
+    id: 'norm-eps-solved',
+    at: /^blk\.0\.attn_norm$/,
+  },
   'mean subtracted': {
     bug: norm((out, x, gain, eps) => {
       const mean = x.reduce((a, b) => a + b, 0) / x.length;
@@ -351,6 +356,13 @@ export const BUGS: Readonly<Record<string, { readonly bug: Bug; readonly id: str
       for (let i = 0; i < n * w.rows; i++) out[i] *= scales[Math.floor(i / w.rows)] ** 2;
     }),
     id: 'activation-scale-multiplied',
+    at: /^blk\.0\.attn_q$/,
+  },
+  'not multiplied by the absmax of the activations': {
+    bug: product((out, w, { scales }, n) => {
+      for (let i = 0; i < n * w.rows; i++) out[i] *= scales[Math.floor(i / w.rows)] / 127;
+    }),
+    id: 'activation-absmax-missing',
     at: /^blk\.0\.attn_q$/,
   },
   'codes cut, not rounded': { bug: quantised(Math.trunc), id: 'round-truncate', at: /^blk\.0\.attn_norm\.codes$/ },

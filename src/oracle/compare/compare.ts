@@ -229,5 +229,6 @@ function checkShapes(
       .filter(({ name, op }) => op !== 'attentionWeights' && !candidate.tensors.has(name))
       .map(({ name }) => name),
     onlyB: [...candidate.tensors.keys()].filter((name) => !ours.has(name)),
+    unread: candidate.unread ?? [],
   };
 }

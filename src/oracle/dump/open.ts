@@ -66,6 +66,7 @@ export async function openTrace(files: FileSet, architecture?: string): Promise<
       kv: manifest?.kv,
     },
     tensors: new Map([...parts].map(([name, { tensor }]) => [name, tensor])),
+    unread: arraysBeside(files, parts),
     async read(name, position, rows) {
       const { file, array, tensor } = partOf(name);
       const from = position - tensor.position;
@@ -97,6 +98,12 @@ export async function openTrace(files: FileSet, architecture?: string): Promise<
     },
     close: () => files.close(),
   };
+}
+
+/** A misspelt name would otherwise look like a tensor that agrees. */
+function arraysBeside({ names }: FileSet, parts: ReadonlyMap<string, Part>): string[] {
+  const read = new Set([...parts.values()].map(({ file }) => file));
+  return names.filter((name) => name.endsWith('.npy') && !read.has(name) && !TOKEN_FILES.includes(name)).toSorted();
 }
 
 async function digestOf(files: FileSet, { file, array, tensor }: Part, hash: RunningHash): Promise<string> {

@@ -173,6 +173,11 @@ export async function ternaryAlternatives(question: Question): Promise<Alternati
       'multiplied by absmax and not divided by 127',
       scaled((d, s) => ((d * 127) / s) * weightScale),
     ),
+    mistake(
+      'activation-absmax-missing',
+      'divided by 127, but not multiplied by the absmax of the activations',
+      scaled((d) => (d / 127) * weightScale),
+    ),
     ...(x === undefined ? [] : ofCodings(question, x, trits, columns, weightScale)),
   ];
 }
