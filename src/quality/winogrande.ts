@@ -71,8 +71,8 @@ function parseLine(line: string): Omit<WinograndeTask, 'line'> | undefined {
 /**
  * The tasks that llama-perplexity takes: all as they stand (`count` 0), or `count` of them as it draws them.
  *
- * Where the words in the gap are scored, llama.cpp takes the first log-probability of the second text from a wrong row (a FIXME
- * in its source). Here it is the right one; `Choice.alternatives` of such tasks have `from` at the prefix.
+ * Where the words in the gap are scored, llama.cpp takes the first log-probability of the second text from a wrong row (as its source
+ * itself remarks). Here it is the right one; `Choice.alternatives` of such tasks have `from` at the prefix.
  */
 export function winograndeChoices(tokenizer: Tokenizer, tasks: readonly WinograndeTask[], count: number): Choice[] {
   const chosen =
