@@ -27,7 +27,7 @@ struct Partials {
 
 __host__ __device__ constexpr int paddedDim(int headDim) { return (headDim + 15) / 16 * 16; }
 
-template <int HEADS>
+template <int HEADS, bool HALF_KEYS, bool HALF_VALUES>
 __global__ void __launch_bounds__(THREADS) attentionKernel(AttentionArgs args, int blocksPerKvHead, bool scoresShared) {
   constexpr int PER_HEAD = THREADS / HEADS, WARPS_PER_HEAD = WARPS / HEADS;
   BN_SHARED(Partials, partials);
@@ -61,9 +61,13 @@ __global__ void __launch_bounds__(THREADS) attentionKernel(AttentionArgs args, i
 #pragma unroll 8
     for (int at = 4 * p; at < d; at += 16) {
       float k[4] = {};
-      if (wide) loadCached4(place.keys, cache.halfKeys, key + at, k);
-      else
-        for (int e = 0; e < 4 && at + e < d; e++) k[e] = loadCached(place.keys, cache.halfKeys, key + at + e);
+      if (wide) {
+        const float4 v = loadCached4<HALF_KEYS>(place.keys, key + at);
+        k[0] = v.x, k[1] = v.y, k[2] = v.z, k[3] = v.w;
+      } else {
+#pragma unroll
+        for (int e = 0; e < 4; e++) k[e] = at + e < d ? loadCached<HALF_KEYS>(place.keys, key + at + e) : 0.0f;
+      }
 #pragma unroll
       for (int h = 0; h < HEADS; h++) {
         const float4 v = *reinterpret_cast<const float4*>(q + h * padded + at);
@@ -120,11 +124,11 @@ __global__ void __launch_bounds__(THREADS) attentionKernel(AttentionArgs args, i
     for (; j + AHEAD <= count; j += AHEAD) {
       float v[AHEAD];
 #pragma unroll
-      for (int u = 0; u < AHEAD; u++) v[u] = loadCached(place.values, cache.halfValues, value + static_cast<int64_t>(j + u) * d);
+      for (int u = 0; u < AHEAD; u++) v[u] = loadCached<HALF_VALUES>(place.values, value + static_cast<int64_t>(j + u) * d);
 #pragma unroll
       for (int u = 0; u < AHEAD; u++) out = out + e[j + u] * v[u];
     }
-    for (; j < count; j++) out = out + e[j] * loadCached(place.values, cache.halfValues, value + static_cast<int64_t>(j) * d);
+    for (; j < count; j++) out = out + e[j] * loadCached<HALF_VALUES>(place.values, value + static_cast<int64_t>(j) * d);
     args.out[(row * args.nHeads + firstHead + head) * d + column] = out / partials->totals[head];
   }
 }
@@ -145,18 +149,26 @@ Plan planOf(const AttentionArgs& args, int sms) {
   return {heads, ceilDiv(group, heads), floats, floats * sizeof(float) <= SHARED_SCORES};
 }
 
+template <int HEADS>
+cudaError_t start(const Stream& on, const AttentionArgs& args, const Plan& plan) {
+  const dim3 grid(static_cast<unsigned>(args.cache.nKvHeads * plan.blocksPerKvHead), static_cast<unsigned>(args.n));
+  const size_t floats = static_cast<size_t>(HEADS) * paddedDim(args.cache.headDim) + (plan.scoresShared ? plan.scoreFloats : 0);
+  const bool halfKeys = args.cache.halfKeys, halfValues = args.cache.halfValues;
+  const auto kernel = halfKeys ? (halfValues ? attentionKernel<HEADS, true, true> : attentionKernel<HEADS, true, false>)
+                               : (halfValues ? attentionKernel<HEADS, false, true> : attentionKernel<HEADS, false, false>);
+  return launch(on, kernel, grid, THREADS, sizeof(Partials) + sizeof(float) * floats, args, plan.blocksPerKvHead, plan.scoresShared);
+}
+
 }  // namespace
 
 cudaError_t runAttention(const Stream& on, const AttentionArgs& args) {
+  if (isTiled(args)) return runAttentionTiles(on, args);
   const Plan plan = planOf(args, on.sms);
-  const dim3 grid(static_cast<unsigned>(args.cache.nKvHeads * plan.blocksPerKvHead), static_cast<unsigned>(args.n));
-  const size_t shared = sizeof(Partials) + sizeof(float) * (static_cast<size_t>(plan.heads) * paddedDim(args.cache.headDim) +
-                                                            (plan.scoresShared ? plan.scoreFloats : 0));
-  return plan.heads == 4 ? launch(on, attentionKernel<4>, grid, THREADS, shared, args, plan.blocksPerKvHead, plan.scoresShared)
-                         : launch(on, attentionKernel<1>, grid, THREADS, shared, args, plan.blocksPerKvHead, plan.scoresShared);
+  return plan.heads == 4 ? start<4>(on, args, plan) : start<1>(on, args, plan);
 }
 
 size_t attentionScratch(const AttentionArgs& args, int sms) {
+  if (isTiled(args)) return attentionTilesScratch(args);
   const Plan plan = planOf(args, sms);
   if (plan.scoresShared) return 0;
   return plan.scoreFloats * static_cast<size_t>(args.cache.nKvHeads) * plan.blocksPerKvHead * args.n;

@@ -12,8 +12,17 @@ __device__ __forceinline__ int64_t headStart(const CacheShape& cache, int kvHead
   return (static_cast<int64_t>(cache.layer) * cache.nKvHeads + kvHead) * cache.context * cache.headDim;
 }
 
-__device__ __forceinline__ float loadCached(const unsigned char* base, bool half, int64_t at) {
-  return half ? halfToFloat(reinterpret_cast<const uint16_t*>(base)[at]) : reinterpret_cast<const float*>(base)[at];
+template <bool HALF>
+__device__ __forceinline__ float loadCached(const unsigned char* base, int64_t at) {
+  return HALF ? halfToFloat(reinterpret_cast<const uint16_t*>(base)[at]) : reinterpret_cast<const float*>(base)[at];
+}
+
+/* Four values from a multiple of 4 on, of a row that begins at one. */
+template <bool HALF>
+__device__ __forceinline__ float4 loadCached4(const unsigned char* base, int64_t at) {
+  if (!HALF) return *reinterpret_cast<const float4*>(reinterpret_cast<const float*>(base) + at);
+  const uint2 v = *reinterpret_cast<const uint2*>(reinterpret_cast<const uint16_t*>(base) + at);
+  return make_float4(halfToFloat(v.x & 0xffffu), halfToFloat(v.x >> 16), halfToFloat(v.y & 0xffffu), halfToFloat(v.y >> 16));
 }
 
 __device__ __forceinline__ void storeCached(unsigned char* base, bool half, int64_t at, float value) {
@@ -21,16 +30,26 @@ __device__ __forceinline__ void storeCached(unsigned char* base, bool half, int6
   else reinterpret_cast<float*>(base)[at] = value;
 }
 
-/* Four values from a multiple of 4 on, of a row that begins at one. */
-__device__ __forceinline__ void loadCached4(const unsigned char* base, bool half, int64_t at, float (&out)[4]) {
-  if (half) {
-    const uint2 v = *reinterpret_cast<const uint2*>(reinterpret_cast<const uint16_t*>(base) + at);
-    out[0] = halfToFloat(v.x & 0xffffu), out[1] = halfToFloat(v.x >> 16);
-    out[2] = halfToFloat(v.y & 0xffffu), out[3] = halfToFloat(v.y >> 16);
-  } else {
-    const float4 v = *reinterpret_cast<const float4*>(reinterpret_cast<const float*>(base) + at);
-    out[0] = v.x, out[1] = v.y, out[2] = v.z, out[3] = v.w;
+/*
+ * The sum of `count` terms as the contract has it, and the terms themselves in place of the scores: by one warp. What it needs to
+ * know of other threads' scores must be behind a barrier.
+ */
+__device__ __forceinline__ float softmaxTerms(float* scores, int count) {
+  const int lane = static_cast<int>(threadIdx.x & 31);
+  float max = -infinity();
+  for (int j = lane; j < count; j += 32) max = scores[j] > max ? scores[j] : max;
+  max = warpMax(max);
+  double sum = 0.0;
+  for (int j = lane; j < count; j += 32) {
+    const float e = expF32(scores[j] - max);
+    scores[j] = e;
+    sum += static_cast<double>(e);
   }
+  sum = warpSum(sum);
+  __syncwarp();
+  bool settled;
+  const float total = settle(sum, count, 1.0, settled);
+  return settled ? total : static_cast<float>(sum8dInOrder(count, [scores](int j) { return scores[j]; }));
 }
 
 }  // namespace bn

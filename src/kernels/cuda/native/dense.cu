@@ -16,11 +16,11 @@ constexpr int ROWS = 64;
 constexpr int THREADS = 2 * ROWS;
 constexpr int STEPS = 4; /* of 16 columns, decoded at a time */
 
-constexpr int pitchOf(int dtype) {
+__host__ __device__ constexpr int pitchOf(int dtype) {
   return dtype == BN_F32 ? 1056 : dtype == BN_Q8_0 ? 288 : dtype == BN_AFFINE ? 352 : dtype == BN_Q6_K ? 224 : 544;
 }
-constexpr int stagesOf(int dtype) { return dtype == BN_F32 ? 2 : isPacked(dtype) ? 4 : 3; }
-constexpr int stageBytes(int dtype, int tokens) { return ROWS * pitchOf(dtype) + tokens * UNIT * 4; }
+__host__ __device__ constexpr int stagesOf(int dtype) { return dtype == BN_F32 ? 2 : isPacked(dtype) ? 4 : 3; }
+__host__ __device__ constexpr int stageBytes(int dtype, int tokens) { return ROWS * pitchOf(dtype) + tokens * UNIT * 4; }
 
 /* Bytes 0..3 of a word, each plus `bias`, as floats: put into the fraction of 2^23 and taken off again, which is exact. */
 __device__ __forceinline__ void bytesToFloats(unsigned word, float bias, float* out) {

@@ -16,7 +16,7 @@ struct RowMeta {
 };
 
 /* Bytes of one row of codes; see commands.md. */
-constexpr int64_t codeStride(int columns) { return (static_cast<int64_t>(columns) + 127) / 128 * 128; }
+__host__ __device__ constexpr int64_t codeStride(int columns) { return (static_cast<int64_t>(columns) + 127) / 128 * 128; }
 
 /* How a row comes into being before it is normalised or quantised. */
 enum class Made { LOADED, ADDED, RELU2, SILU, GELU };
@@ -148,6 +148,10 @@ struct AttentionArgs {
 cudaError_t runAttention(const Stream&, const AttentionArgs&);
 /* Floats of scratch that it needs; 0 where shared memory is enough. */
 size_t attentionScratch(const AttentionArgs&, int sms);
+/* The part of it for long pieces of one sequence. */
+bool isTiled(const AttentionArgs&);
+cudaError_t runAttentionTiles(const Stream&, const AttentionArgs&);
+size_t attentionTilesScratch(const AttentionArgs&);
 
 struct TopKArgs {
   int* out;

@@ -8,7 +8,7 @@
  * of which chunk c of a plane of activations (commands.md) has the partners: for each word four dp4a. Codes are 0, 1, 2 for -1, 0, 1,
  * so the sum of the activations is taken off at the end.
  *
- * LANES threads share a row, each takes every LANES-th chunk: 128 bytes and more in one piece. UNROLL chunks a thread are on their
+ * LANES threads share a row, each takes every LANES-th chunk: 128 bytes and more in one piece. `unroll` chunks a thread are on their
  * way at a time, the first of them before the kernel that makes the activations has ended. ROWS rows a thread use what
  * was loaded of the activations.
  */
@@ -19,7 +19,6 @@ namespace bn {
 namespace {
 
 constexpr int THREADS = 128;
-constexpr int UNROLL = 5;
 
 __device__ __forceinline__ int dotWord(unsigned word, const unsigned (&planes)[4], int sum) {
   sum = __dp4a(static_cast<int>(word >> 6 & 0x03030303u), static_cast<int>(planes[0]), sum);
@@ -35,8 +34,12 @@ __device__ __forceinline__ int dotChunk(const uint4& w, const uint4 (&q)[4], int
   return dotWord(w.w, {q[0].w, q[1].w, q[2].w, q[3].w}, sum);
 }
 
+/* With several tokens registers go to activations. */
+__host__ __device__ constexpr int unrollOf(int tokens) { return tokens == 1 ? 5 : tokens == 2 ? 4 : 2; }
+
 template <int LANES, int ROWS, int TOKENS>
 __global__ void __launch_bounds__(THREADS) ternaryVectorKernel(TernaryArgs args) {
+  constexpr int UNROLL = unrollOf(TOKENS);
   const int lane = static_cast<int>(threadIdx.x) % LANES, group = static_cast<int>(threadIdx.x) / LANES;
   const int tile = static_cast<int>(blockIdx.x);
   int which = 0;
@@ -115,13 +118,12 @@ template <int LANES>
 cudaError_t startTokens(const Stream& on, TernaryArgs& args, bool twoRows) {
   if (args.n == 1) return twoRows ? start<LANES, 2, 1>(on, args) : start<LANES, 1, 1>(on, args);
   if (args.n == 2) return start<LANES, 2, 2>(on, args);
-  if (args.n <= 4) return start<LANES, 2, 4>(on, args);
-  return start<LANES, 2, 8>(on, args);
+  return start<LANES, 2, 4>(on, args);
 }
 
 }  // namespace
 
-/* At most 8 rows of codes. */
+/* At most 4 rows of codes: from there on unpacking for tensor cores costs less than dp4a for every row. */
 cudaError_t runTernaryVector(const Stream& on, TernaryArgs args) {
   const int chunks = static_cast<int>(codeStride(args.columns) / 64);
   int rows = 0;
@@ -135,7 +137,7 @@ cudaError_t runTernaryVector(const Stream& on, TernaryArgs args) {
 }
 
 cudaError_t runTernary(const Stream& on, const TernaryArgs& args) {
-  return args.n <= 8 ? runTernaryVector(on, args) : runTernaryMatrix(on, args);
+  return args.n <= 4 ? runTernaryVector(on, args) : runTernaryMatrix(on, args);
 }
 
 }  // namespace bn
