@@ -4,7 +4,6 @@
  * @module
  */
 
-import { f16ToNumber } from '../../src/numeric/f16.ts';
 import type {
   Backend,
   BackendInfo,
@@ -19,7 +18,8 @@ import type {
   Weight,
   WeightSource,
 } from '../../src/kernels/interface.ts';
-import { type Context } from './library.ts';
+import { f16ToNumber } from '../../src/numeric/f16.ts';
+import type { Context } from './library.ts';
 
 const DTYPES: readonly DenseType[] = ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K', 'AFFINE'];
 const TOP_ROOM = 256;

@@ -4,8 +4,8 @@
  */
 
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import koffi from 'koffi';
 
@@ -25,11 +25,27 @@ export class NativeError extends Error {
   }
 }
 
-/** Builds the shim, as `test/cuda/shim/build.mjs` says; undefined where no compiler is. */
-export function buildShim(flags: readonly string[] = []): string | undefined {
-  const out = join(mkdtempSync(join(tmpdir(), 'bitnet-shim-')), 'libbitnet-cuda-shim.so');
-  const script = new URL('shim/build.mjs', import.meta.url).pathname;
-  const { status, stderr } = spawnSync(process.execPath, [script, out, ...flags], { encoding: 'utf8' });
+const folder = new URL('.', import.meta.url).pathname;
+
+/** Of everything that the shim is made of. */
+function digest(): string {
+  const hash = createHash('sha256');
+  for (const part of ['shim', '../../src/kernels/cuda/native']) {
+    for (const name of readdirSync(join(folder, part)).sort()) hash.update(readFileSync(join(folder, part, name)));
+  }
+  return hash.digest('hex').slice(0, 16);
+}
+
+/**
+ * The library compiled for the CPU, as `test/cuda/shim/build.mjs` does; kept until a source changes. Undefined where no
+ * compiler is.
+ */
+export function buildShim(): string | undefined {
+  const cache = join(folder, '../../node_modules/.cache/bitnet-ts');
+  const out = join(cache, `cuda-shim-${digest()}.so`);
+  if (existsSync(out)) return out;
+  mkdirSync(cache, { recursive: true });
+  const { status, stderr } = spawnSync(process.execPath, [join(folder, 'shim/build.mjs'), out], { encoding: 'utf8' });
   if (status === 3) return undefined;
   if (status !== 0) throw new Error(`the shim does not compile:\n${stderr}`);
   return out;
@@ -121,7 +137,8 @@ export class Context {
   }
 
   write(handle: number, data: Bytes, offset = 0): void {
-    const prototype = 'int32_t bn_write(void* context, int32_t handle, uint64_t offset, const void* data, uint64_t bytes)';
+    const prototype =
+      'int32_t bn_write(void* context, int32_t handle, uint64_t offset, const void* data, uint64_t bytes)';
     this.#check(this.library.call(prototype, this.#context, handle, offset, data, data.byteLength));
   }
 
@@ -139,7 +156,15 @@ export class Context {
     return Number(out[0]);
   }
 
-  packDense(dtype: number, from: number, to: number, rows: number, columns: number, first: number, count: number): void {
+  packDense(
+    dtype: number,
+    from: number,
+    to: number,
+    rows: number,
+    columns: number,
+    first: number,
+    count: number,
+  ): void {
     const prototype =
       'int32_t bn_pack_dense(void* context, int32_t dtype, int32_t from, int32_t to, int32_t rows, int32_t columns, int32_t firstRow, int32_t count)';
     this.#check(this.library.call(prototype, this.#context, dtype, from, to, rows, columns, first, count));

@@ -112,6 +112,7 @@ extern "C" int32_t bn_shim_set(const char* name, int64_t value) {
   const std::map<std::string, int64_t*> knobs = {
       {"seed", &s.seed},     {"devices", &s.devices},     {"compute", &s.compute},   {"driver", &s.driver},
       {"memory", &s.memory}, {"failAfter", &s.failAfter}, {"failWith", &s.failWith},
+      {"barriers", &s.barriers},
   };
   const auto found = knobs.find(name);
   if (found == knobs.end()) return 0;

@@ -14,6 +14,7 @@ struct State {
   int64_t memory = int64_t(16) << 30;
   int64_t failAfter = -1;
   int64_t failWith = 0;
+  int64_t barriers = 1;
 };
 
 State& state();
