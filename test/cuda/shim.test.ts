@@ -3,7 +3,7 @@
  * graph, lists that are put together and replayed. Bit for bit, with threads in an order that a seed chooses.
  */
 import { describe, expect, it } from 'vitest';
-import { caseName, conformanceCases, expectedOutputs, runConformance } from '../../src/kernels/conformance/run.ts';
+import { conformanceCases, expectedOutputs, runConformance } from '../../src/kernels/conformance/run.ts';
 import { values } from '../../src/kernels/conformance/values.ts';
 import type { Backend, KvType } from '../../src/kernels/interface.ts';
 import { createTsBackend } from '../../src/kernels/ts/backend.ts';
@@ -36,27 +36,30 @@ describe.skipIf(library === undefined)('the CUDA kernels on the CPU shim', () =>
     await backend.dispose();
   }, 600_000);
 
-  it('fail it when barriers are left out', async () => {
-    // A few of each op whose threads share memory; the others have nothing to meet for.
-    const some = ['rmsNorm', 'rmsNormQuantize', 'ternaryMatmul', 'denseMatmul', 'denseTopK', 'attention'].flatMap(
-      (op) => cases.filter((one) => one.op === op && ('columns' in one ? one.columns >= 256 : one.n > 1)).slice(0, 4),
-    );
-    const backend = open(3);
-    library!.shim('barriers', 0);
-    const outcomes = await runConformance(backend, some);
-    library!.shim('barriers', 1);
-    const broken = new Set(outcomes.filter((outcome) => !outcome.ok).map((outcome) => outcome.name.split(' ')[0]));
-    expect(some.map(caseName).length).toBeGreaterThan(12);
-    expect([...broken].sort()).toEqual([
-      'attention',
-      'denseMatmul',
-      'denseTopK',
-      'rmsNorm',
-      'rmsNormQuantize',
-      'ternaryMatmul',
-    ]);
-    await backend.dispose();
-  }, 120_000);
+  // A few of each op whose threads share memory; the others have nothing to meet for.
+  it.each(['rmsNorm', 'rmsNormQuantize', 'quantizeRows', 'ternaryMatmul', 'denseMatmul', 'denseTopK', 'attention'])(
+    'fail it when the barriers of %s are left out',
+    async (op) => {
+      const some = cases.filter((one) => one.op === op && ('columns' in one ? one.columns >= 200 : one.n > 1));
+      const wanted = await expectedOutputs(some.slice(-6));
+      let broken = 0;
+      for (const [i, one] of some.slice(-6).entries()) {
+        const backend = open(3);
+        library!.shim('barriers', 0);
+        try {
+          const [outcome] = await runConformance(backend, [one], [wanted[i]]);
+          if (!outcome.ok) broken++;
+        } catch {
+          broken++; // threads of a warp went different ways, or a sum is not that of its codes
+        } finally {
+          library!.shim('barriers', 1);
+          await backend.dispose();
+        }
+      }
+      expect(broken).toBeGreaterThan(0);
+    },
+    120_000,
+  );
 
   /** Long prompts, long contexts, scores in device memory, every pair of types; which kernel takes which is in attention*.cu. */
   it.each([
@@ -165,6 +168,39 @@ describe.skipIf(library === undefined)('the CUDA kernels on the CPU shim', () =>
     },
     120_000,
   );
+
+  /**
+   * `settle` of native/numbers.cuh takes any order of a sum where its rounding to f32 is beyond doubt. Here it is not: the squares add up
+   * to exactly half way between two f32 numbers, and some that vanish one by one, but not together, come after.
+   */
+  it('norm a row as the contract says where the order of its sum matters', async () => {
+    const columns = 2048;
+    const rows = 24;
+    const x = new Float32Array(rows * columns);
+    for (let row = 0; row < rows; row++) {
+      for (let i = 0; i < columns; i++) {
+        const big = 410 + ((row * 37 + i * 11) % 130); // squares are multiples of 2^-18, their sum lies within 4 and 8
+        x[row * columns + i] = i < 7 ? big / 512 : i === 7 ? 2 ** -11 : i % 8 === 7 ? 0 : 2 ** -28;
+      }
+    }
+    const norm = async (backend: Backend, of: Float32Array) => {
+      const [buf, gain] = [backend.alloc('f32', [rows, columns]), backend.alloc('f32', [columns])];
+      backend.write(buf, of);
+      backend.write(gain, new Float32Array(columns).fill(1));
+      backend.rmsNorm(buf, buf, gain, 0, rows);
+      return backend.read(buf, rows * columns);
+    };
+    const expected = await norm(createTsBackend(), x);
+    const backend = open(9);
+    expect(different(expected, await norm(backend, x))).toEqual([]);
+    // The small ones first is another order, and gives other numbers.
+    const reversed = (a: Float32Array) => {
+      for (let row = 0; row < rows; row++) a.subarray(row * columns, (row + 1) * columns).reverse();
+      return a;
+    };
+    expect(different(expected, reversed(await norm(createTsBackend(), reversed(x))))).not.toEqual([]);
+    await backend.dispose();
+  });
 
   it('replay a list for other sequences, and forget it with its buffers', async () => {
     const config = configOf('bitnet-b1.58', { nLayers: 1 });
