@@ -36,6 +36,29 @@ describe.skipIf(library === undefined)('the CUDA kernels on the CPU shim', () =>
     await backend.dispose();
   }, 600_000);
 
+  /** Which of several kernels takes a case depends on what fills the card: with one multiprocessor it is the others. */
+  it('agree on a card with one multiprocessor', async () => {
+    const ops = ['ternaryMatmul', 'ternaryGroup', 'attention'];
+    const some = cases.filter((one) => ops.includes(one.op));
+    const make = (n: number, rows: number, columns: number, seed: number) =>
+      ({ op: 'ternaryMatmul', n, rows, columns, kind: 'normal', trits: 'random', seed }) as const;
+    // Tiles of 128 x 128, full, with rests, and with several of each.
+    some.push(make(65, 128, 128, 1), make(128, 130, 640, 2), make(150, 300, 257, 3), make(300, 150, 1152, 4));
+    library!.shim('sms', 1);
+    const backend = open(1);
+    const outcomes = await runConformance(backend, some, await expectedOutputs(some));
+    library!.shim('sms', 132);
+    expect(outcomes.filter((outcome) => !outcome.ok)).toEqual([]);
+    // Many sequences: heads of a group together.
+    const config = configOf('bitnet-b1.58', { nLayers: 1, headDim: 128, nHeads: 5, nKvHeads: 1, hidden: 640 });
+    const pieces = (position: number) => [0, 1, 2, 3].map((sequence) => ({ sequence, position, count: 1 }));
+    const steps = [0, 1, 2].map(pieces);
+    const expected = await runSteps(createTsBackend(), config, steps);
+    const got = await runSteps(backend, config, steps);
+    for (const [i, want] of expected.entries()) expect(different(want, got[i])).toEqual([]);
+    await backend.dispose();
+  }, 300_000);
+
   // A few of each op whose threads share memory; the others have nothing to meet for.
   it.each(['rmsNorm', 'rmsNormQuantize', 'quantizeRows', 'ternaryMatmul', 'denseMatmul', 'denseTopK', 'attention'])(
     'fail it when the barriers of %s are left out',

@@ -113,6 +113,7 @@ extern "C" int32_t bn_shim_set(const char* name, int64_t value) {
       {"seed", &s.seed},     {"devices", &s.devices},     {"compute", &s.compute},   {"driver", &s.driver},
       {"memory", &s.memory}, {"failAfter", &s.failAfter}, {"failWith", &s.failWith},
       {"barriers", &s.barriers},
+      {"sms", &s.sms},
   };
   const auto found = knobs.find(name);
   if (found == knobs.end()) return 0;
@@ -162,7 +163,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* out, int) {
   out->totalGlobalMem = static_cast<size_t>(state().memory);
   out->major = static_cast<int>(state().compute / 10);
   out->minor = static_cast<int>(state().compute % 10);
-  out->multiProcessorCount = 132;
+  out->multiProcessorCount = static_cast<int>(state().sms);
   out->sharedMemPerBlockOptin = shim::MAX_SHARED;
   return cudaSuccess;
 }

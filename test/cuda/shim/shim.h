@@ -166,8 +166,8 @@ cudaError_t launch(cudaStream_t, dim3 grid, dim3 block, size_t sharedBytes, std:
 
 /*
  * Knobs of the shim, for tests: "seed" (order of threads), "devices", "compute" (80), "driver" (13000), "memory" (bytes of the
- * card), "failAfter" (that many calls of the runtime from now on, one fails), "failWith" (its code), and "barriers" (0: __syncthreads
- * does nothing). Returns 0 for an unknown name.
+ * card), "failAfter" (that many calls of the runtime from now on, one fails), "failWith" (its code), "barriers" (0: __syncthreads
+ * does nothing) and "sms" (multiprocessors, by which kernels are chosen). Returns 0 for an unknown name.
  */
 extern "C" __attribute__((visibility("default"))) int32_t bn_shim_set(const char* name, int64_t value);
 

@@ -15,6 +15,7 @@ struct State {
   int64_t failAfter = -1;
   int64_t failWith = 0;
   int64_t barriers = 1;
+  int64_t sms = 132;
 };
 
 State& state();

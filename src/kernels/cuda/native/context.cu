@@ -355,7 +355,9 @@ BN_API int32_t bn_pack_dense(void* context, int32_t dtype, int32_t from, int32_t
     const uint64_t has = static_cast<uint64_t>(count) * static_cast<uint64_t>(bn::fileRowBytes(dtype, columns));
     if (const int32_t code = bn::checkRange(c, "pack: from", from, 0, has, source)) return code;
     if (const int32_t code = bn::checkRange(c, "pack: to", to, 0, needs, target)) return code;
-    const cudaError_t e = bn::runPack(c.on(), {dtype, source->at, target->at, columns, firstRow, count});
+    cudaError_t e = bn::runPack(c.on(), {dtype, source->at, target->at, columns, firstRow, count});
+    /* Kernels read weights before they wait for other kernels (`gridWait`), so these have to be there. */
+    if (e == cudaSuccess) e = cudaStreamSynchronize(c.stream);
     return e == cudaSuccess ? BN_OK : c.failCuda(e, "packing a matrix");
   });
 }

@@ -94,7 +94,9 @@ __global__ void __launch_bounds__(THREADS) denseKernel(DenseArgs args) {
   constexpr int STAGE = stageBytes(DTYPE, TOKENS);
   BN_SHARED(unsigned char, shared);
   const int thread = static_cast<int>(threadIdx.x), p = thread & 1, mine = thread / 2;
-  const int firstRow = static_cast<int>(blockIdx.x) * ROWS, firstToken = static_cast<int>(blockIdx.y) * TOKENS;
+  /* Blocks with the same rows follow one another: all but the first find them in the L2. */
+  const int tokenTiles = ceilDiv(args.n, TOKENS);
+  const int firstRow = static_cast<int>(blockIdx.x) / tokenTiles * ROWS, firstToken = static_cast<int>(blockIdx.x) % tokenTiles * TOKENS;
   const int64_t rowBytes = denseRowBytes(DTYPE, args.columns);
   const int units = ceilDiv(args.columns, UNIT);
 
@@ -187,7 +189,7 @@ __global__ void __launch_bounds__(THREADS) denseAnyKernel(DenseArgs args) {
 
 template <int DTYPE, int TOKENS>
 cudaError_t start(const Stream& on, const DenseArgs& args) {
-  const dim3 grid(static_cast<unsigned>(ceilDiv(args.rows, ROWS)), static_cast<unsigned>(ceilDiv(args.n, TOKENS)));
+  const dim3 grid(static_cast<unsigned>(ceilDiv(args.rows, ROWS)) * static_cast<unsigned>(ceilDiv(args.n, TOKENS)));
   return launch(on, denseKernel<DTYPE, TOKENS>, grid, THREADS, stagesOf(DTYPE) * stageBytes(DTYPE, TOKENS), args);
 }
 

@@ -70,20 +70,15 @@ cudaError_t launch(const Stream& on, void (*kernel)(P...), dim3 grid, int thread
 }
 
 /*
- * Waits for the kernel before. With `Stream.overlap` a kernel's blocks may come onto the card while the last blocks of the one before
- * still run; what they do before this call must depend on nothing but weights and launch parameters. Every kernel calls it, so
- * whoever has passed it knows that all earlier kernels have ended, not only the last.
+ * Lets the next kernel's blocks come as soon as there is room, and waits for the kernels before. With `Stream.overlap` (programmatic
+ * dependent launch) a kernel's blocks may be on the card while earlier kernels still run. What they do before this call must depend on
+ * nothing but weights and launch parameters: weights are written by copies, which are always waited for, and by bn_pack_dense, which
+ * waits for itself. Every kernel calls it, and ends only after it, so whoever has passed it knows that all earlier kernels have ended.
  */
 __device__ __forceinline__ void gridWait() {
 #if !defined(BN_SHIM) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-/* Lets the next kernel's blocks come as soon as there is room; what they may touch then, see gridWait. */
-__device__ __forceinline__ void gridRelease() {
-#if !defined(BN_SHIM) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
