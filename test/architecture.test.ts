@@ -55,11 +55,12 @@ const LAW: Record<string, readonly string[]> = {
   'kernels/interface': ['types:tensors'],
   'kernels/ts': ['kernels/interface', 'tensors', 'numeric', 'errors'],
   'kernels/wasm': ['kernels/interface', 'tensors', 'numeric', 'errors'],
+  'kernels/cuda': ['kernels/interface', 'tensors', 'numeric', 'errors'],
   'kernels/foreign': ['kernels/interface', 'tensors', 'numeric', 'errors'],
   'kernels/conformance': ['kernels/interface', 'kernels/ts', 'tensors', 'numeric', 'errors'],
   model: ['kernels/interface', 'tensors', 'types:formats', 'numeric', 'errors'],
   convert: ['model', 'formats', 'tensors', 'tokenizer', 'numeric', 'errors'],
-  platform: ['types:formats', 'formats', 'types:kernels/wasm', 'errors'],
+  platform: ['types:formats', 'formats', 'types:kernels/wasm', 'types:kernels/cuda', 'errors'],
   engine: [
     'model',
     'tokenizer',
@@ -68,6 +69,7 @@ const LAW: Record<string, readonly string[]> = {
     'kernels/interface',
     'kernels/ts',
     'kernels/wasm',
+    'kernels/cuda',
     'kernels/foreign',
     'kernels/conformance', // for `inspect --kernels`: loaded by nobody else
     'platform',
