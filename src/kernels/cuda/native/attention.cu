@@ -60,7 +60,7 @@ __device__ __forceinline__ void sendTile(unsigned char* tile, const unsigned cha
 template <int HEADS, bool HALF_KEYS, bool HALF_VALUES, int DIM>
 __global__ void __launch_bounds__(THREADS, HEADS == 1 ? 3 : 2) attentionKernel(AttentionArgs args, int blocksPerKvHead, bool scoresShared) {
   constexpr int PER_HEAD = THREADS / HEADS, WARPS_PER_HEAD = WARPS / HEADS, VALUE_BYTES = HALF_VALUES ? 2 : 4;
-  constexpr int COLUMNS_AHEAD = DIM == 0 ? 2 : 8;
+  [[maybe_unused]] constexpr int COLUMNS_AHEAD = DIM == 0 ? 2 : 8;
   BN_SHARED(Partials, partials);
   const CacheShape& cache = args.cache;
   const int thread = static_cast<int>(threadIdx.x), d = DIM == 0 ? cache.headDim : DIM, padded = paddedDim(d);
