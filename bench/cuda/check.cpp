@@ -156,7 +156,7 @@ int main(int argc, char** argv) {
     }
     cases.push_back({"ternary", ternary, 6912, 2560, 1, 2});
     cases.push_back({"ternary", ternary, 3200, 8640, 1, 1});
-    cases.push_back({"ternary", ternary, 2560, 2560, 1100, 1});
+    cases.push_back({"ternary", ternary, 6912, 640, 300, 1});
     cases.push_back({"dense", dense, 8000, 2560, 1, BN_Q6_K});
     cases.push_back({"attention", attention, 20, 1500, 1, 5 | 1 << 8 | 128 << 16});
     cases.push_back({"attention", attention, 20, 200, 300, 5 | 1 << 8 | 128 << 16});

@@ -98,6 +98,17 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
     c.close();
   });
 
+  it('forgets a list that it replays when one of its buffers goes', () => {
+    const c = library!.open();
+    const words = legalCommands(c).get('add')!;
+    for (let i = 0; i < 4; i++) c.run(Int32Array.from(words));
+    expect(c.info()).toMatchObject({ graphs: 1, replays: 3 });
+    c.free(words[4]);
+    expect(c.info()).toMatchObject({ graphs: 0 });
+    expect(failure(() => c.run(Int32Array.from(words))).message).toContain(`add (command 0): first input: no buffer`);
+    c.close();
+  });
+
   it('gives a token that is not in the table a row of NaN', () => {
     const c = library!.open();
     const words = legalCommands(c).get('embed')!;

@@ -38,9 +38,10 @@ function digest(): string {
 
 /**
  * The library compiled for the CPU, as `test/cuda/shim/build.mjs` does; kept until a source changes. Undefined where no
- * compiler is.
+ * compiler is. BITNET_CUDA_SHIM names one that was built before.
  */
 export function buildShim(): string | undefined {
+  if (process.env.BITNET_CUDA_SHIM !== undefined) return process.env.BITNET_CUDA_SHIM;
   const cache = join(folder, '../../node_modules/.cache/bitnet-ts');
   const out = join(cache, `cuda-shim-${digest()}.so`);
   if (existsSync(out)) return out;

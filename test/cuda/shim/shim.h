@@ -4,7 +4,7 @@
  *
  * Every thread of a block is a coroutine. They run one at a time, in an order that a seed chooses, and change over only where CUDA
  * lets them meet: at __syncthreads and at warp operations. So a barrier that is missing is a wrong answer here too, in most orders,
- * and a barrier that not all reach is an error instead of a hang. Shared memory is filled with 0xCD before each block, device memory
+ * and a barrier that not all reach is an error instead of a hang. Asynchronous copies arrive at the last moment. Shared memory is filled with 0xCD before each block, device memory
  * when it is taken, and each piece of device memory stands between guards that are looked at when it is given back and at every wait.
  */
 #ifndef BITNET_CUDA_SHIM_H
@@ -50,6 +50,10 @@ struct Slots {
 void meetBlock();
 const Slots& meetWarp(unsigned mask, const void* data, int bytes);
 void* sharedMemory();
+/* cp.async as late as it may be: 16 bytes arrive when their thread waits for their group, not before. */
+void sendCopy(void* to, const void* from, bool valid);
+void commitCopies();
+void awaitCopies(unsigned pending);
 }  // namespace shim
 
 #define threadIdx (shim::here->threadIdx)

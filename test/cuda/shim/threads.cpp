@@ -34,6 +34,13 @@ struct Warp {
   unsigned alive = 0;
 };
 
+struct Copy {
+  void* to;
+  const void* from;
+  bool valid;
+  unsigned group;
+};
+
 struct Thread {
   Place place;
   jmp_buf resume;
@@ -43,6 +50,8 @@ struct Thread {
   /* Waits while *waitsFor == waitsAt. */
   const unsigned* waitsFor = nullptr;
   unsigned waitsAt = 0;
+  std::vector<Copy> copies;
+  unsigned groups = 0; /* committed so far */
 };
 
 /* One block at a time: kernels run one after the other, in the thread that launched them. */
@@ -177,6 +186,23 @@ const Slots& meetWarp(unsigned mask, const void* data, int bytes) {
   return slots;
 }
 
+void sendCopy(void* to, const void* from, bool valid) {
+  block.current->copies.push_back({to, from, valid, block.current->groups});
+}
+
+void commitCopies() { block.current->groups++; }
+
+void awaitCopies(unsigned pending) {
+  Thread* me = block.current;
+  std::vector<Copy> later;
+  for (const Copy& copy : me->copies) {
+    if (copy.group + pending >= me->groups) later.push_back(copy);
+    else if (copy.valid) std::memcpy(copy.to, copy.from, 16);
+    else std::memset(copy.to, 0, 16);
+  }
+  me->copies.swap(later);
+}
+
 void* sharedMemory() { return block.shared.data(); }
 
 const char* runGrid(dim3 grid, dim3 size, size_t sharedBytes, const std::function<void()>& body) {
@@ -199,6 +225,8 @@ const char* runGrid(dim3 grid, dim3 size, size_t sharedBytes, const std::functio
           thread->place = {dim3(i), dim3(x, y, z), size, grid};
           thread->done = false;
           thread->waitsFor = nullptr;
+          thread->copies.clear();
+          thread->groups = 0;
         }
         for (int w = 0; w * 32 < block.count; w++) {
           const int lanes = block.count - w * 32;

@@ -17,8 +17,8 @@ constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / 32;
 /* Bytes of a tile of values, about: two of them beside the scores. */
 constexpr int TILE_BYTES = 16 * 1024;
-/* Scores stay in shared memory up to here. */
-constexpr size_t SHARED_SCORES = 96 * 1024;
+/* Scores stay in shared memory while a block takes no more of it than this; one of compute capability 8.0 gets 163 KiB. */
+constexpr size_t SHARED_BYTES = 128 * 1024;
 
 struct Partials {
   double sums[WARPS];
@@ -58,8 +58,9 @@ __device__ __forceinline__ void sendTile(unsigned char* tile, const unsigned cha
 
 /* DIM: the head dimension, where it is a usual one, so that loops over it unroll; else 0. */
 template <int HEADS, bool HALF_KEYS, bool HALF_VALUES, int DIM>
-__global__ void __launch_bounds__(THREADS) attentionKernel(AttentionArgs args, int blocksPerKvHead, bool scoresShared) {
+__global__ void __launch_bounds__(THREADS, HEADS == 1 ? 3 : 2) attentionKernel(AttentionArgs args, int blocksPerKvHead, bool scoresShared) {
   constexpr int PER_HEAD = THREADS / HEADS, WARPS_PER_HEAD = WARPS / HEADS, VALUE_BYTES = HALF_VALUES ? 2 : 4;
+  [[maybe_unused]] constexpr int COLUMNS_AHEAD = DIM == 0 ? 2 : 8;
   BN_SHARED(Partials, partials);
   const CacheShape& cache = args.cache;
   const int thread = static_cast<int>(threadIdx.x), d = DIM == 0 ? cache.headDim : DIM, padded = paddedDim(d);
@@ -95,7 +96,7 @@ __global__ void __launch_bounds__(THREADS) attentionKernel(AttentionArgs args, i
     const int64_t key = base + static_cast<int64_t>(least(j, count - 1)) * d;
     float s[HEADS][4] = {};
     /* Sums of columns that are not there are left alone: adding 0 * 0 would be harmless, but is not what the contract says. */
-#pragma unroll 8
+#pragma unroll COLUMNS_AHEAD
     for (int at = 4 * p; at < d; at += 16) {
       float k[4] = {};
       if (wide) {
@@ -209,29 +210,31 @@ struct Plan {
   int heads;
   int blocksPerKvHead;
   size_t scoreFloats; /* of a block */
+  size_t otherBytes;  /* of shared memory */
   bool scoresShared;
 };
 
 Plan planOf(const AttentionArgs& args, int sms) {
-  const int group = args.nHeads / args.cache.nKvHeads;
+  const CacheShape& cache = args.cache;
+  const int group = args.nHeads / cache.nKvHeads;
   /* Heads together read keys and values once; heads apart fill the card when there are few rows. */
-  const bool together = group > 1 && static_cast<int64_t>(args.n) * args.cache.nKvHeads >= sms;
+  const bool together = group > 1 && static_cast<int64_t>(args.n) * cache.nKvHeads >= sms;
   const int heads = together ? 4 : 1;
-  const size_t floats = static_cast<size_t>(heads) * static_cast<size_t>(scoreStride(args.cache.context));
-  return {heads, ceilDiv(group, heads), floats, floats * sizeof(float) <= SHARED_SCORES};
+  const size_t floats = static_cast<size_t>(heads) * static_cast<size_t>(scoreStride(cache.context));
+  const size_t other = sizeof(Partials) + 2 * static_cast<size_t>(tileBytes(cache.headDim, cache.halfValues ? 2 : 4)) +
+                       sizeof(float) * static_cast<size_t>(heads) * paddedDim(cache.headDim);
+  return {heads, ceilDiv(group, heads), floats, other, other + floats * sizeof(float) <= SHARED_BYTES};
 }
 
 template <int HEADS>
 cudaError_t start(const Stream& on, const AttentionArgs& args, const Plan& plan) {
   const dim3 grid(static_cast<unsigned>(args.cache.nKvHeads * plan.blocksPerKvHead), static_cast<unsigned>(args.n));
-  const size_t floats = static_cast<size_t>(HEADS) * paddedDim(args.cache.headDim) + (plan.scoresShared ? plan.scoreFloats : 0);
   const bool halfKeys = args.cache.halfKeys, halfValues = args.cache.halfValues;
-  const int d = args.cache.headDim;
   auto kernel = halfKeys ? (halfValues ? attentionKernel<HEADS, true, true, 0> : attentionKernel<HEADS, true, false, 0>)
                          : (halfValues ? attentionKernel<HEADS, false, true, 0> : attentionKernel<HEADS, false, false, 0>);
-  if (halfKeys && halfValues && d == 64) kernel = attentionKernel<HEADS, true, true, 64>;
-  if (halfKeys && halfValues && d == 128) kernel = attentionKernel<HEADS, true, true, 128>;
-  const size_t shared = sizeof(Partials) + sizeof(float) * floats + 2 * static_cast<size_t>(tileBytes(d, halfValues ? 2 : 4));
+  if (halfKeys && halfValues && args.cache.headDim == 64) kernel = attentionKernel<HEADS, true, true, 64>;
+  if (halfKeys && halfValues && args.cache.headDim == 128) kernel = attentionKernel<HEADS, true, true, 128>;
+  const size_t shared = plan.otherBytes + (plan.scoresShared ? plan.scoreFloats * sizeof(float) : 0);
   return launch(on, kernel, grid, THREADS, shared, args, plan.blocksPerKvHead, plan.scoresShared);
 }
 

@@ -89,7 +89,7 @@ __device__ __forceinline__ void decodeQuarter(const uint8_t* unit, int quarter, 
 }
 
 template <int DTYPE, int TOKENS>
-__global__ void __launch_bounds__(THREADS) denseKernel(DenseArgs args) {
+__global__ void __launch_bounds__(THREADS, 2) denseKernel(DenseArgs args) {
   constexpr int STAGES = stagesOf(DTYPE), PITCH = pitchOf(DTYPE), PIECES = unitBytes(DTYPE) / 16;
   constexpr int STAGE = stageBytes(DTYPE, TOKENS);
   BN_SHARED(unsigned char, shared);

@@ -98,7 +98,7 @@ __device__ __forceinline__ uint4 loadStream(const void* at) {
 /* 16 bytes from device to shared memory, behind the thread's back; zeros where not `valid`. Both ends are multiples of 16. */
 __device__ __forceinline__ void copyAsync(void* to, const void* from, bool valid) {
 #ifdef BN_SHIM
-  *static_cast<uint4*>(to) = valid ? *static_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
+  shim::sendCopy(to, from, valid);
 #else
   const unsigned shared = static_cast<unsigned>(__cvta_generic_to_shared(to));
   const int bytes = valid ? 16 : 0;
@@ -107,7 +107,9 @@ __device__ __forceinline__ void copyAsync(void* to, const void* from, bool valid
 }
 
 __device__ __forceinline__ void copyCommit() {
-#ifndef BN_SHIM
+#ifdef BN_SHIM
+  shim::commitCopies();
+#else
   asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
@@ -115,7 +117,9 @@ __device__ __forceinline__ void copyCommit() {
 /* Waits for all but the newest PENDING groups of this thread's copies; a barrier must follow before others read them. */
 template <int PENDING>
 __device__ __forceinline__ void copyWait() {
-#ifndef BN_SHIM
+#ifdef BN_SHIM
+  shim::awaitCopies(PENDING);
+#else
   asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 #endif
 }
