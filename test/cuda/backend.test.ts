@@ -1,15 +1,17 @@
 /** The cuda backend does what the definition says: op by op, in whole models, and with as few calls as promised. */
 import { afterEach, describe, expect, it } from 'vitest';
-import { wasm } from '../../src/engine/backends.ts';
+import { ts, wasm } from '../../src/engine/backends.ts';
 import { openModelFile } from '../../src/engine/model.ts';
 import { kvShapeOf } from '../../src/engine/session.ts';
 import { Stepper } from '../../src/engine/stepper.ts';
 import { loadModel, type Model } from '../../src/index.ts';
+import { MAX_WORDS } from '../../src/kernels/cuda/commands.ts';
 import type { Backend } from '../../src/kernels/interface.ts';
 import { createTsBackend } from '../../src/kernels/ts/backend.ts';
 import { loadWeights } from '../../src/model/load.ts';
 import { conformanceCases, runConformance, runModelConformance } from '../../src/oracle/conformance.ts';
 import { synthesized } from '../../src/oracle/kit/models.ts';
+import { tinyModel } from '../model/models.ts';
 import { onShim, shim, shimPath, watched } from './shim.ts';
 
 const stories = new URL('../../fixtures/models/stories.gguf.gz', import.meta.url);
@@ -216,6 +218,57 @@ describe.skipIf(shimPath === undefined)('the cuda backend on the CPU shim', () =
       expect(planned.length).toBeGreaterThan(0);
       expect(free - Number(device.info().freeBytes)).toBeLessThanOrEqual(Math.max(...planned));
     }
+  }, 60_000);
+
+  it('takes matrices that it rearranges in pieces', async () => {
+    const ids = Array.from({ length: 9 }, (_, i) => (i * 37) % 500);
+    for (const type of ['Q8_0', 'Q6_K', 'Q4_1', 'BF16'] as const) {
+      const file = await tinyModel({ architecture: 'bitnet-b1.58', embeddingType: type });
+      const { backend, device, calls } = await watched(10_000);
+      const own = device.info().usedBytes;
+      const model = await load(async () => backend, file);
+      const pieces = calls.filter(({ name }) => name === 'bn_pack_dense');
+      if (type === 'BF16') expect(pieces).toEqual([]);
+      else expect(pieces.length).toBeGreaterThan(3);
+      // What was under way is given back: all that is taken is weights and scratch.
+      expect(model.memory().usedBytes).toBe(device.info().usedBytes - own);
+      const session = model.createSession();
+      expect(await session.prefill(ids)).toEqual(await (await load(ts(), file)).createSession().prefill(ids));
+    }
+  }, 60_000);
+
+  it('is what arithmetic of other engines is put upon', async () => {
+    const file = await tinyModel({ architecture: 'llama', type: 'TQ2_0' });
+    const ids = Array.from({ length: 7 }, (_, i) => (i * 37) % 500);
+    for (const foreign of [{ activations: 'q8_k' }, { saturateI16: true }] as const) {
+      const [expected, got] = await Promise.all(
+        [ts(), onShim].map(async (backend) => {
+          const model = await loadModel(file, { backend, ...foreign });
+          models.push(model);
+          return model.createSession().prefill(ids);
+        }),
+      );
+      expect(got).toEqual(expected);
+    }
+  }, 60_000);
+
+  it('runs programs of any length, in pieces where they are long', async () => {
+    const { backend, calls } = await watched();
+    const [sum, one] = [backend.alloc('f32', [1, 1]), backend.alloc('f32', [1, 1])];
+    backend.write(one, Float32Array.of(1));
+    const times = Math.ceil(MAX_WORDS / 9) + 1000;
+    for (let i = 0; i < times; i++) backend.add(sum, sum, one, 1);
+    expect(await backend.read(sum, 1)).toEqual(Float32Array.of(times));
+    const runs = calls.filter(({ name }) => name === 'bn_run').map(({ args }) => Number(args[2]));
+    expect(runs.length).toBe(2);
+    expect(runs[0]).toBeLessThanOrEqual(MAX_WORDS);
+    expect(runs[0] + runs[1]).toBe(times * 9);
+    // What is written comes after what was enqueued before it, and before what comes later.
+    backend.add(sum, sum, one, 1);
+    backend.write(one, Float32Array.of(0.5));
+    backend.add(sum, sum, one, 1);
+    expect(await backend.read(sum, 1)).toEqual(Float32Array.of(times + 1.5));
+    await backend.dispose();
   }, 60_000);
 
   it('leaves nothing behind when it is disposed of, whatever was enqueued', async () => {

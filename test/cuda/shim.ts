@@ -31,7 +31,7 @@ export interface Call {
 }
 
 /** A backend on the shim, its context, and every call that it makes from here on. */
-export async function watched(): Promise<{ backend: CudaBackend; device: Device; calls: Call[] }> {
+export async function watched(stagingBytes?: number): Promise<{ backend: CudaBackend; device: Device; calls: Call[] }> {
   const library = await createCudaHost().loadLibrary(shimPath);
   const calls: Call[] = [];
   const watching: NativeLibrary = {
@@ -47,5 +47,5 @@ export async function watched(): Promise<{ backend: CudaBackend; device: Device;
   };
   const device = Device.open(watching, 0);
   const info = { name: 'cuda', variant: 'watched', nThreads: 1, exact: true, notes: [] };
-  return { backend: new CudaBackend(info, device), device, calls };
+  return { backend: new CudaBackend(info, device, stagingBytes), device, calls };
 }

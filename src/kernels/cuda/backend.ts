@@ -22,7 +22,7 @@ import type {
   WeightSource,
 } from '../interface.ts';
 import { AS_IN_FILES, DENSE_CODE, Op } from './abi.ts';
-import { Books, CudaRehearsal, capacityOf, stagedRows, stagingBytes } from './books.ts';
+import { Books, CudaRehearsal, capacityOf, STAGING_BYTES, stagedRows } from './books.ts';
 import { CommandList } from './commands.ts';
 import { type Device, WHERE } from './device.ts';
 import {
@@ -60,13 +60,16 @@ export class CudaBackend implements Backend {
   readonly #list = new CommandList();
   readonly #books = new Books();
   readonly #turn = createTurns(LANES);
+  readonly #stagingBytes: number;
   #top: Top | undefined;
   /** Where TOP_K writes. */
   #topBuf: CudaBuf | undefined;
 
-  constructor(info: BackendInfo, device: Device) {
+  /** Matrices that the device rearranges get there in pieces of about `stagingBytes`. */
+  constructor(info: BackendInfo, device: Device, stagingBytes = STAGING_BYTES) {
     this.info = info;
     this.#device = device;
+    this.#stagingBytes = stagingBytes;
   }
 
   alloc(type: BufType, shape: readonly number[]): Buf {
@@ -143,10 +146,10 @@ export class CudaBackend implements Backend {
     const size = this.#device.denseBytes(dtype, rows, columns);
     const handle = this.#take(size, name);
     this.#giveOnError(handle, size, () => {
-      const room = stagingBytes(source);
-      const staging = this.#take(room, `staging of ${name}`);
-      const atOnce = stagedRows(source);
+      const atOnce = stagedRows(source, this.#stagingBytes);
       const rowBytes = bytes.length / rows;
+      const room = atOnce * rowBytes;
+      const staging = this.#take(room, `staging of ${name}`);
       for (let row = 0; row < rows; row += atOnce) {
         const count = Math.min(atOnce, rows - row);
         this.#device.write(staging, bytes.subarray(row * rowBytes, (row + count) * rowBytes));

@@ -7,7 +7,7 @@ import type { Buf, BufType, KvCache, KvShape, QuantizedBuf, Rehearsal, WeightSha
 import { AS_IN_FILES, DENSE_CODE } from './abi.ts';
 import { bufBytes, CudaBuf, CudaKv, CudaQuantized, kvBytes, quantizedBytes } from './memory.ts';
 
-/** Bytes of a matrix that the device rearranges are sent in pieces of about this size. */
+/** Matrices that the device rearranges get there in pieces of about this size. */
 export const STAGING_BYTES = 64 << 20;
 
 /** The driver gives memory in blocks of 2 MiB, of which small buffers share one. */
@@ -104,7 +104,7 @@ export class CudaRehearsal implements Rehearsal {
       return;
     }
     this.#take(this.#denseBytes(DENSE_CODE[shape.dtype], shape.rows, shape.columns));
-    const staging = blocks(stagingBytes(shape));
+    const staging = blocks(stagedRows(shape) * (shape.byteLength / shape.rows));
     this.#books.take(staging);
     this.#books.give(staging);
   }
@@ -119,12 +119,8 @@ export class CudaRehearsal implements Rehearsal {
 }
 
 /** Rows of a matrix that are sent to be rearranged at a time. */
-export function stagedRows({ rows, byteLength }: WeightShape): number {
-  return Math.max(1, Math.min(rows, Math.floor((STAGING_BYTES * rows) / byteLength)));
-}
-
-export function stagingBytes(shape: WeightShape): number {
-  return stagedRows(shape) * (shape.byteLength / shape.rows);
+export function stagedRows({ rows, byteLength }: WeightShape, stagingBytes = STAGING_BYTES): number {
+  return Math.max(1, Math.min(rows, Math.floor((stagingBytes * rows) / byteLength)));
 }
 
 function partsOf(memory: Buf | QuantizedBuf | KvCache): number[] {

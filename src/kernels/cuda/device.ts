@@ -23,6 +23,8 @@ export interface DeviceInfo {
   readonly runtime: number;
   readonly totalBytes: number;
   readonly freeBytes: number;
+  /** By this context, what the library takes for itself included. */
+  readonly usedBytes: number;
   readonly sms: number;
   /** Lists of commands that are kept as graphs, and how often one was replayed. */
   readonly graphs: number;
