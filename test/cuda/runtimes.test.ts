@@ -89,6 +89,15 @@ describe.skipIf(shim === undefined)('bitnet --backend cuda', () => {
     process.env.BITNET_CUDA_LIBRARY = shim;
   }, 60_000);
 
+  it('is reckoned with by inspect', async () => {
+    const inspect = async (args: readonly string[]) => (await runIn(node, main, ['inspect', ...args])).stdout;
+    expect(await inspect(['--backend', 'cuda'])).toMatch(
+      /^fits: +yes, \d+\.\d MiB of the 15\.\d+ GiB of free memory of CPU shim, sm_90, scratch included/m,
+    );
+    expect(await inspect(['--backend', 'cuda', '--device', '2'])).toMatch(/^fits: +no: backend cuda: no device 2/m);
+    expect(JSON.parse(await inspect(['--backend', 'cuda', '--json'])).fit.of).toContain('CPU shim');
+  }, 60_000);
+
   it('is what -ngl points to', async () => {
     const { stderr } = await runIn(node, main, [...tell, '-ngl', '99', '-t', '1']);
     expect(stderr).toContain('note: -ngl is ignored: --backend cuda runs all layers on a GPU');
