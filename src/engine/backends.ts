@@ -5,7 +5,7 @@
  */
 
 import { BitnetError, want } from '../errors.ts';
-import { type CudaOptions, createCudaBackend } from '../kernels/cuda/open.ts';
+import type { CudaOptions } from '../kernels/cuda/open.ts';
 import type { Backend, BackendInfo } from '../kernels/interface.ts';
 import { createTsBackend } from '../kernels/ts/backend.ts';
 import { createWasmBackend, type WasmOptions } from '../kernels/wasm/open.ts';
@@ -35,7 +35,11 @@ export function wasm(options: WasmOptions = {}): BackendFactory {
  * reason where one of them, a driver or a device is missing.
  */
 export function cuda(options: CudaOptions = {}): BackendFactory {
-  return async () => createCudaBackend(options, await detectPlatform().cudaHost());
+  return async () => {
+    // Not loaded by those who have no such device.
+    const { createCudaBackend } = await import('../kernels/cuda/open.ts');
+    return createCudaBackend(options, await detectPlatform().cudaHost());
+  };
 }
 
 /** `wasm` where it works, else `ts` with a note that says why. Another failure of `wasm` stays a failure. */

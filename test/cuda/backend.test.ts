@@ -230,7 +230,9 @@ describe.skipIf(shimPath === undefined)('the cuda backend on the CPU shim', () =
       const pieces = calls.filter(({ name }) => name === 'bn_pack_dense');
       if (type === 'BF16') expect(pieces).toEqual([]);
       else expect(pieces.length).toBeGreaterThan(3);
-      // What was under way is given back: all that is taken is weights and scratch.
+      // What was under way is given back, and everything that is taken is accounted for.
+      const freed = calls.filter(({ name }) => name === 'bn_free').map(({ args }) => args[1]);
+      expect(new Set(freed)).toEqual(new Set(pieces.map(({ args }) => args[2])));
       expect(model.memory().usedBytes).toBe(device.info().usedBytes - own);
       const session = model.createSession();
       expect(await session.prefill(ids)).toEqual(await (await load(ts(), file)).createSession().prefill(ids));
