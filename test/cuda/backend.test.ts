@@ -193,7 +193,49 @@ describe.skipIf(shimPath === undefined)('the cuda backend on the CPU shim', () =
     await backend.dispose();
   });
 
-  it('needs no less than was planned for a model', async () => {
+  it('plans for every thing what the device takes for it, in blocks', async () => {
+    const backend = await onShim();
+    const rehearsal = backend.rehearse!();
+    const more = (act: () => unknown) => {
+      const before = rehearsal.memory().usedBytes;
+      act();
+      return rehearsal.memory().usedBytes - before;
+    };
+    const kv = {
+      nLayers: 6,
+      nHeads: 4,
+      nKvHeads: 2,
+      headDim: 64,
+      contextSize: 4000,
+      kType: 'f16',
+      vType: 'f32',
+    } as const;
+    const square = { name: 'm', rows: 4096, columns: 4096 } as const;
+    more(() => rehearsal.allocKv(kv)); // and room for scores, once
+    const q6k = (4096 * 4096 * 210) / 256;
+    for (const [bytes, act] of [
+      [6 * 2 * 64 * 4000 * (2 + 4), () => rehearsal.allocKv(kv)],
+      [4096 * 1024, () => rehearsal.place({ ...square, kind: 'ternary', byteLength: 4096 * 1024 })],
+      [4096 * 8192, () => rehearsal.place({ ...square, kind: 'dense', dtype: 'F16', byteLength: 4096 * 8192 })],
+      // Longer on the device: see native/dense_layout.h.
+      [(q6k / 210) * 224, () => rehearsal.place({ ...square, kind: 'dense', dtype: 'Q6_K', byteLength: q6k })],
+      [4 * 300 * 4096, () => rehearsal.alloc('f32', [300, 4096])],
+      [300 * (4096 + 8), () => rehearsal.allocQuantized(300, 4096)],
+    ] as const) {
+      const planned = more(act);
+      expect(planned).toBeGreaterThanOrEqual(bytes);
+      expect(planned).toBeLessThan(bytes + (4 << 20));
+    }
+    // What is on its way is planned for as well.
+    const before = rehearsal.memory().usedBytes;
+    const head = { name: 'head', rows: 1 << 17, columns: 2048, kind: 'dense', dtype: 'Q8_0' } as const;
+    const byteLength = ((1 << 17) * 2048 * 34) / 32;
+    rehearsal.place({ ...head, byteLength });
+    expect(rehearsal.spanBytes - before).toBeGreaterThan(byteLength + 63 * 2 ** 20);
+    await backend.dispose();
+  });
+
+  it('takes no more than was planned for a model', async () => {
     for (const architecture of ['bitnet-b1.58', 'gemma3']) {
       const { backend, device } = await watched();
       const [, rehearsal] = [backend.memory(), backend.rehearse()];
@@ -270,6 +312,9 @@ describe.skipIf(shimPath === undefined)('the cuda backend on the CPU shim', () =
     backend.write(one, Float32Array.of(0.5));
     backend.add(sum, sum, one, 1);
     expect(await backend.read(sum, 1)).toEqual(Float32Array.of(times + 1.5));
+    backend.add(sum, sum, one, 1);
+    backend.free(one);
+    expect(await backend.read(sum, 1)).toEqual(Float32Array.of(times + 2));
     await backend.dispose();
   }, 60_000);
 
