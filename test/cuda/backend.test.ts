@@ -212,13 +212,16 @@ describe.skipIf(shimPath === undefined)('the cuda backend on the CPU shim', () =
     } as const;
     const square = { name: 'm', rows: 4096, columns: 4096 } as const;
     more(() => rehearsal.allocKv(kv)); // and room for scores, once
-    const q6k = (4096 * 4096 * 210) / 256;
+    const q6k = (12288 * 4096 * 210) / 256;
     for (const [bytes, act] of [
       [6 * 2 * 64 * 4000 * (2 + 4), () => rehearsal.allocKv(kv)],
       [4096 * 1024, () => rehearsal.place({ ...square, kind: 'ternary', byteLength: 4096 * 1024 })],
       [4096 * 8192, () => rehearsal.place({ ...square, kind: 'dense', dtype: 'F16', byteLength: 4096 * 8192 })],
       // Longer on the device: see native/dense_layout.h.
-      [(q6k / 210) * 224, () => rehearsal.place({ ...square, kind: 'dense', dtype: 'Q6_K', byteLength: q6k })],
+      [
+        (q6k / 210) * 224,
+        () => rehearsal.place({ ...square, rows: 12288, kind: 'dense', dtype: 'Q6_K', byteLength: q6k }),
+      ],
       [4 * 300 * 4096, () => rehearsal.alloc('f32', [300, 4096])],
       [300 * (4096 + 8), () => rehearsal.allocQuantized(300, 4096)],
     ] as const) {
