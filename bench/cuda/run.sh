@@ -73,7 +73,7 @@ if [ -z "$SHIM" ]; then
 fi
 
 step "every op against the CPU shim, bit for bit"
-limited 150 "$WORK/check" "$LIBRARY" "$SHIM" || failed "check"
+limited 150 "$WORK/check" "$LIBRARY" "$SHIM" || failed "check, exit status $? (124: out of time)"
 
 step "compute-sanitizer"
 if command -v compute-sanitizer >/dev/null; then
@@ -88,7 +88,7 @@ fi
 
 step "the conformance suite against kernels/ts"
 if [ -n "$JS" ] && [ -d node_modules/koffi ]; then
-  limited 120 "$JS" bench/cuda/conform.ts "$LIBRARY" || failed "conformance (or a JavaScript engine that cannot run TypeScript)"
+  limited 120 "$JS" bench/cuda/conform.ts "$LIBRARY" || failed "conformance, exit status $? (124: out of time; or an engine that cannot run TypeScript)"
 else
   echo "no JavaScript engine or no koffi here: not run"
 fi

@@ -4,9 +4,10 @@
  */
 import { describe, expect, it } from 'vitest';
 import { conformanceCases, expectedOutputs, runConformance } from '../../src/kernels/conformance/run.ts';
-import { values } from '../../src/kernels/conformance/values.ts';
+import { trits, values } from '../../src/kernels/conformance/values.ts';
 import type { Backend, KvType } from '../../src/kernels/interface.ts';
 import { createTsBackend } from '../../src/kernels/ts/backend.ts';
+import { packRows } from '../../src/tensors/packed.ts';
 import { TestBackend } from './backend.ts';
 import { configOf, Graph, type Piece } from './graph.ts';
 import { buildShim, Library } from './library.ts';
@@ -225,6 +226,60 @@ describe.skipIf(library === undefined)('the CUDA kernels on the CPU shim', () =>
     await backend.dispose();
   });
 
+  /** Neighbours that look like those of `fuse.cu` and are not. */
+  it('put together only what belongs together', async () => {
+    const [n, d, heads, kvHeads] = [3, 64, 4, 2];
+    const program = async (backend: Backend) => {
+      let seed = 1;
+      const make = (columns: number, rows = n) => {
+        const buf = backend.alloc('f32', [rows, columns]);
+        backend.write(buf, values('normal', rows * columns, seed++));
+        return buf;
+      };
+      const shape = { nLayers: 1, nHeads: heads, nKvHeads: kvHeads, headDim: d, contextSize: 9 };
+      const kv = backend.allocKv({ ...shape, kType: 'f16', vType: 'f32' });
+      const [q, k, other, v, angles] = [
+        make(heads * d),
+        make(kvHeads * d),
+        make(kvHeads * d),
+        make(kvHeads * d),
+        make(d),
+      ];
+      const [a, b, x, y, gain] = [make(256), make(256), make(256), make(256), make(256, 1)];
+      const [codes, out] = [backend.allocQuantized(n, 256), make(40)];
+      const [first, second] = [backend.allocQuantized(n, 256), make(40)];
+      const weights = await Promise.all([1, 2].map((i) => ternaryWeight(backend, 40, 256, i)));
+      const rope = () => {
+        backend.rope(q, angles, heads, d, 'neox', n);
+        backend.rope(k, angles, kvHeads, d, 'neox', n);
+      };
+      rope();
+      backend.kvAppend({ kv, row: 0, count: n, position: 0 }, 0, other, v); // not what was rotated
+      rope();
+      backend.kvAppend({ kv, row: 0, count: n, position: 4 }, 0, k, k); // twice the same
+      rope();
+      backend.kvAppend({ kv, row: 0, count: 1, position: 3 }, 0, k, v); // not all of it
+      backend.add(x, a, b, n);
+      backend.rmsNormQuantize(codes, a, gain, 1e-5, n); // not the sum
+      backend.add(x, x, b, n);
+      backend.rmsNorm(b, x, gain, 1e-5, n); // over what was added
+      backend.gatedSilu(y, a, x, n);
+      backend.quantizeRows(first, y, n - 1); // fewer rows
+      backend.ternaryMatmul(out, weights[0], codes, n);
+      backend.ternaryMatmul(out, weights[1], codes, n); // the same place
+      backend.ternaryMatmul(second, weights[0], first, n - 1); // other codes
+      const results = await Promise.all(
+        [q, k, x, b, y, out, second].map((buf) => backend.read(buf, n * (buf.shape[1] ?? 1))),
+      );
+      const cached = await backend.readKv(kv, 0, 0, 7);
+      return Float32Array.from([...results, cached.k, cached.v].flatMap((part) => [...part]));
+    };
+    const expected = await program(createTsBackend());
+    const backend = open(7);
+    expect(different(expected, await program(backend))).toEqual([]);
+    await backend.dispose();
+  });
+
   it('replay a list for other sequences, and forget it with its buffers', async () => {
     const config = configOf('bitnet-b1.58', { nLayers: 1 });
     const decode = (sequence: number, position: number): Piece[] => [{ sequence, position, count: 1 }];
@@ -265,6 +320,15 @@ async function runSteps(backend: Backend, config: ReturnType<typeof configOf>, s
     out.push(Float32Array.from([...x, ...(config.nLayers > 1 ? logits : [])]));
   }
   return out;
+}
+
+function ternaryWeight(backend: Backend, rows: number, columns: number, seed: number) {
+  const bytes = packRows(trits('random', rows * columns, seed), rows, columns);
+  const fill = async (to: Uint8Array) => {
+    to.set(bytes);
+    return 0.02 * seed;
+  };
+  return backend.upload({ kind: 'ternary', name: 'w', rows, columns, byteLength: bytes.length, fill });
 }
 
 /** Where two arrays differ, the first few. */

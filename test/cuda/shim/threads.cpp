@@ -212,32 +212,32 @@ const char* runGrid(dim3 grid, dim3 size, size_t sharedBytes, const std::functio
   for (int i = 0; i < block.count; i++) order[i] = i;
   block.random = static_cast<uint64_t>(state().seed) * 0x9e3779b97f4a7c15u + 1;
   block.body = &body;
-  for (unsigned z = 0; z < grid.z; z++) {
-    for (unsigned y = 0; y < grid.y; y++) {
-      for (unsigned x = 0; x < grid.x; x++) {
-        block.alive = block.count;
-        block.arrived = 0;
-        block.complaint = nullptr;
-        /* To the byte, so that a tool that watches memory sees one too many. */
-        block.shared.assign(sharedBytes, 0xCD);
-        for (int i = 0; i < block.count; i++) {
-          Thread* thread = block.threads[i].get();
-          thread->place = {dim3(i), dim3(x, y, z), size, grid};
-          thread->done = false;
-          thread->waitsFor = nullptr;
-          thread->copies.clear();
-          thread->groups = 0;
-        }
-        for (int w = 0; w * 32 < block.count; w++) {
-          const int lanes = block.count - w * 32;
-          block.warps[w].arrived = 0;
-          block.warps[w].alive = lanes >= 32 ? 0xffffffffu : (1u << lanes) - 1;
-        }
-        if (!runThreads(order)) {
-          block.threads.clear(); /* their stacks hold half-run kernels: leaked, on a path that only a bug takes */
-          return block.complaint;
-        }
-      }
+  /* Blocks in any order as well: backwards when the seed is odd. */
+  const unsigned total = grid.x * grid.y * grid.z;
+  for (unsigned i = 0; i < total; i++) {
+    const unsigned at = state().seed & 1 ? total - 1 - i : i;
+    const dim3 place(at % grid.x, at / grid.x % grid.y, at / grid.x / grid.y);
+    block.alive = block.count;
+    block.arrived = 0;
+    block.complaint = nullptr;
+    /* To the byte, so that a tool that watches memory sees one too many. */
+    block.shared.assign(sharedBytes, 0xCD);
+    for (int i = 0; i < block.count; i++) {
+      Thread* thread = block.threads[i].get();
+      thread->place = {dim3(i), place, size, grid};
+      thread->done = false;
+      thread->waitsFor = nullptr;
+      thread->copies.clear();
+      thread->groups = 0;
+    }
+    for (int w = 0; w * 32 < block.count; w++) {
+      const int lanes = block.count - w * 32;
+      block.warps[w].arrived = 0;
+      block.warps[w].alive = lanes >= 32 ? 0xffffffffu : (1u << lanes) - 1;
+    }
+    if (!runThreads(order)) {
+      block.threads.clear(); /* their stacks hold half-run kernels: leaked, on a path that only a bug takes */
+      return block.complaint;
     }
   }
   return nullptr;

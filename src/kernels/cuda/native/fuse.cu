@@ -11,12 +11,15 @@
 namespace bn {
 namespace {
 
+/* Whether `count` floats from `a` and `more` from `b` have none in common. */
+bool apart(const float* a, int64_t count, const float* b, int64_t more) { return a + count <= b || b + more <= a; }
+
 bool sharesCodes(const Op& a, const Op& b) {
   if (a.kind != Op::Kind::TERNARY || b.kind != Op::Kind::TERNARY) return false;
   const TernaryArgs &x = a.ternary, &y = b.ternary;
   if (x.codes != y.codes || x.meta != y.meta || x.n != y.n || x.columns != y.columns || x.count == MAX_SHARERS) return false;
   for (int i = 0; i < x.count; i++)
-    if (x.matrices[i].out == y.matrices[0].out) return false;
+    if (!apart(x.matrices[i].out, static_cast<int64_t>(x.n) * x.matrices[i].rows, y.matrices[0].out, static_cast<int64_t>(x.n) * y.matrices[0].rows)) return false;
   return true;
 }
 
@@ -34,8 +37,13 @@ Made madeBy(int opcode) {
 bool makesRows(const Op& a, const Op& b) {
   if (a.kind != Op::Kind::ELEMENTS || b.kind != Op::Kind::ROWS || b.rows.made != Made::LOADED) return false;
   if (madeBy(a.elements.op) == Made::LOADED) return false;
-  return a.elements.out == b.rows.a && a.elements.length == static_cast<int64_t>(b.rows.n) * b.rows.columns &&
-         (b.rows.normed == nullptr || b.rows.normed == a.elements.out || b.rows.normed != a.elements.b);
+  const int64_t length = a.elements.length;
+  if (a.elements.out != b.rows.a || length != static_cast<int64_t>(b.rows.n) * b.rows.columns) return false;
+  if (b.rows.gain != nullptr && !apart(a.elements.out, length, b.rows.gain, b.rows.columns)) return false;
+  /* A row is read before it is written over; another row must not be written over instead. */
+  const float* const normed = b.rows.normed;
+  const auto safe = [&](const float* input) { return normed == nullptr || normed == input || apart(normed, length, input, length); };
+  return safe(a.elements.a) && safe(a.elements.b) && safe(a.elements.out);
 }
 
 void takeMaker(const ElementArgs& maker, RowsArgs& rows) {
@@ -56,7 +64,9 @@ bool isAppend(const Op& op) { return op.kind == Op::Kind::ROPE && op.rope.q == n
 /* q and k of the same rows. */
 bool ropesBoth(const Op& a, const Op& b) {
   return isRope(a) && isRope(b) && a.rope.k == nullptr && b.rope.k == nullptr && a.rope.angles == b.rope.angles &&
-         a.rope.headDim == b.rope.headDim && a.rope.neox == b.rope.neox && a.rope.n == b.rope.n && a.rope.q != b.rope.q;
+         a.rope.headDim == b.rope.headDim && a.rope.neox == b.rope.neox && a.rope.n == b.rope.n &&
+         apart(a.rope.q, static_cast<int64_t>(a.rope.n) * a.rope.nHeads * a.rope.headDim, b.rope.q,
+               static_cast<int64_t>(b.rope.n) * b.rope.nHeads * b.rope.headDim);
 }
 
 bool followsOn(const RopeArgs& a, const RopeArgs& b) {
