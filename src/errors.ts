@@ -86,11 +86,18 @@ export function want(
   if (!condition) throw new BitnetError(code, what, facts());
 }
 
+/** Lists in lists are shown so deep: strangers' JSON may be nested deeper than a stack is. */
+const SHOWN_DEPTH = 3;
+
 /** A short printable form of any value for the `got` part of a message. */
-export function show(value: unknown): string {
+export function show(value: unknown, depth: number = SHOWN_DEPTH): string {
   if (typeof value === 'string') return JSON.stringify(value.length > 80 ? `${value.slice(0, 77)}...` : value);
   if (typeof value === 'bigint') return `${value}`;
   if (value === null || typeof value !== 'object') return String(value);
-  if (Array.isArray(value)) return `(${value.slice(0, 8).map(show).join(', ')}${value.length > 8 ? ', ...' : ''})`;
+  if (Array.isArray(value)) {
+    if (depth === 0) return '(...)';
+    const items = value.slice(0, 8).map((item) => show(item, depth - 1));
+    return `(${items.join(', ')}${value.length > 8 ? ', ...' : ''})`;
+  }
   return Object.prototype.toString.call(value);
 }

@@ -53,20 +53,20 @@ const LAW: Record<string, readonly string[]> = {
   tokenizer: ['errors'],
   sampling: ['errors', 'numeric'],
   'kernels/interface': ['types:tensors'],
-  'kernels/ts': ['kernels/interface', 'tensors', 'numeric', 'errors'],
-  'kernels/wasm': ['kernels/interface', 'tensors', 'numeric', 'errors'],
-  'kernels/cuda': ['kernels/interface', 'tensors', 'numeric', 'errors'],
-  'kernels/foreign': ['kernels/interface', 'tensors', 'numeric', 'errors'],
-  'kernels/conformance': ['kernels/interface', 'kernels/ts', 'tensors', 'numeric', 'errors'],
-  model: ['kernels/interface', 'tensors', 'types:formats', 'numeric', 'errors'],
+  'kernels/ts': ['types:kernels/interface', 'tensors', 'numeric', 'errors'],
+  'kernels/wasm': ['types:kernels/interface', 'tensors', 'numeric', 'errors'],
+  'kernels/cuda': ['types:kernels/interface', 'tensors', 'numeric', 'errors'],
+  'kernels/foreign': ['types:kernels/interface', 'tensors', 'errors'],
+  'kernels/conformance': ['types:kernels/interface', 'kernels/ts', 'tensors', 'numeric'],
+  model: ['types:kernels/interface', 'tensors', 'types:formats', 'numeric', 'errors'],
   convert: ['model', 'formats', 'tensors', 'tokenizer', 'numeric', 'errors'],
-  platform: ['types:formats', 'formats', 'types:kernels/wasm', 'types:kernels/cuda', 'errors'],
+  platform: ['formats', 'types:kernels/wasm', 'types:kernels/cuda', 'errors'],
   engine: [
     'model',
     'tokenizer',
     'sampling',
     'formats',
-    'kernels/interface',
+    'types:kernels/interface',
     'kernels/ts',
     'kernels/wasm',
     'kernels/cuda',
@@ -82,7 +82,7 @@ const LAW: Record<string, readonly string[]> = {
     'convert', // the models of the kit and of the conformance of graphs
     'tokenizer',
     'sampling',
-    'kernels/interface',
+    'types:kernels/interface',
     'kernels/ts', // the definition: expected vectors are its answers, and so is what a mistake would have given
     'kernels/conformance',
     'formats',
@@ -114,6 +114,18 @@ describe('the import law', () => {
       const legal = allowed.includes(other) || (typeOnly && allowed.includes(`types:${other}`));
       expect(legal, `${path} must not import ${target}${typeOnly ? ' (types)' : ''}`).toBe(true);
     }
+  });
+
+  it.each(Object.entries(LAW))('grants %s no more than it uses', (room, allowed) => {
+    const used = new Set<string>();
+    for (const path of sources.filter((one) => roomOf(one) === room)) {
+      for (const { target, typeOnly } of imports(path)) {
+        if (!target.startsWith('.')) continue;
+        const other = roomOf(join('src', relative('src', join(path, '..', target))));
+        used.add(typeOnly ? `types:${other}` : other);
+      }
+    }
+    for (const one of allowed) expect(used, `${room} does not use ${one}`).toContain(one);
   });
 
   it('nobody imports the command line', () => {

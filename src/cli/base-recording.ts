@@ -4,11 +4,11 @@
  * @module
  */
 
-import { createHash } from 'node:crypto';
 import { type FileHandle, open, rename, stat } from 'node:fs/promises';
 import { want } from '../errors.ts';
 import { createFileSink, ioError } from '../platform/source-node.ts';
 import type { Measurement, Saved } from '../quality/index.ts';
+import { sha256 } from './file-hash.ts';
 
 /** Where windows go. */
 export interface Recording {
@@ -105,7 +105,7 @@ class PartRecording implements Recording {
     );
     const sound =
       (await this.#read(0, this.#header.length)).equals(this.#header) &&
-      digestOf(await this.#read(this.#length - this.#windowBytes, this.#windowBytes)) === this.#lastDigest;
+      sha256(await this.#read(this.#length - this.#windowBytes, this.#windowBytes)) === this.#lastDigest;
     want(sound, 'bad-container', 'something else is recorded than the state says', () => ({
       where: path,
       hint: 'remove the state file to start over',
@@ -116,7 +116,7 @@ class PartRecording implements Recording {
 
   async append(rows: Uint8Array): Promise<void> {
     await this.#write(rows);
-    this.#lastDigest = digestOf(rows);
+    this.#lastDigest = sha256(rows);
   }
 
   async finish(): Promise<void> {
@@ -169,8 +169,4 @@ class PartRecording implements Recording {
       throw ioError(path, what, error);
     }
   }
-}
-
-function digestOf(bytes: Uint8Array): string {
-  return createHash('sha256').update(bytes).digest('hex');
 }

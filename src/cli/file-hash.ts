@@ -1,5 +1,5 @@
 /**
- * Which file this is: SHA-256, read in pieces.
+ * Which file this is, and which bytes: SHA-256.
  * @module
  */
 
@@ -10,7 +10,12 @@ import type { Io } from './io.ts';
 
 const PIECE_BYTES = 4 << 20;
 
-/** Over all shards, one after the other: for a single file the sum that hubs show. Of a gzipped file, unpacked. */
+/** Hex. */
+export function sha256(content: Uint8Array | string): string {
+  return createHash('sha256').update(content).digest('hex');
+}
+
+/** Read in pieces. Over all shards, one after the other: for a single file the sum that hubs show. Of a gzipped file, unpacked. */
 export async function fileHash(gguf: GgufFile, io: Io): Promise<string> {
   const hash = createHash('sha256');
   const buffer = new Uint8Array(PIECE_BYTES);

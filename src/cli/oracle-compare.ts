@@ -13,9 +13,7 @@ import { compareTraces, compareWithModel } from '../oracle/compare/compare.ts';
 import { liveSource } from '../oracle/compare/live.ts';
 import { reportText } from '../oracle/compare/report.ts';
 import type { CompareOptions, Comparison } from '../oracle/compare/types.ts';
-import { openEvalCallback } from '../oracle/dump/eval-callback.ts';
-import { openTrace } from '../oracle/dump/open.ts';
-import { openArchive } from '../oracle/dump/zip.ts';
+import { openTrace, openTraceFile } from '../oracle/dump/open.ts';
 import type { TraceSource } from '../oracle/source.ts';
 import { openFolder } from '../platform/folder-node.ts';
 import { openFileSource } from '../platform/source-node.ts';
@@ -130,9 +128,9 @@ async function dumpAndModel(args: Args, path: string, io: Io): Promise<Compariso
   if (hasSecond(args)) throw new UsageError('a dump is not run: flags for the run of B do not go with it');
   const given = args.tokens !== undefined || args.prompt !== undefined || args.file !== undefined;
   const idsOf = given ? await inputOf(args) : undefined;
-  const isOurs = await openDump(path);
-  const modelSha256 = isOurs.origin.modelSha256 === undefined ? undefined : await modelHash(args, io);
-  await isOurs.close();
+  const told = await openDump(path);
+  const modelSha256 = told.origin.modelSha256 === undefined ? undefined : await modelHash(args, io);
+  await told.close();
   const model = await openModel(args, io);
   const dump = await openDump(path, model.info.architecture);
   try {
@@ -211,11 +209,15 @@ function cacheType(type: string | undefined): 'f16' | 'f32' | undefined {
 /** `architecture` is for names of foreign dumps. Dumps of ours are held against their digests first. */
 async function openDump(path: string, architecture?: string): Promise<TraceSource> {
   const isFolder = (await stat(path).catch(() => undefined))?.isDirectory() === true;
-  if (!isFolder && !/\.npz$/i.test(path)) return openEvalCallback(await openFileSource(path), architecture);
-  const files = isFolder ? await openFolder(path) : await openArchive(await openFileSource(path));
-  const source = await openTrace(files, architecture);
-  await source.verify(() => createHash('sha256'));
-  return source;
+  const files = isFolder ? await openFolder(path) : await openFileSource(path);
+  try {
+    const source = await ('names' in files ? openTrace(files, architecture) : openTraceFile(files, architecture));
+    await source.verify(() => createHash('sha256'));
+    return source;
+  } catch (error) {
+    await files.close();
+    throw error;
+  }
 }
 
 async function modelHash(args: Args, io: Io): Promise<string> {

@@ -118,7 +118,12 @@ async function targetOf(output: string): Promise<TraceTarget> {
   if (!isArchive(output)) return { folder: await createFolderSink(output) };
   const archive = await createFileSink(output);
   try {
-    return { folder: await createFolderSink(`${output}.parts`), archive };
+    // Others may have written there meanwhile, which a rename would replace.
+    const close = async () => {
+      await checkAbsent(output);
+      await archive.close();
+    };
+    return { folder: await createFolderSink(`${output}.parts`), archive: { ...archive, close } };
   } catch (error) {
     await archive.abort();
     throw error;

@@ -43,6 +43,11 @@ async function dispatch(argv: readonly string[], io: Io): Promise<number> {
     await io.write(`${await topLevelHelp()}\n`);
     return 0;
   }
+  const group = argv[1] === '--help' || argv[1] === '-h' ? groupOf(first) : [];
+  if (group.length > 0) {
+    await io.write(`${groupHelp(group)}\n`);
+    return 0;
+  }
   const { command, rest } = chooseCommand(argv);
   try {
     const args = await parse(command, rest, io);
@@ -64,12 +69,10 @@ function chooseCommand(argv: readonly string[]): { command: Command; rest: reado
   if (first === undefined || first.startsWith('-')) return { command: named(DEFAULT_COMMAND)!, rest: argv };
   const command = named(first);
   if (command !== undefined) return { command, rest: argv.slice(1) };
-  const group = commands.filter(({ name }) => name.startsWith(`${first} `));
+  const group = groupOf(first);
   if (group.length > 0) {
     const inGroup = named(`${first} ${second}`);
     if (inGroup !== undefined) return { command: inGroup, rest: argv.slice(2) };
-    // `bitnet oracle --help`: the help of the group is that of its commands.
-    if (group.length === 1 && (second === '--help' || second === '-h')) return { command: group[0], rest: [second] };
     const known = group.map(({ name }) => `bitnet ${name}`).join(', ');
     throw new UsageError(`${first} needs one of: ${known}`);
   }
@@ -79,6 +82,18 @@ function chooseCommand(argv: readonly string[]): { command: Command; rest: reado
       commands.map(({ name }) => name),
     )}`,
   );
+}
+
+/** Commands of two words that begin with this one. */
+function groupOf(first: string | undefined): readonly Command[] {
+  return named(`${first}`) === undefined ? commands.filter(({ name }) => name.startsWith(`${first} `)) : [];
+}
+
+/** `bitnet oracle --help`: a line a command, and where the rest is. */
+function groupHelp(group: readonly Command[]): string {
+  const width = Math.max(...group.map(({ name }) => name.length));
+  const lines = group.map(({ name, describe }) => `bitnet ${name.padEnd(width)}  ${describe}`);
+  return `${lines.join('\n')}\n\nFlags and examples: bitnet ${group[0].name} --help`;
 }
 
 function named(name: string): Command | undefined {

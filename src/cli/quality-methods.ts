@@ -3,7 +3,6 @@
  * @module
  */
 
-import { createHash } from 'node:crypto';
 import { numericsVersion } from '../engine/numerics.ts';
 import type { Model, SessionOptions } from '../engine/types.ts';
 import { want } from '../errors.ts';
@@ -39,6 +38,7 @@ import {
   winograndeChoices,
 } from '../quality/index.ts';
 import { createRecording, type Recording } from './base-recording.ts';
+import { sha256 } from './file-hash.ts';
 import { sessionOptions } from './flags-common.ts';
 import { plural } from './format.ts';
 import type { Io } from './io.ts';
@@ -232,8 +232,4 @@ function roomFor(longest: number, model: Model, args: PerplexityArgs): SessionOp
 
 function limitOf({ chunks = -1 }: PerplexityArgs): number {
   return chunks < 0 ? Infinity : chunks;
-}
-
-function sha256(bytes: Uint8Array): string {
-  return createHash('sha256').update(bytes).digest('hex');
 }

@@ -1,5 +1,5 @@
 /**
- * `--receipt FILE` of `run` and `bench`: what the command line adds to `oracle/receipt.ts`, and the writing.
+ * `--receipt FILE` of `run` and `bench`: what the command line adds to `oracle/receipt/receipt.ts`, and the writing.
  * @module
  */
 

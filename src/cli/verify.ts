@@ -21,7 +21,7 @@ import { littleEndianBytes } from '../oracle/npy.ts';
 import { createFileSink } from '../platform/source-node.ts';
 import { command } from './command.ts';
 import { attempt } from './describe.ts';
-import { fileHash } from './file-hash.ts';
+import { fileHash, sha256 } from './file-hash.ts';
 import { UsageError, type Values } from './flags.ts';
 import { jsonFlag, layoutOptions, quietFlag, runtimeFlags } from './flags-common.ts';
 import { plural } from './format.ts';
@@ -228,7 +228,7 @@ function answersOf(model: Model, file: FileFacts, speech: Speech, logits: string
       vocabulary: vocabularyHash(tokenizer),
       trits: file.trits,
     },
-    text: createHash('sha256').update(QUESTIONS).digest('hex'),
+    text: sha256(QUESTIONS),
     ...speech,
     perplexity: exp(speech.prose.nats / speech.prose.tokens),
     logits,

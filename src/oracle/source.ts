@@ -46,6 +46,8 @@ export interface TraceSource {
   readonly origin: TraceOrigin;
   /** In the order of the graph as far as the source tells. */
   readonly tensors: ReadonlyMap<string, SourceTensor>;
+  /** Files of the source that have no name of a tensor, and are not looked at. */
+  readonly unread?: readonly string[] | undefined;
   /** Rows of positions `position` .. `position + rows`, all of which the source has. */
   read(name: string, position: number, rows: number): Promise<SourceRows>;
   close(): Promise<void>;

@@ -24,9 +24,9 @@
 import { BitnetError, want } from '../errors.ts';
 import type { ByteSource } from '../formats/source.ts';
 import { roundHalfEven } from '../numeric/exp.ts';
+import type { Normaliser } from '../sampling/softmax.ts';
 import { sha256 } from './measurement.ts';
 import type { Windows } from './perplexity.ts';
-import type { Normaliser } from './score.ts';
 
 const MAGIC = '_logits_';
 const HEADER_BYTES = 20;

@@ -4,9 +4,10 @@
  */
 
 import { BitnetError, want } from '../errors.ts';
+import { normaliserOf } from '../sampling/softmax.ts';
 import type { Tokenizer } from '../tokenizer/index.ts';
 import { type Measurement, type Subject, savedNumber } from './measurement.ts';
-import { eachRow, normaliserOf } from './score.ts';
+import { eachRow } from './score.ts';
 import { type Estimate, shareOf, wilsonInterval } from './statistics.ts';
 
 /** A text as tokens, and which of them are scored. */

@@ -5,10 +5,11 @@
 
 import { BitnetError, want } from '../errors.ts';
 import { exp } from '../numeric/exp.ts';
+import { type Normaliser, normaliserOf } from '../sampling/softmax.ts';
 import type { BaseFile, LogProbs } from './base-file.ts';
 import { decodeFloats, encodeFloats, type Measurement, type Saved, type Subject, savedNumber } from './measurement.ts';
 import { firstScored, windowIds } from './perplexity.ts';
-import { eachRow, type Normaliser, normaliserOf } from './score.ts';
+import { eachRow } from './score.ts';
 import { covarianceOf, type Estimate, meanOf, percentileOf, shareOf } from './statistics.ts';
 
 /** Base probabilities below e^-16 are left out of the divergence: below that a base file stores none. */

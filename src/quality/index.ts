@@ -10,6 +10,7 @@
  * @module
  */
 
+export { normaliserOf } from '../sampling/softmax.ts';
 export {
   BaseFile,
   baseWindowBytes,
@@ -46,6 +47,5 @@ export {
   type Windows,
   windowPerplexity,
 } from './perplexity.ts';
-export { normaliserOf } from './score.ts';
 export type { Estimate } from './statistics.ts';
 export { parseWinogrande, type WinograndeTask, winograndeChoices } from './winogrande.ts';

@@ -7,9 +7,10 @@
 
 import { BitnetError, show, want } from '../errors.ts';
 import { exp } from '../numeric/exp.ts';
+import { normaliserOf } from '../sampling/softmax.ts';
 import type { Tokenizer } from '../tokenizer/index.ts';
 import { type Measurement, type Subject, savedNumber } from './measurement.ts';
-import { eachRow, normaliserOf } from './score.ts';
+import { eachRow } from './score.ts';
 import { type Estimate, meanOf, shareOf } from './statistics.ts';
 
 /** A passage as tokens; ids[from .. end) are its last word. */

@@ -4,10 +4,11 @@
  */
 
 import { want } from '../errors.ts';
+import { normaliserOf } from '../sampling/softmax.ts';
 import type { Tokenizer } from '../tokenizer/index.ts';
 import { encodeLogProbs, rowWords } from './base-file.ts';
 import { type Measurement, type Saved, type Subject, savedNumber } from './measurement.ts';
-import { eachRow, logProbabilities, normaliserOf, Score } from './score.ts';
+import { eachRow, logProbabilities, Score } from './score.ts';
 
 /** A text as llama-perplexity cuts it: one row of tokens, in windows side by side; what is left over is dropped. */
 export interface Windows {

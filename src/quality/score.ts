@@ -3,28 +3,10 @@
  * @module
  */
 
-import { BitnetError, want } from '../errors.ts';
+import { want } from '../errors.ts';
 import { exp } from '../numeric/exp.ts';
-import { log } from '../numeric/log.ts';
-import { sumExp } from '../sampling/softmax.ts';
+import { logProbability } from '../sampling/softmax.ts';
 import { type Saved, type Subject, savedNumber } from './measurement.ts';
-
-/** What turns a row of logits into log-probabilities: ln p(id) = logits[id] - max - logSum. */
-export interface Normaliser {
-  readonly max: number;
-  /** The first id with the greatest logit. */
-  readonly top: number;
-  readonly logSum: number;
-}
-
-/** Sums in f64, ids ascending; the same bits as `logProbability` of `sampling/softmax.ts`. */
-export function normaliserOf(row: Float32Array): Normaliser {
-  let top = 0;
-  for (let id = 1; id < row.length; id++) if (!(row[id] <= row[top])) top = id;
-  const max = row[top];
-  if (!Number.isFinite(max)) throw new BitnetError('not-finite', 'no distribution', { where: 'logits', got: `${max}` });
-  return { max, top, logSum: log(sumExp(row, row.length, max, 1)) };
-}
 
 /** Sums over scored tokens. */
 export class Score {
@@ -103,8 +85,7 @@ export async function logProbabilities(
   const logprobs: number[] = [];
   subject.session.rewind(0);
   const take = (row: Float32Array, target: number): void => {
-    const { max, logSum } = normaliserOf(row);
-    logprobs.push(row[target] - max - logSum);
+    logprobs.push(logProbability(row, target));
   };
   await eachRow(subject, ids, first, take, signal);
   return logprobs;

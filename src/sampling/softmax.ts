@@ -17,14 +17,28 @@ export function sumExp(logits: Float32Array, n: number, max: number, temperature
   return sum;
 }
 
-/** Natural logarithm of the probability the model itself gives a token: log-softmax of the raw row, ids ascending. */
-export function logProbability(logits: Float32Array, token: number): number {
-  let max = -Infinity;
-  for (let id = 0; id < logits.length; id++) {
-    const logit = logits[id];
-    if (!(logit <= max)) max = logit;
-    if (Number.isNaN(max)) break;
+/** What turns a row of logits into log-probabilities: ln p(id) = logits[id] - max - logSum. */
+export interface Normaliser {
+  readonly max: number;
+  /** The first id with the greatest logit. */
+  readonly top: number;
+  readonly logSum: number;
+}
+
+/** Of a whole row, ids ascending. Throws `not-finite` where a logit is NaN, or the greatest is not finite. */
+export function normaliserOf(row: Float32Array): Normaliser {
+  let [top, max] = [0, -Infinity];
+  for (let id = 0; id < row.length; id++) {
+    if (row[id] <= max) continue;
+    [top, max] = [id, row[id]];
+    if (Number.isNaN(max)) break; // nothing is above or below a NaN: the next logit would take its place
   }
   if (!Number.isFinite(max)) throw new BitnetError('not-finite', 'no distribution', { where: 'logits', got: `${max}` });
-  return logits[token] - max - log(sumExp(logits, logits.length, max, 1));
+  return { max, top, logSum: log(sumExp(row, row.length, max, 1)) };
+}
+
+/** Natural logarithm of the probability the model itself gives a token: log-softmax of the raw row. */
+export function logProbability(logits: Float32Array, token: number): number {
+  const { max, logSum } = normaliserOf(logits);
+  return logits[token] - max - logSum;
 }

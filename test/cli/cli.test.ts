@@ -79,6 +79,14 @@ describe('help and refusals', () => {
     );
   });
 
+  it.each(['--help', '-h'])('explains the commands of a group: %s', async (flag) => {
+    const { code, out, err } = await bitnet(['oracle', flag]);
+    expect([code, err]).toEqual([0, '']);
+    for (const name of ['logits', 'endpoint', 'trace', 'compare', 'kit']) {
+      expect(out).toMatch(new RegExp(`^bitnet oracle ${name} +[A-Z].*\\.$`, 'm'));
+    }
+  });
+
   it('tells what is wrong with a file in one line: exit 1', async () => {
     await writeFile(at('text.txt'), 'this is no model');
     const { code, out, err } = await bitnet(['run', '-m', at('text.txt')]);

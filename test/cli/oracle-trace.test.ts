@@ -22,6 +22,18 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true }));
 
 describe('oracle trace', () => {
+  it('leaves alone what appears under its name while it computes', async () => {
+    const tokens = Array.from({ length: 200 }, (_, i) => i).join();
+    const done = trace('--tokens', tokens, '-o', at('late.npz'));
+    while (!(await readdir(folder)).some((name) => name.startsWith('late.npz.parts'))) {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    await writeFile(at('late.npz'), 'mine');
+    expect(await done).toMatchObject({ code: 1, err: expect.stringContaining('exists already') });
+    expect(await readFile(at('late.npz'), 'utf8')).toBe('mine');
+    expect((await readdir(folder)).filter((name) => name.startsWith('late'))).toEqual(['late.npz']);
+  });
+
   it('writes a folder and an archive of the same files', async () => {
     const tokens = ['--tokens', '1,300,310,320,77'];
     expect(await trace(...tokens, '-o', at('dump'))).toEqual({

@@ -6,6 +6,7 @@ import { copyOf, stringValue, type TensorToWrite, writeGguf } from '../../src/fo
 import { memorySink } from '../../src/formats/sink.ts';
 import { memorySource } from '../../src/formats/sources.ts';
 import { type EmbedOptions, loadModel, type Model } from '../../src/index.ts';
+import { f32, u32 } from '../cli/mutants.ts';
 import { tinyModel } from '../model/models.ts';
 import { refuses } from './builder.ts';
 
@@ -31,8 +32,6 @@ async function changed(architecture: string, change: (metadata: Metadata, tensor
   return loadModel(sink.bytes(), { threads: 1 });
 }
 
-const u32 = (value: number): GgufValue => ({ type: 'u32', value });
-const f32 = (value: number): GgufValue => ({ type: 'f32', value });
 const no: GgufValue = { type: 'bool', value: false };
 
 describe('files', () => {

@@ -9,6 +9,7 @@ import { copyOf, stringValue, type TensorToWrite, writeGguf } from '../../src/fo
 import { memorySink } from '../../src/formats/sink.ts';
 import { memorySource } from '../../src/formats/sources.ts';
 import { BitnetError, loadModel } from '../../src/index.ts';
+import { f32, u32 } from '../cli/mutants.ts';
 import { tinyModel } from '../model/models.ts';
 
 let good: Uint8Array;
@@ -55,8 +56,6 @@ async function refusal(file: Uint8Array): Promise<BitnetError> {
   throw new Error('the model loaded');
 }
 
-const u32 = (value: number): GgufValue => ({ type: 'u32', value });
-const f32 = (value: number): GgufValue => ({ type: 'f32', value });
 const key = (name: string) => `bitnet-b1.58.${name}`;
 
 it('the unchanged copy loads', async () => {

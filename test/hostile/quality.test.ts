@@ -8,8 +8,8 @@ import { parseHellaSwag } from '../../src/quality/hellaswag.ts';
 import { parseLambada } from '../../src/quality/lambada.ts';
 import { decodeFloats, encodeFloats, type Measurement, savedNumber } from '../../src/quality/measurement.ts';
 import { parseMultipleChoice } from '../../src/quality/multiple-choice.ts';
-import { normaliserOf } from '../../src/quality/score.ts';
 import { parseWinogrande } from '../../src/quality/winogrande.ts';
+import { normaliserOf } from '../../src/sampling/softmax.ts';
 import { refuses } from './builder.ts';
 
 describe('base files', () => {

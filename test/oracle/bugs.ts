@@ -47,7 +47,7 @@ export function sickBackend(bug: Bug): () => Promise<Backend> {
 const f = Math.fround;
 
 /** Every value of the result of an elementwise op anew. */
-function gated(of: (gate: number, up: number, real: number) => number): Bug {
+export function gated(of: (gate: number, up: number, real: number) => number): Bug {
   return ({ real, data }) => {
     const change = (op: 'gatedRelu2' | 'gatedSilu' | 'gatedGelu') => (out: Buf, gate: Buf, up: Buf, n: number) => {
       const [g, u] = [data(gate).slice(), data(up).slice()];
@@ -60,7 +60,7 @@ function gated(of: (gate: number, up: number, real: number) => number): Bug {
 }
 
 /** The product, then something done to it. */
-function product(
+export function product(
   change: (out: Float32Array, weight: Weight, x: { codes: Int8Array; scales: Float32Array }, n: number) => void,
   only = '',
 ): Bug {
@@ -72,7 +72,7 @@ function product(
   });
 }
 
-function norm(
+export function norm(
   change: (out: Float32Array, x: Float32Array, gain: Float32Array, eps: number) => void,
   where: (columns: number) => boolean = () => true,
 ): Bug {
@@ -91,7 +91,7 @@ function norm(
 }
 
 /** Attention with something other about it: its own scale, head map, or reach. */
-function attentive(options: {
+export function attentive(options: {
   scale?: (scale: number) => number;
   head?: (head: number, nKvHeads: number) => number;
   reach?: number;
@@ -134,7 +134,7 @@ function attentive(options: {
   });
 }
 
-const quantised = (round: (value: number) => number, scaleOf = (absmax: number) => f(127 / absmax)): Bug => {
+export const quantised = (round: (value: number) => number, scaleOf = (absmax: number) => f(127 / absmax)): Bug => {
   return ({ data, codes }) => ({
     quantizeRows(out, x, n) {
       const [{ codes: to, scales }, from] = [codes(out), data(x)];
@@ -315,6 +315,11 @@ export const BUGS: Readonly<Record<string, { readonly bug: Bug; readonly id: str
     id: 'norm-eps',
     at: /^blk\.0\.attn_norm$/,
   },
+  'an eps of its own': {
+    bug: norm((out, x, gain) => rms(out, x, 0.03, (i) => gain[i])),
+    id: 'norm-eps-solved',
+    at: /^blk\.0\.attn_norm$/,
+  },
   'mean subtracted': {
     bug: norm((out, x, gain, eps) => {
       const mean = x.reduce((a, b) => a + b, 0) / x.length;
@@ -351,6 +356,13 @@ export const BUGS: Readonly<Record<string, { readonly bug: Bug; readonly id: str
       for (let i = 0; i < n * w.rows; i++) out[i] *= scales[Math.floor(i / w.rows)] ** 2;
     }),
     id: 'activation-scale-multiplied',
+    at: /^blk\.0\.attn_q$/,
+  },
+  'not multiplied by the absmax of the activations': {
+    bug: product((out, w, { scales }, n) => {
+      for (let i = 0; i < n * w.rows; i++) out[i] *= scales[Math.floor(i / w.rows)] / 127;
+    }),
+    id: 'activation-absmax-missing',
     at: /^blk\.0\.attn_q$/,
   },
   'codes cut, not rounded': { bug: quantised(Math.trunc), id: 'round-truncate', at: /^blk\.0\.attn_norm\.codes$/ },
@@ -430,7 +442,7 @@ function turns(angles: Float32Array, dim: number): number {
   return Math.round((slow - Math.atan2(angles[dim / 2], angles[0])) / (2 * Math.PI));
 }
 
-function rms(out: Float32Array, x: Float32Array, eps: number, gain: (i: number) => number): void {
+export function rms(out: Float32Array, x: Float32Array, eps: number, gain: (i: number) => number): void {
   const mean = x.reduce((sum, value) => sum + value * value, 0) / x.length;
   for (let i = 0; i < x.length; i++) out[i] = (x[i] / Math.sqrt(mean + eps)) * gain(i);
 }

@@ -1,7 +1,7 @@
 /** What cannot be compared is refused, and said why. */
 import { beforeAll, describe, expect, it } from 'vitest';
 import { BitnetError, type ErrorCode, loadModel, type Model } from '../../src/index.ts';
-import { compareTraces, compareWithModel, liveSource, type TraceSource } from '../../src/oracle/index.ts';
+import { compareTraces, compareWithModel, liveSource, reportText, type TraceSource } from '../../src/oracle/index.ts';
 import { tinyModel } from '../model/models.ts';
 import { ids } from './pairs.ts';
 import { type KeptOptions, keptSource } from './sources.ts';
@@ -117,6 +117,12 @@ describe('a trace beside a model', () => {
       tensors: new Map([...whole.tensors].map(([name, tensor]) => [name, { ...tensor, position: 17, rows: 2 }])),
     };
     expect(await compareWithModel(model, late)).toMatchObject({ verdict: 'equal', divergence: undefined });
+  });
+
+  it('may have arrays of no known name, and the report says so', async () => {
+    const result = await compareWithModel(model, { ...whole, unread: ['blk.0.attn_Q.npy'] });
+    expect(reportText(result)).toMatch(/^not read in B, since no tensor has such a name: blk\.0\.attn_Q\.npy$/m);
+    expect(reportText(await compareWithModel(model, whole))).not.toContain('not read');
   });
 
   it('stops when it is told to, and gives its memory back', async () => {

@@ -135,6 +135,20 @@ it.each(['SiLU for the activation', 'gain + 1', 'codes cut, not rounded', 'score
   },
 );
 
+it.each(['causal mask: sees the next token', 'scores not scaled'])(
+  '%s, with keys and values in f32 besides',
+  async (name) => {
+    const file = await tinyModel({});
+    await withModels([file, file], [both, { backend: sickBackend(BUGS[name].bug) }], async (a, b) => {
+      const dump = await keptSource(b, ids, { session: { kType: 'f32', vType: 'f32' } });
+      const { divergence } = await compareWithModel(a, dump);
+      expect(divergence?.name).toMatch(BUGS[name].at);
+      expect(divergence?.findings[0]?.id).toBe(BUGS[name].id);
+      expect(divergence?.findings[0]?.says).toContain('f32');
+    });
+  },
+);
+
 it('names no mistake that explains most of a difference and not all', async () => {
   const file = await tinyModel({});
   const silu = { backend: sickBackend(BUGS['SiLU for the activation'].bug) };

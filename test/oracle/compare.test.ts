@@ -4,7 +4,7 @@ import type { LoadOptions } from '../../src/index.ts';
 import { ARCHITECTURES } from '../../src/model/architectures.ts';
 import { compareTraces, compareWithModel } from '../../src/oracle/compare/compare.ts';
 import { liveSource } from '../../src/oracle/compare/live.ts';
-import { headline } from '../../src/oracle/compare/report.ts';
+import type { Comparison } from '../../src/oracle/compare/types.ts';
 import type { TraceSource } from '../../src/oracle/source.ts';
 import { changed, f32, type Loose } from '../cli/mutants.ts';
 import { tinyModel } from '../model/models.ts';
@@ -15,6 +15,10 @@ import { type KeptOptions, keptSource } from './sources.ts';
 
 /** SHOW_BUGS=1 prints what each is called. */
 const table: string[] = [];
+const headline = ({ verdict, divergence: d }: Comparison) =>
+  d === undefined
+    ? verdict
+    : `token ${d.position}, ${d.name}: ${d.findings[0]?.says ?? d.descriptions[0] ?? 'unknown'}`;
 afterAll(() => {
   if (process.env.SHOW_BUGS !== undefined) console.log(table.join('\n'));
 });

@@ -69,6 +69,16 @@ describe('a folder of arrays', () => {
     });
   });
 
+  it('says which arrays it did not look at', async () => {
+    const files = {
+      'embd.npy': f32(2, 4),
+      'tokens.npy': npy('<i4', [2], Int32Array.of(1, 2)),
+      'notes.txt': new Uint8Array(3),
+    };
+    expect((await openTrace(folder({ ...files, 'blk.0.attn_Q.npy': f32(2, 4) }))).unread).toEqual(['blk.0.attn_Q.npy']);
+    expect((await openTrace(folder(files))).unread).toEqual([]);
+  });
+
   it('is read from the row that was asked for', async () => {
     const source = await openTrace(folder({ 'logits.npy': f32(1, 4), 'embd.npy': f32(3, 4) }));
     expect([...(await source.read('logits', 2, 1)).data]).toEqual([0, 1, 2, 3]);

@@ -242,7 +242,10 @@ print(json.dumps({t['name']: [str(archive[t['name']].dtype), archive[t['name']].
             async function* broken(...args: Parameters<typeof run>): AsyncGenerator<TraceTensor> {
               for await (const tensor of run(...args)) {
                 if (tensor.name === 'blk.1.ffn_act' && tensor.position === 0)
-                  tensor.data[7 * tensor.columns + 3] = Number.NaN;
+                  // As some machine may write it: negative, with a payload.
+                  new Uint32Array(tensor.data.buffer)[7 * tensor.columns + 3] = 0xffc12345;
+                if (tensor.name === 'blk.1.ffn_act' && tensor.position === 0)
+                  tensor.data[8 * tensor.columns] = -Infinity;
                 if (tensor.name === 'blk.0.attn' && tensor.position === 0) tensor.data[9 * tensor.columns] = Infinity;
                 yield tensor;
               }
@@ -254,11 +257,21 @@ print(json.dumps({t['name']: [str(archive[t['name']].dtype), archive[t['name']].
       const path = await dump(spoilt);
       const manifest = JSON.parse(readFileSync(join(path, 'manifest.json'), 'utf8'));
       expect(manifest.notFinite).toEqual({ tensor: 'blk.1.ffn_act', position: 7, column: 3, value: 'NaN' });
+      const file = readFileSync(join(path, 'blk.1.ffn_act.npy'));
+      const act = manifest.tensors.find(({ name }: { name: string }) => name === 'blk.1.ffn_act');
+      expect(act.notFinite).toEqual({ count: 2, first: { position: 7, column: 3, value: 'NaN' } });
+      const { shape } = act;
+      expect(file.readUInt32LE(file.readUInt16LE(8) + 10 + 4 * (7 * shape[1] + 3))).toBe(0x7fc00000);
       const attn = manifest.tensors.find(({ name }: { name: string }) => name === 'blk.0.attn');
       expect(attn.notFinite).toEqual({ count: 1, first: { position: 9, column: 0, value: 'Infinity' } });
       await (await open(path)).verify(sha256);
     });
   });
+});
+
+it('has numbers at multiples of 64 bytes, for those who map files', () => {
+  for (const shape of [[1], [2, 3], [100_000, 128_256], [12_345_678_901, 1]])
+    for (const type of ['f32', 'i8', 'i32'] as const) expect(npyHeader(shape, type).length % 64).toBe(0);
 });
 
 describe('a damaged dump', () => {

@@ -249,8 +249,8 @@ describe('a log', () => {
 
   const changed = product.replace(/-?\d\.\d{4},/, '77.0000,');
   it.each<[string, string, RegExp]>([
-    ['nothing', '', /no log of llama-eval-callback/],
-    ['another text', 'Once upon a time\nggml_debug: nonsense\n', /no log of llama-eval-callback/],
+    ['nothing', '', /not a log of llama-eval-callback/],
+    ['another text', 'Once upon a time\nggml_debug: nonsense\n', /not a log of llama-eval-callback/],
     ['no beginning', product, /does not begin with inp_embd/],
     [
       'a number more',
@@ -312,7 +312,7 @@ describe('a log', () => {
     expect([...source.tensors.keys()]).toEqual(['embd']);
     const single = memorySource(Uint8Array.of(0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59, 1, 0));
     await expect(openTraceFile(single)).rejects.toThrow(/a single array, not a trace/);
-    await expect(openTraceFile(memorySource(new Uint8Array(0)))).rejects.toThrow(/no log of llama-eval-callback/);
+    await expect(openTraceFile(memorySource(new Uint8Array(0)))).rejects.toThrow(/not a log of llama-eval-callback/);
   });
 });
 

@@ -6,8 +6,9 @@ import { commonPrefix } from '../../src/quality/choices.ts';
 import { compareRow } from '../../src/quality/divergence.ts';
 import { drawScaled, drawUniform, MersenneTwister, uniformBelow } from '../../src/quality/mersenne.ts';
 import { firstScored, splitDocuments } from '../../src/quality/perplexity.ts';
-import { normaliserOf, Score } from '../../src/quality/score.ts';
+import { Score } from '../../src/quality/score.ts';
 import { covarianceOf, meanOf, percentileOf, shareOf, wilsonInterval } from '../../src/quality/statistics.ts';
+import { normaliserOf } from '../../src/sampling/softmax.ts';
 
 const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
 

@@ -3,6 +3,7 @@ import { BitnetError } from '../../src/errors.ts';
 import { Rng } from '../../src/numeric/rng.ts';
 import { createSampler, resolveSampling, type SamplingOptions } from '../../src/sampling/chain.ts';
 import { greedy } from '../../src/sampling/greedy.ts';
+import { logProbability, normaliserOf } from '../../src/sampling/softmax.ts';
 
 function sampler(options: SamplingOptions, vocabularySize: number, newlineId?: number) {
   return createSampler(resolveSampling({ seed: 1, ...options }), { vocabularySize, newlineId });
@@ -175,6 +176,14 @@ describe('penalties', () => {
 });
 
 describe('log-probability', () => {
+  it.each([0, 1, 2])('refuses a NaN in place %d, whatever stands around it', (at) => {
+    const row = Float32Array.of(1, 5, 2);
+    row[at] = Number.NaN;
+    for (const compute of [() => normaliserOf(row), () => logProbability(row, 2)]) {
+      expect(compute).toThrow(expect.objectContaining({ code: 'not-finite' }));
+    }
+  });
+
   it('is log-softmax of the raw row', () => {
     const chain = sampler({ logitBias: { 0: 5 } }, 3);
     const row = fromWeights(0.5, 0.25, 0.25);

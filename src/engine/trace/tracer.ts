@@ -4,6 +4,7 @@
  * @module
  */
 
+import { want } from '../../errors.ts';
 import type { Backend, Buf, KvCache, KvShape, QuantizedBuf, Segment } from '../../kernels/interface.ts';
 import { architectureOf } from '../../model/architectures.ts';
 import { createScratch, type ModelWeights, type Scratch } from '../../model/graph.ts';
@@ -73,7 +74,17 @@ export class Tracer {
       run();
       for (const { site, read, extras } of shown) {
         if (!(select?.(site) ?? !ON_REQUEST.includes(site.op))) continue;
-        yield { ...site, position, rows, ...(await read()), ...extras };
+        const values = await read();
+        const { replace } = extras;
+        const whole: NonNullable<TraceTensor['replace']> = async (given) => {
+          want(given.length === values.data.length, 'bad-argument', 'not as many values as the tensor has', () => ({
+            where: `replace ${site.name}`,
+            expected: `${values.data.length}`,
+            got: `${given.length}`,
+          }));
+          await replace?.(given);
+        };
+        yield { ...site, position, rows, ...values, ...extras, ...(replace === undefined ? {} : { replace: whole }) };
       }
     }
     await this.#backend.read(this.#scratch.x, 0); // whether anybody looked or not, it has run

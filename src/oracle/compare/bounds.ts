@@ -23,7 +23,7 @@
 
 import type { TraceData, TraceTensor } from '../../engine/types.ts';
 import { type RowBound, rms } from './measure.ts';
-import type { Scene } from './scene.ts';
+import { headDimOf, type Scene } from './scene.ts';
 
 const EPSILON = 2 ** -24;
 /** What is allowed for, in units of the noise expected; and at most: beyond that nothing would be said. */
@@ -107,7 +107,7 @@ function elementBound(tensor: TraceTensor, scene: Scene, expected: TraceData, ro
       return (value) => EPSILON * 8 * (Math.abs(value) + Math.sqrt(terms) * size);
     }
     case 'rope': {
-      const headDim = Number(facts.headDim ?? 128);
+      const headDim = headDimOf(tensor);
       const angle = (4 + headDim / 32) * (tensor.position + row);
       const step = facts.style === 'neox' ? headDim / 2 : 1;
       const partner = (i: number) => {
@@ -127,11 +127,6 @@ function elementBound(tensor: TraceTensor, scene: Scene, expected: TraceData, ro
       return (value) => EPSILON * (8 * Math.abs(value) + size * spread);
     }
   }
-}
-
-/** As usual where nobody says: traces do not. */
-function headDimOf({ facts }: TraceTensor): number {
-  return Number(facts.headDim ?? 128);
 }
 
 /** By how many e scores may be off, and thereby, relatively, the terms of the softmax. */

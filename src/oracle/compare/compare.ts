@@ -5,13 +5,12 @@
 
 import type { Model, TraceOp, TraceSite } from '../../engine/types.ts';
 import { BitnetError, want } from '../../errors.ts';
-import type { TraceSource } from '../source.ts';
+import type { TraceOrigin, TraceSource } from '../source.ts';
 import { traceReference } from './direct.ts';
 import { Lockstep, type Reference, type SessionChoice } from './lockstep.ts';
+import { listed } from './report.ts';
 import type { CompareOptions, Comparison, MetVariant } from './types.ts';
 
-/** Names in a message. */
-const LISTED = 6;
 /** Rows of the embedding that are asked for together. */
 const EMBEDDED_AT_ONCE = 16;
 const ANY_FILE = '--any-file compares all the same, e.g. two conversions of one model';
@@ -27,7 +26,8 @@ export async function compareWithModel(
   options: CompareOptions = {},
 ): Promise<Comparison> {
   const tokens = tokensOf(candidate, options);
-  checkOrigin(model, candidate, options);
+  const { architecture } = model.info;
+  checkOrigin({ architecture, modelSha256: options.modelSha256 }, candidate, options);
   const session = options.session ?? {};
   const probe = model.createSession({ ...session, contextSize: tokens.length });
   const sites = probe.traceSites(tokens.length);
@@ -53,7 +53,7 @@ export async function compareTraces(a: TraceSource, b: TraceSource, options: Com
   }
   const tokens = options.tokens ?? a.origin.tokens ?? b.origin.tokens ?? unknownTokens(a, b);
   for (const source of [a, b]) tokensOf({ ...source, origin: { ...source.origin, tokens } }, {});
-  checkSides(a, b, options);
+  checkOrigin(a.origin, b, options);
   const names = checkShapes(a.label, [...a.tensors.values()], b);
   const sameNumerics = options.sameNumerics ?? isSame(a.origin.numericsVersion, b.origin.numericsVersion);
   const found = await compared(traceReference(a, b, tokens.length), b, tokens, { ...options, sameNumerics });
@@ -98,6 +98,10 @@ async function compared(
       adopted.splice(0, adopted.length, ...variants);
       continue;
     }
+    want(found.compared > 0, 'not-comparable', 'no values in common', () => ({
+      where: candidate.label,
+      expected: 'values of the same tensors and tokens',
+    }));
     const isEqual = found.equal === found.compared && variants.length === 0;
     const verdict = found.divergence !== undefined ? 'different' : isEqual ? 'equal' : 'within-bounds';
     return { ...found, variants, verdict } as const;
@@ -166,7 +170,7 @@ export function tokensOf(
   return tokens;
 }
 
-export function sameTokens(label: string, ours: readonly number[], theirs: readonly number[]): void {
+function sameTokens(label: string, ours: readonly number[], theirs: readonly number[]): void {
   const at = theirs.findIndex((id, i) => id !== ours[i]);
   want(at < 0 && theirs.length === ours.length, 'not-comparable', 'of other tokens', () =>
     at < 0 || at >= ours.length
@@ -180,42 +184,18 @@ export function sameTokens(label: string, ours: readonly number[], theirs: reado
   );
 }
 
-function checkSides({ origin: ours }: TraceSource, { label, origin }: TraceSource, { anyFile }: CompareOptions): void {
-  const isOther = <T>(a: T | undefined, b: T | undefined) => a !== undefined && b !== undefined && a !== b;
+/** That both say the same of where they are from, as far as they say it. */
+function checkOrigin(ours: TraceOrigin, { label, origin }: TraceSource, { anyFile }: CompareOptions): void {
+  const isOther = (a: string | undefined, b: string | undefined) => a !== undefined && b !== undefined && a !== b;
   want(!isOther(ours.architecture, origin.architecture), 'not-comparable', 'of another architecture', () => ({
     where: label,
     expected: ours.architecture,
     got: origin.architecture,
   }));
-  want(
-    !isOther(ours.modelSha256, origin.modelSha256) || anyFile === true,
-    'not-comparable',
-    'of another model file',
-    () => ({
-      where: label,
-      expected: `SHA-256 ${ours.modelSha256}`,
-      got: origin.modelSha256,
-      hint: ANY_FILE,
-    }),
-  );
-}
-
-function checkOrigin(model: Model, { label, origin }: TraceSource, { modelSha256, anyFile }: CompareOptions): void {
-  const { architecture } = model.info;
-  want(
-    origin.architecture === undefined || origin.architecture === architecture,
-    'not-comparable',
-    'of another architecture',
-    () => ({
-      where: label,
-      expected: architecture,
-      got: origin.architecture,
-    }),
-  );
-  const isOther = modelSha256 !== undefined && origin.modelSha256 !== undefined && modelSha256 !== origin.modelSha256;
-  want(!isOther || anyFile === true, 'not-comparable', 'of another model file', () => ({
+  const isOtherFile = isOther(ours.modelSha256, origin.modelSha256);
+  want(!isOtherFile || anyFile === true, 'not-comparable', 'of another model file', () => ({
     where: label,
-    expected: `SHA-256 ${modelSha256}`,
+    expected: `SHA-256 ${ours.modelSha256}`,
     got: origin.modelSha256,
     hint: ANY_FILE,
   }));
@@ -249,10 +229,6 @@ function checkShapes(
       .filter(({ name, op }) => op !== 'attentionWeights' && !candidate.tensors.has(name))
       .map(({ name }) => name),
     onlyB: [...candidate.tensors.keys()].filter((name) => !ours.has(name)),
+    unread: candidate.unread ?? [],
   };
-}
-
-export function listed(names: readonly string[]): string {
-  const more = names.length > LISTED ? `, and ${names.length - LISTED} more` : '';
-  return names.length === 0 ? 'none' : names.slice(0, LISTED).join(', ') + more;
 }

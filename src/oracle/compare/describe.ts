@@ -65,9 +65,11 @@ function whichColumns({ tensor }: Question, all: readonly number[], bad: readonl
   }
   const isDense = bad.length >= 0.8 * (last - first + 1);
   if (bad.length === 1) list.push(`only column ${first} of ${columns}`);
-  else if (isDense && last === columns - 1) list.push(`only the last ${columns - first} columns of ${columns}`);
-  else if (isDense && first === 0) list.push(`only the first ${last + 1} columns of ${columns}`);
-  else if (isDense) list.push(`only columns ${first} to ${last} of ${columns}, as if of one thread or block`);
+  else if (isDense && last === columns - 1 && first > 0)
+    list.push(`only the last ${columns - first} columns of ${columns}`);
+  else if (isDense && first === 0 && last < columns - 1) list.push(`only the first ${last + 1} columns of ${columns}`);
+  else if (isDense && first > 0)
+    list.push(`only columns ${first} to ${last} of ${columns}, as if of one thread or block`);
   else {
     const step = bad.slice(1).reduce((divisor, i) => gcd(divisor, i - first), 0);
     if (step > 1) list.push(`only columns ${first % step} + ${step}n`);

@@ -77,7 +77,7 @@ function padded(read: SourceRows, at: number, length: number): SourceRows {
 }
 
 /** What the name tells. Inputs that the traces lack are looked for further back. */
-export function siteOf({ name, type, columns }: SourceTensor, names: ReadonlySet<string>) {
+function siteOf({ name, type, columns }: SourceTensor, names: ReadonlySet<string>) {
   const { op, inputs } = shapeOf(name, names);
   const found = inputs.filter((input) => names.has(input));
   const layer = /^blk\.(\d+)\./.exec(name)?.[1];

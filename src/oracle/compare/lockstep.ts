@@ -195,10 +195,8 @@ export class Lockstep {
     const findings = await explain(question, bounds[row].noise);
     const [best] = findings;
     if (best?.kind === 'variant' && this.#options.exact !== true) {
-      const adopt = adoptable(best.id, session);
       this.#met(best, tensor, row);
-      if (adopt !== undefined) return { accepted: best, adopt };
-      return { accepted: best, adopt: undefined };
+      return { accepted: best, adopt: adoptable(best.id, session) };
     }
     this.#suspect = {
       question,
@@ -305,6 +303,7 @@ export class Lockstep {
     if (read.known === undefined) known.fill(1, (from - position) * columns, (to - position) * columns);
     else known.set(read.known, (from - position) * columns);
     if (ours !== undefined) for (let i = 0; i < known.length; i++) known[i] &= ours[i];
+    if (known.every((one) => one === 0)) return undefined;
     return { data, known, resolution, isWhole: false };
   }
 

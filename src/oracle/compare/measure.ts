@@ -53,7 +53,7 @@ export function measure(expected: Row, got: GotRow, { element, noise, spread }: 
   for (let i = 0; i < got.columns; i++) {
     if (got.known !== undefined && got.known[got.start + i] === 0) continue;
     known++;
-    if (spread !== undefined) sumSpread += spread(i) ** 2;
+    if (spread !== undefined) sumSpread += finiteSquare(spread(i));
     const [e, g] = [expected.data[expected.start + i], got.data[got.start + i]];
     if (Object.is(e, g)) {
       sumExpected += Number.isFinite(e) ? e * e : 0;
@@ -89,6 +89,11 @@ export function measure(expected: Row, got: GotRow, { element, noise, spread }: 
     ratio = sumExcess === 0 ? 0 : Math.sqrt(sumExcess / size) / noise;
   }
   return { isEqual, known, differing, relative: relative || 0, ratio, column, bound };
+}
+
+/** What comes of NaN and infinities has no size: one of them would hide all others of a row. */
+function finiteSquare(value: number): number {
+  return Number.isFinite(value) ? value * value : 0;
 }
 
 export function meanSquare({ data, start, columns }: Row): number {

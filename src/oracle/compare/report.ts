@@ -3,7 +3,10 @@
  * @module
  */
 
-import type { Comparison, Divergence, Excerpt, Finding, MetVariant } from './types.ts';
+import type { Comparison, Divergence, Excerpt, MetVariant } from './types.ts';
+
+/** Names in a message. */
+const LISTED = 6;
 
 export function reportText(c: Comparison): string {
   const lines = [`A  ${c.a.label}${by(c.a.producer)}`, `B  ${c.b.label}${by(c.b.producer)}`];
@@ -11,8 +14,9 @@ export function reportText(c: Comparison): string {
   lines.push(`${count(c.tokens, 'token')}, ${count(c.compared, 'tensor')} compared, ${how}`);
   if (c.onlyB.length > 0) lines.push(`only in B: ${listed(c.onlyB)}`);
   if (c.onlyA.length > 0) lines.push(`not in B: ${listed(c.onlyA)}`);
+  if (c.unread.length > 0) lines.push(`not read in B, since no tensor has such a name: ${listed(c.unread)}`);
   for (const variant of c.variants) lines.push('', ...variantLines(variant));
-  lines.push('', ...(c.divergence === undefined ? sameLines(c) : divergenceLines(c.divergence)));
+  lines.push('', ...(c.divergence === undefined ? sameLines(c) : divergenceLines(c.divergence, c.method)));
   return lines.join('\n');
 }
 
@@ -33,10 +37,10 @@ function sameLines({ verdict, nearest, equal, compared }: Comparison): string[] 
     nearest === undefined
       ? ''
       : `; nearest to its bound: ${nearest.name} of token ${nearest.position}, ${short(nearest.ratio)} of it`;
-  return [`the same within bounds, ${equal} of ${count(compared, 'tensor')} to the last digit that B shows${near}`];
+  return [`the same within bounds, ${equal} of ${count(compared, 'tensor')} to the last bit or printed digit${near}`];
 }
 
-function divergenceLines(d: Divergence): string[] {
+function divergenceLines(d: Divergence, method: Comparison['method']): string[] {
   const where = [
     d.layer === undefined ? '' : `layer ${d.layer}, `,
     d.name,
@@ -50,7 +54,7 @@ function divergenceLines(d: Divergence): string[] {
     `first difference: token ${d.position}${token}, ${where}`,
     `  values    ${d.differing} of ${d.columns}${known} are off; worst in column ${d.column}${head}${more}`,
     ...d.inputs.map(
-      (input, i) => `  ${i === 0 ? (d.sameInputs ? 'input     ' : 'A has in  ') : '          '}${text(input, true)}`,
+      (input, i) => `  ${i === 0 ? (d.sameInputs ? 'input     ' : 'of A      ') : '          '}${text(input, true)}`,
     ),
     `  expected  ${text(d.expected)}`,
     `  got       ${text(d.got)}`,
@@ -60,7 +64,11 @@ function divergenceLines(d: Divergence): string[] {
   if (best !== undefined) {
     lines.push(`looks like ${best.says}: with it the values agree to ${short(best.error)}`);
     for (const other of others.slice(0, 3)) lines.push(`  or ${other.says}: to ${short(other.error)}`);
-  } else lines.push('no mistake that is known gives these numbers');
+  } else if (method === 'model') lines.push('no mistake that is known gives these numbers');
+  else
+    lines.push(
+      'no mistake that shows without weights gives these numbers; more are tried on one dump and the model, -m',
+    );
   for (const description of d.descriptions) lines.push(`  ${description}`);
   if (d.name === 'logits' || d.sameInputs) return lines;
   return [...lines, '  B does not show all that went in: the mistake may lie further back'];
@@ -97,15 +105,7 @@ function runs(positions: readonly number[]): string {
   return parts.join(', ');
 }
 
-function listed(names: readonly string[]): string {
-  return names.length > 6 ? `${names.slice(0, 6).join(', ')}, and ${names.length - 6} more` : names.join(', ');
-}
-
-/** One line: what a table of bugs shows. */
-export function headline(c: Comparison): string {
-  const d = c.divergence;
-  if (d === undefined) return c.verdict === 'equal' ? 'the same, bit for bit' : 'the same within bounds';
-  const best: Finding | undefined = d.findings[0];
-  const what = best === undefined ? (d.descriptions[0] ?? 'unknown') : `${best.says}, to ${short(best.error)}`;
-  return `token ${d.position}, ${d.name}: ${what}`;
+export function listed(names: readonly string[]): string {
+  const more = names.length > LISTED ? `, and ${names.length - LISTED} more` : '';
+  return names.length === 0 ? 'none' : names.slice(0, LISTED).join(', ') + more;
 }

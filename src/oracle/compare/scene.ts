@@ -68,7 +68,7 @@ export class Scene {
     const layer = attention.layer ?? 0;
     const size = this.#kv.get(layer) ?? { key: 0, value: 0 };
     this.#kv.set(layer, size);
-    const headDim = Number(attention.facts.headDim ?? 128);
+    const headDim = headDimOf(attention);
     const keys = this.floats(attention.inputs[1]);
     for (let at = 0; keys !== undefined && at < keys.length; at += headDim) {
       let sum = 0;
@@ -78,4 +78,9 @@ export class Scene {
     for (const value of this.floats(attention.inputs[2]) ?? []) size.value = Math.max(size.value, Math.abs(value) || 0);
     return size;
   }
+}
+
+/** As usual where nobody says: traces do not. */
+export function headDimOf({ facts }: TraceTensor): number {
+  return Number(facts.headDim ?? 128);
 }

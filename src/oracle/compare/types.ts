@@ -111,6 +111,8 @@ export interface Comparison {
   readonly compared: number;
   readonly onlyA: readonly string[];
   readonly onlyB: readonly string[];
+  /** Files of B that have no name of a tensor, and were not looked at. */
+  readonly unread: readonly string[];
   /** Tensors of which both have the same bits throughout; of those in print, the same digits. */
   readonly equal: number;
   /** What came nearest to its bound; ratios are below 1 unless it is the divergence. */

@@ -293,7 +293,8 @@ function resolutionOf(texts: readonly string[]): number {
   const largest = numbers.reduce((max, text) => Math.max(max, Math.abs(Number(text))), 0);
   const decimals = numbers.map((text) => (/e/i.test(text) ? -1 : (text.split('.')[1]?.length ?? 0)));
   const isFixed = decimals[0] > 0 && decimals.every((count) => count === decimals[0]);
-  const digits = Math.max(...numbers.map((text) => text.replace(/e.*$/i, '').replace(/^[-+0.]+|\D/g, '').length), 1);
+  const lengths = numbers.map((text) => text.replace(/e.*$/i, '').replace(/^[-+0.]+|\D/g, '').length);
+  const digits = lengths.reduce((most, length) => Math.max(most, length), 1);
   const printed = isFixed ? Number(`5e-${decimals[0] + 1}`) : largest * Number(`5e-${digits}`);
   return printed + largest * 2 ** -24;
 }

@@ -16,8 +16,9 @@ import { ourName } from './names.ts';
 const HEAD = 2 ** 31;
 const ATTENTION_WEIGHTS = /\.attn_weights$/;
 
-const MAX_COLUMNS = 2 ** 26;
-const MAX_POSITIONS = 2 ** 24;
+/** Corners are printed, and whole rows laid out to compare them, sixteen at a time. Vocabularies have 2^18 entries. */
+const MAX_COLUMNS = 2 ** 22;
+const MAX_POSITIONS = 2 ** 20;
 
 /** The printed values of a tensor. */
 interface Series {
@@ -54,7 +55,7 @@ export async function openEvalCallback(source: ByteSource, architecture?: string
     }));
     addBlock(all, name, block, passes, label);
   }
-  want(all.size > 0, 'bad-container', 'no log of llama-eval-callback', () => ({
+  want(all.size > 0, 'bad-container', 'not a log of llama-eval-callback', () => ({
     where: label,
     expected: 'lines such as ggml_debug: inp_embd = (f32) GET_ROWS(...) = {256, 5, 1, 1}',
   }));
@@ -107,7 +108,7 @@ function addBlock(
   const isHeads = !isWeights && (d2 > 1 || (tokens === 1 && d1 > 1));
   const rows = isHeads ? d2 : d1;
   const columns = isWeights ? d2 : isHeads ? d0 * d1 : d0;
-  if (d3 !== 1 || (rows !== tokens && rows !== 1)) return; // rows of which nobody says whose they are
+  if (d3 !== 1 || values.length === 0 || (rows !== tokens && rows !== 1)) return; // rows of which nobody says whose they are
   want(columns <= MAX_COLUMNS && first + tokens <= MAX_POSITIONS, 'limit-exceeded', 'too large a tensor', () => ({
     where: `${label}:${line}: ${name}`,
     expected: `at most ${MAX_COLUMNS} columns and ${MAX_POSITIONS} rows`,

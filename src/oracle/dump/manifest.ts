@@ -129,7 +129,8 @@ function tensorAt(at: JsonAt, tokens: number): ManifestTensor {
     .at('shape')
     .list(2)
     .map((dim) => dim.integer(0, Number.MAX_SAFE_INTEGER));
-  if (shape.length !== 2 || shape[0] !== tokens) at.at('shape').refuse(`(${tokens}, n)`);
+  if (shape.length !== 2 || shape[0] !== tokens || shape[1] === 0)
+    at.at('shape').refuse(`(${tokens}, n), n at least 1`);
   return {
     name: nameAt(at.at('name')),
     file: at.at('file').matching(FILE_NAME, 'the name of a .npy file beside the manifest'),

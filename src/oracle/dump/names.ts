@@ -77,8 +77,7 @@ export function ourName(name: string, architecture = 'bitnet-b1.58', op?: string
     const [, what, layer] = theirs;
     const ours = layerName(what, architecture, op);
     if (ours === undefined) return undefined;
-    // Of what rope takes, a norm of heads leaves no trace in our name.
-    return `blk.${Number(layer)}.${op === 'ROPE' ? `${ours.replace(/_norm$/, '')}_rope` : ours}`;
+    return `blk.${Number(layer)}.${ours}${op === 'ROPE' ? '_rope' : ''}`;
   }
   const isOurs =
     /^blk\.\d{1,4}\.[a-z_]+(\.[a-z0-9.]+)?$/.test(name) ||
@@ -93,4 +92,36 @@ function layerName(what: string, architecture: string, op: string | undefined): 
     return architecture.startsWith('bitnet') ? bitnet : others;
   }
   return Object.hasOwn(LAYER_NAMES, what) ? LAYER_NAMES[what] : undefined;
+}
+
+/** Tensors of a layer as they are computed, of all architectures. */
+const LAYER_ORDER = (
+  'attn_norm attn_q_norm_in attn_q attn_k_norm_in attn_k attn_v_norm_in attn_v attn_q_norm attn_k_norm attn_q_rope attn_k_rope ' +
+  'attn_q_scaled attn_weights attn attn_sub_norm attn_output_norm_in attn_output post_attention_norm attn_residual ' +
+  'ffn_norm ffn_gate_norm_in ffn_gate ffn_up_norm_in ffn_up ffn_act ffn_sub_norm ffn_down_norm_in ffn_down post_ffw_norm out'
+).split(' ');
+const OUTER_ORDER = ['embd', 'embd_scaled', '', 'output_norm', 'logits'];
+
+/**
+ * Sorts our names as the graph has them. Folders have files by the alphabet, where `blk.10` comes before `blk.2` and `attn` before
+ * the norm it follows from: what differs first there is not where it began.
+ */
+export function inGraphOrder(a: string, b: string): number {
+  const [left, right] = [placeOf(a), placeOf(b)];
+  const at = left.findIndex((place, i) => place !== right[i]);
+  if (at >= 0) return left[at] - right[at];
+  return a < b ? -1 : a > b ? 1 : 0; // .codes, .scales
+}
+
+/** Part of the graph, layer, place in it; sums are made before their product, codes behind what they are of. */
+function placeOf(name: string): readonly [number, number, number, number] {
+  const [, layer, what, suffix = ''] = /^(?:blk\.(\d+)\.)?([^.]*)(.*)$/.exec(name) ?? [];
+  const part = layer === undefined ? OUTER_ORDER.indexOf(what) : OUTER_ORDER.indexOf('');
+  const place = LAYER_ORDER.indexOf(what);
+  return [
+    part < 0 ? OUTER_ORDER.length : part,
+    Number(layer ?? 0),
+    place < 0 ? LAYER_ORDER.length : place,
+    suffix === '.acc' ? 0 : suffix === '' ? 1 : 2,
+  ];
 }

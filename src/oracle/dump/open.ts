@@ -10,7 +10,7 @@ import type { SourceTensor, TraceSource } from '../source.ts';
 import { openEvalCallback } from './eval-callback.ts';
 import type { FileSet, RunningHash } from './files.ts';
 import { MANIFEST, MAX_MANIFEST_BYTES, type Manifest, parseManifest } from './manifest.ts';
-import { ourName } from './names.ts';
+import { inGraphOrder, ourName } from './names.ts';
 import { openArchive } from './zip.ts';
 
 /** Token ids beside loose files, by our name and by llama.cpp's. */
@@ -66,6 +66,7 @@ export async function openTrace(files: FileSet, architecture?: string): Promise<
       kv: manifest?.kv,
     },
     tensors: new Map([...parts].map(([name, { tensor }]) => [name, tensor])),
+    unread: arraysBeside(files, parts),
     async read(name, position, rows) {
       const { file, array, tensor } = partOf(name);
       const from = position - tensor.position;
@@ -97,6 +98,12 @@ export async function openTrace(files: FileSet, architecture?: string): Promise<
     },
     close: () => files.close(),
   };
+}
+
+/** A misspelt name would otherwise look like a tensor that agrees. */
+function arraysBeside({ names }: FileSet, parts: ReadonlyMap<string, Part>): string[] {
+  const read = new Set([...parts.values()].map(({ file }) => file));
+  return names.filter((name) => name.endsWith('.npy') && !read.has(name) && !TOKEN_FILES.includes(name)).toSorted();
 }
 
 async function digestOf(files: FileSet, { file, array, tensor }: Part, hash: RunningHash): Promise<string> {
@@ -184,7 +191,15 @@ async function looseParts(files: FileSet, architecture: string | undefined): Pro
     const array = await arrayOf(files, file);
     const isRoped = /^[QK]cur-/.test(plain) && array.shape.length > 2;
     const name = ourName(plain, architecture, isRoped ? 'ROPE' : undefined) ?? plain;
-    found.push({ file, array, tensor: { name, type: array.type, position: 0, ...dimensions(name, array.shape) } });
+    const { rows, columns } = dimensions(name, array.shape);
+    // Without values a shape may say anything; with them, the file is as long as it says.
+    const isFine = array.shape.every((dim) => dim > 0) && rows <= MAX_TOKENS;
+    want(isFine, 'bad-container', 'not the values of tokens', () => ({
+      where: `${files.label}: ${file}`,
+      expected: `1 to ${MAX_TOKENS} rows of at least one value`,
+      got: `(${array.shape.join(', ')})`,
+    }));
+    found.push({ file, array, tensor: { name, type: array.type, position: 0, rows, columns } });
   }
   want(found.length > 0, 'bad-container', 'no trace: neither a manifest nor files of a known name', () => ({
     where: files.label,
@@ -193,7 +208,7 @@ async function looseParts(files: FileSet, architecture: string | undefined): Pro
   }));
   const most = found.reduce((max, { tensor }) => Math.max(max, tensor.rows), 0);
   const parts = new Map<string, Part>();
-  for (const part of found) {
+  for (const part of found.toSorted((a, b) => inGraphOrder(a.tensor.name, b.tensor.name))) {
     const { rows, name } = part.tensor;
     want(!parts.has(name), 'bad-container', 'two files of one tensor', () => ({
       where: files.label,

@@ -20,7 +20,7 @@
 
 import type { Model } from '../../engine/types.ts';
 import { BitnetError, want } from '../../errors.ts';
-import { greatest } from '../log-softmax.ts';
+import { greedy } from '../../sampling/greedy.ts';
 import { complete, completeAlong, type Endpoint, endpointUrl } from './client.ts';
 import {
   type Along,
@@ -136,10 +136,10 @@ async function askStepwise(
   const followed: number[] = [];
   const session = model.createSession({ contextSize: Math.min(ids.length + maxTokens, model.info.contextLength) });
   try {
-    const greedy = async function* () {
+    const led = async function* () {
       let row = await session.prefill(ids, { top: 1, signal });
       while (followed.length < maxTokens) {
-        const id = greatest(row.subarray(0, model.tokenizer.vocabSize));
+        const id = greedy(row.subarray(0, model.tokenizer.vocabSize));
         followed.push(id);
         if (model.tokenizer.isEog(id) || followed.length === maxTokens) return;
         yield id;
@@ -147,7 +147,7 @@ async function askStepwise(
       }
     };
     const answers: Completion[] = [];
-    for await (const answer of completeAlong(endpoint, ids, greedy(), { top, signal })) {
+    for await (const answer of completeAlong(endpoint, ids, led(), { top, signal })) {
       answers.push(answer);
       onProgress?.(`asking the server, ${answers.length} of ${maxTokens}`);
     }
@@ -329,12 +329,12 @@ class Judge {
     differs: boolean,
   ): Promise<void> {
     const { tokenizer } = this.#model;
-    const greedy = positions.findIndex(({ chosen, top }) => top.length > 0 && isBelow(tokenizer, chosen, top[0]));
-    if (greedy >= 0 && !this.#isLed) {
-      const { chosen, top } = positions[greedy];
+    const unlikely = positions.findIndex(({ chosen, top }) => top.length > 0 && isBelow(tokenizer, chosen, top[0]));
+    if (unlikely >= 0 && !this.#isLed) {
+      const { chosen, top } = positions[unlikely];
       this.#find(
         'sampling',
-        `at position ${greedy} the server chose ${JSON.stringify(chosen.text)} though it found ${JSON.stringify(top[0].text)} likelier: it samples where temperature 0 was asked for`,
+        `at position ${unlikely} the server chose ${JSON.stringify(chosen.text)} though it found ${JSON.stringify(top[0].text)} likelier: it samples where temperature 0 was asked for`,
       );
     }
     const wanted = this.#options.maxTokens ?? 16;

@@ -6,7 +6,7 @@
 import type { Model } from '../../engine/types.ts';
 import { exp } from '../../numeric/exp.ts';
 import { log } from '../../numeric/log.ts';
-import { greatest, logTotal } from '../log-softmax.ts';
+import { normaliserOf } from '../../sampling/softmax.ts';
 import type { Candidate, Position } from './shapes.ts';
 
 type Tokenizer = Model['tokenizer'];
@@ -99,13 +99,13 @@ export async function along(
 }
 
 function look(tokenizer: Tokenizer, row: Float32Array, position: Position): Along {
-  const total = logTotal(row);
+  const { max, top: best, logSum } = normaliserOf(row);
+  const total = max + logSum;
   const logprobs = new Map<number, number>();
   for (const candidate of toldOf(position)) {
     const id = idOf(tokenizer, candidate);
     if (id !== undefined && id < row.length) logprobs.set(id, row[id] - total);
   }
-  const best = greatest(row);
   let sum = 0;
   let squares = 0;
   for (const logit of row) {
@@ -149,18 +149,19 @@ interface Pair {
 
 /** Both sides' numbers, over the same tokens; with `renormalised`, here over those that the server told as well. */
 function pairsOf(tokenizer: Tokenizer, position: Position, ours: Along, renormalised: boolean): Pair[] {
-  const pairs: Pair[] = [];
+  const pairs = new Map<number, Pair>(); // a server may tell its whole vocabulary
   for (const candidate of toldOf(position)) {
     const id = idOf(tokenizer, candidate);
     const here = id === undefined ? undefined : ours.logprobs.get(id);
     const there = candidate.logprob;
     // Minus infinity stands for "not told".
     if (id === undefined || here === undefined || there === undefined || there === -Infinity) continue;
-    if (!pairs.some((pair) => pair.id === id)) pairs.push({ id, here, there });
+    if (!pairs.has(id)) pairs.set(id, { id, here, there });
   }
-  if (!renormalised) return pairs;
-  const mass = massOf(pairs.map(({ here }) => here));
-  return pairs.map((pair) => ({ ...pair, here: pair.here - mass }));
+  const found = [...pairs.values()];
+  if (!renormalised) return found;
+  const mass = massOf(found.map(({ here }) => here));
+  return found.map((pair) => ({ ...pair, here: pair.here - mass }));
 }
 
 /** ln of a sum of probabilities. */
@@ -178,7 +179,7 @@ function leftOut(
 ): boolean {
   // Where a told token is not known here, that may be the one.
   if (pairs.length === 0 || pairs.length < position.top.length) return false;
-  const least = Math.min(...pairs.map(({ there }) => there));
+  const least = pairs.reduce((min, { there }) => Math.min(min, there), Infinity);
   const mass = renormalised ? massOf([...ours.logprobs.values()]) : 0;
   return ours.likeliest.some(({ id, logprob }) => !ours.logprobs.has(id) && logprob - mass > least + slack);
 }

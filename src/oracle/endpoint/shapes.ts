@@ -41,6 +41,8 @@ export interface Completion {
 const MAX_POSITIONS = 1 << 16;
 const MAX_CANDIDATES = 1 << 18;
 const MAX_TEXT = 16 << 20;
+/** Of one token. */
+const MAX_TOKEN_BYTES = 4096;
 const MAX_ID = 2 ** 31 - 1;
 /** Above 0 by rounding only. */
 const SLACK = 1e-3;
@@ -121,7 +123,7 @@ function itemAt(at: JsonAt): Position {
 
 function candidateAt(at: JsonAt): Candidate {
   const key = ['token', 'tok_str', 'content'].find((one) => at.has(one)) ?? 'token';
-  const bytes = filled(at, 'bytes')?.list(MAX_TEXT);
+  const bytes = filled(at, 'bytes')?.list(MAX_TOKEN_BYTES);
   const id = filled(at, 'id');
   return {
     ...textAt(at.at(key)),

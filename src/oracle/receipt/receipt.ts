@@ -21,7 +21,7 @@
 
 import { numericsVersion } from '../../engine/numerics.ts';
 import type { GenerateResult, Model, Session } from '../../engine/types.ts';
-import { logTotal } from '../log-softmax.ts';
+import { logProbability } from '../../sampling/softmax.ts';
 import { littleEndianBytes } from '../npy.ts';
 
 export const RECEIPT_FORMAT = 'bitnet-ts receipt';
@@ -252,7 +252,7 @@ export async function rowsBehind(
   const logits = await digestRows(model, rows, (row) => {
     // Of the vocabulary only: a matrix may have more rows than there are tokens.
     const real = row.subarray(0, model.tokenizer.vocabSize);
-    logprobs.push(real[tokens[logprobs.length]] - logTotal(real));
+    logprobs.push(logProbability(real, tokens[logprobs.length]));
   });
   return { logits, logprobs };
 }

@@ -5,7 +5,12 @@ import { type Alternative, DEFINITION, mistake, type Question } from './question
 
 const OTHER_EPS = [0, 1e-12, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3];
 
-export function normAlternatives({ tensor, inputs: [x], rows }: Question): Alternative[] {
+export async function normAlternatives(question: Question): Promise<Alternative[]> {
+  const {
+    tensor,
+    inputs: [x],
+    rows,
+  } = question;
   if (x === undefined || tensor.gain === undefined) return [];
   const read = tensor.gain;
   const eps = Number(tensor.facts.eps);
@@ -33,6 +38,7 @@ export function normAlternatives({ tensor, inputs: [x], rows }: Question): Alter
     };
   };
   const same = (gain: number) => gain;
+  const solved = solvedEps(question, await read());
   return [
     mistake('reference-differs', DEFINITION, by(same, undefined)),
     mistake('norm-missing', 'no norm at all: the input as it is', () => x),
@@ -69,6 +75,11 @@ export function normAlternatives({ tensor, inputs: [x], rows }: Question): Alter
       ),
     ),
     mistake(
+      'norm-eps-solved',
+      `another eps than ${Number(eps.toPrecision(6))}, about ${Number((solved ?? 0).toPrecision(4))}`,
+      solved === undefined ? () => undefined : by(same, (mean) => 1 / Math.sqrt(mean + solved)),
+    ),
+    mistake(
       'norm-eps-outside',
       'eps added to the root, not under it',
       by(same, (mean) => 1 / (Math.sqrt(mean) + eps)),
@@ -90,6 +101,35 @@ export function normAlternatives({ tensor, inputs: [x], rows }: Question): Alter
       by(same, undefined, { whole: true }),
     ),
   ];
+}
+
+/**
+ * The eps that gives the worst rows, out of their greatest values. Any factor of one row is that of some eps; so it takes rows of
+ * different mean squares that agree.
+ */
+function solvedEps({ tensor, inputs: [x], rows, got, known }: Question, gain: Float32Array): number | undefined {
+  const { columns } = tensor;
+  if (x === undefined || gain.length !== columns || rows.length < 2) return undefined;
+  const means: number[] = [];
+  const found: number[] = [];
+  for (const row of rows) {
+    let mean = 0;
+    let most = 0;
+    let factor = Number.NaN;
+    for (let i = 0; i < columns; i++) {
+      const at = row * columns + i;
+      mean += (x[at] * x[at]) / columns;
+      const product = x[at] * gain[i];
+      if (Math.abs(product) <= most || known?.[at] === 0) continue;
+      most = Math.abs(product);
+      factor = got[at] / product;
+    }
+    means.push(mean);
+    found.push(1 / (factor * factor) - mean);
+  }
+  const [least, greatest] = [Math.min(...found), Math.max(...found)];
+  const isOne = least > 0 && greatest < 1.01 * least; // false of NaN
+  return isOne && Math.max(...means) > 1.01 * Math.min(...means) ? (least + greatest) / 2 : undefined;
 }
 
 /** The same rows under another gain: whether two norms of a model are swapped shows only once the other has been met. */

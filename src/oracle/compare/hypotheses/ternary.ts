@@ -50,6 +50,7 @@ export const JUDGED_ROWS = 4;
 export async function ternaryAlternatives(question: Question): Promise<Alternative[]> {
   const { tensor, scene, inputs, rows } = question;
   const [codesName] = tensor.inputs;
+  if (codesName === undefined) return []; // a trace without what went in
   const codes = scene.get(codesName)?.rows;
   const scales = scene.floats(codesName.replace(/codes$/, 'scales'));
   if (!(codes instanceof Int8Array) || scales === undefined) return [];
@@ -173,9 +174,9 @@ export async function ternaryAlternatives(question: Question): Promise<Alternati
       scaled((d, s) => ((d * 127) / s) * weightScale),
     ),
     mistake(
-      'scales-divided',
-      'divided by both scales',
-      scaled((d, s) => d / (s * weightScale)),
+      'activation-absmax-missing',
+      'divided by 127, but not multiplied by the absmax of the activations',
+      scaled((d) => (d / 127) * weightScale),
     ),
     ...(x === undefined ? [] : ofCodings(question, x, trits, columns, weightScale)),
   ];
