@@ -36,7 +36,7 @@ export class CommandList {
     }
     this.#words[this.#count] = op;
     this.#words[this.#count + 1] = args.length + 2;
-    this.#words.set(args, this.#count + 2);
+    for (let i = 0; i < args.length; i++) this.#words[this.#count + 2 + i] = args[i]; // `set` costs more than the op
     this.#count = end;
   }
 
