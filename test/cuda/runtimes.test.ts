@@ -92,7 +92,7 @@ describe.skipIf(shim === undefined)('bitnet --backend cuda', () => {
   it('is reckoned with by inspect', async () => {
     const inspect = async (args: readonly string[]) => (await runIn(node, main, ['inspect', ...args])).stdout;
     expect(await inspect(['--backend', 'cuda'])).toMatch(
-      /^fits: +yes, \d+\.\d MiB of the 15\.\d+ GiB of free memory of CPU shim, sm_90, scratch included/m,
+      /^fits: +yes, \d+\.\d+ MiB of the 15\.\d+ GiB of free memory of CPU shim, sm_90, scratch included/m,
     );
     expect(await inspect(['--backend', 'cuda', '--device', '2'])).toMatch(/^fits: +no: backend cuda: no device 2/m);
     expect(JSON.parse(await inspect(['--backend', 'cuda', '--json'])).fit.of).toContain('CPU shim');
