@@ -44,17 +44,17 @@ describe.skipIf(shimPath === undefined)('the cuda backend on the CPU shim', () =
     expect(outcomes.filter(({ name }) => name.includes('trace')).length).toBeGreaterThan(8);
   }, 900_000);
 
-  /** On a card it is 512 tokens; the shim takes a third of a second for one. */
-  it('tells the greedy story of the wasm backend, 72 tokens long', async () => {
+  /** 508 tokens: an eighth of a second each by the shim, several times that on a busy machine. */
+  it('tells the greedy story of the wasm backend, until the context is full', async () => {
     const tell = async (open: () => Promise<Backend>) => {
       const session = (await load(open)).createSession();
-      return session.generate('Once upon a time', { maxTokens: 72, temperature: 0, ignoreEos: true }).result;
+      return session.generate('Once upon a time', { temperature: 0, ignoreEos: true }).result;
     };
     const [ours, expected] = [await tell(onShim), await tell(wasm({ threads: 1 }))];
-    expect(ours.tokens.length).toBe(72);
+    expect([ours.stopReason, ours.tokens.length + ours.usage.promptTokens]).toEqual(['contextFull', 513]); // the last one needs no position
     expect(ours.tokens).toEqual(expected.tokens);
     expect(ours.text).toBe(expected.text);
-  }, 240_000);
+  }, 600_000);
 
   it('computes several sequences in one step', async () => {
     const file = await synthesized({ preset: 'tiny', architecture: 'bitnet-b1.58' });
