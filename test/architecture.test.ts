@@ -55,11 +55,12 @@ const LAW: Record<string, readonly string[]> = {
   'kernels/interface': ['types:tensors'],
   'kernels/ts': ['types:kernels/interface', 'tensors', 'numeric', 'errors'],
   'kernels/wasm': ['types:kernels/interface', 'tensors', 'numeric', 'errors'],
+  'kernels/cuda': ['types:kernels/interface', 'tensors', 'numeric', 'errors'],
   'kernels/foreign': ['types:kernels/interface', 'tensors', 'errors'],
   'kernels/conformance': ['types:kernels/interface', 'kernels/ts', 'tensors', 'numeric'],
   model: ['types:kernels/interface', 'tensors', 'types:formats', 'numeric', 'errors'],
   convert: ['model', 'formats', 'tensors', 'tokenizer', 'numeric', 'errors'],
-  platform: ['formats', 'types:kernels/wasm', 'errors'],
+  platform: ['formats', 'types:kernels/wasm', 'types:kernels/cuda', 'errors'],
   engine: [
     'model',
     'tokenizer',
@@ -68,6 +69,7 @@ const LAW: Record<string, readonly string[]> = {
     'types:kernels/interface',
     'kernels/ts',
     'kernels/wasm',
+    'kernels/cuda',
     'kernels/foreign',
     'kernels/conformance', // for `inspect --kernels`: loaded by nobody else
     'platform',

@@ -49,6 +49,7 @@ const flags = {
   ...foreignFlags,
   'allow-dense': runtimeFlags['allow-dense'],
   backend: runtimeFlags.backend,
+  device: runtimeFlags.device,
   kernels: runtimeFlags.kernels,
   'no-wide-vectors': runtimeFlags['no-wide-vectors'],
   threads: {

@@ -1,5 +1,5 @@
 /**
- * Whether a model fits into a WebAssembly memory, by the plan that loading would make; no weight is read for it.
+ * Whether a model fits into a WebAssembly memory or that of a GPU, by the plan that loading would make; no weight is read for it.
  * @module
  */
 
@@ -17,35 +17,40 @@ export interface Fit {
   /** How long the memory gets, holes and scratch included, and how long it can be. */
   readonly spanBytes: number;
   readonly capacityBytes: number;
+  /** Whose memory that is. */
+  readonly of: string;
   /** What is kept in another form than the file's, and why. */
   readonly notes: readonly string[];
 }
 
-type ContextArgs = Pick<Values<typeof runtimeFlags>, 'ctx-size' | 'cache-type-k' | 'cache-type-v'>;
+type ContextArgs = Pick<Values<typeof runtimeFlags>, 'ctx-size' | 'cache-type-k' | 'cache-type-v' | 'device'> & {
+  readonly backend?: 'wasm' | 'cuda' | undefined;
+};
 
-/** On one thread; each further one takes some scratch of its own, far below a thousandth of the whole. */
+/** Of wasm on one thread; each further one takes some scratch of its own, far below a thousandth of the whole. */
 export async function fitOf(
   gguf: GgufFile,
   config: ModelConfig,
   layout: TernaryLayout,
   args: ContextArgs,
 ): Promise<Attempt<Fit>> {
-  const [{ wasm }, { DEFAULT_BATCH }, { kvShapeOf }, { decideForms }, { modelTensors, planMemory }] = await Promise.all(
-    [
+  const [{ cuda, wasm }, { DEFAULT_BATCH }, { kvShapeOf }, { decideForms }, { modelTensors, planMemory }] =
+    await Promise.all([
       import('../engine/backends.ts'),
       import('../engine/model.ts'),
       import('../engine/session.ts'),
       import('../model/forms.ts'),
       import('../model/plan.ts'),
-    ],
-  );
+    ]);
   let backend: Backend | undefined;
   try {
-    backend = await wasm({ threads: 1 })();
+    const isCuda = args.backend === 'cuda';
+    backend = await (isCuda ? cuda({ device: args.device }) : wasm({ threads: 1 }))();
+    const of = isCuda ? `free memory of ${backend.info.variant}` : 'a WebAssembly memory';
     const forms = await decideForms(gguf, modelTensors(gguf), { layout, allowDense: true });
     const kv = kvShapeOf(config, sessionOptions(args, config.contextLength));
     const { spanBytes = 0, notes } = planMemory(gguf, backend, { batchSize: DEFAULT_BATCH, kv, forms });
-    return { ok: true, value: { spanBytes, capacityBytes: backend.rehearse?.().capacityBytes ?? 0, notes } };
+    return { ok: true, value: { spanBytes, capacityBytes: backend.rehearse?.().capacityBytes ?? 0, of, notes } };
   } catch (error) {
     if (error instanceof BitnetError) return { ok: false, why: error.message };
     throw error;
@@ -57,7 +62,7 @@ export async function fitOf(
 /** `yes, 1.32 GiB of 4.00 GiB ...`, or the planner's refusal. */
 export function fitLine(fit: Attempt<Fit>): string {
   if (!fit.ok) return `no: ${fit.why}`;
-  const { spanBytes, capacityBytes, notes } = fit.value;
+  const { spanBytes, capacityBytes, of, notes } = fit.value;
   const tables = notes.length === 0 ? 'all kept as in the file' : notes.join('; ');
-  return `yes, ${bytes(spanBytes)} of the ${bytes(capacityBytes)} of a WebAssembly memory, scratch included; ${tables}`;
+  return `yes, ${bytes(spanBytes)} of the ${bytes(capacityBytes)} of ${of}, scratch included; ${tables}`;
 }

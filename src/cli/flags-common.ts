@@ -94,10 +94,16 @@ export const runtimeFlags = {
   ...preFlag,
   backend: {
     type: 'string',
-    choices: ['auto', 'wasm', 'ts'],
+    choices: ['auto', 'wasm', 'ts', 'cuda'],
     env: 'BITNET_BACKEND',
     group: MODEL,
-    describe: 'what computes: wasm (fast), ts (the definition, slow) [auto]',
+    describe: 'what computes: wasm (fast), ts (the definition, slow), cuda (an NVIDIA GPU) [auto: not cuda]',
+  },
+  device: {
+    type: 'integer',
+    min: 0,
+    group: MODEL,
+    describe: 'number of the GPU of the cuda backend [0]',
   },
   threads: {
     type: 'integer',
@@ -167,7 +173,7 @@ export const runtimeFlags = {
     also: ['-ngl', '--n-gpu-layers'],
     hidden: true,
     group: MODEL,
-    describe: 'accepted and ignored: there is no GPU backend',
+    describe: 'accepted and ignored: --backend cuda runs all layers on a GPU',
   },
   'ubatch-size': {
     type: 'integer',

@@ -24,6 +24,13 @@ const flags = {
   ...preFlag,
   ...layoutFlags,
   'ctx-size': { ...runtimeFlags['ctx-size'], describe: 'positions to reckon memory for' },
+  backend: {
+    type: 'string',
+    choices: ['wasm', 'cuda'],
+    group: 'Model',
+    describe: 'whose memory to reckon with [wasm]',
+  },
+  device: runtimeFlags.device,
   'cache-type-k': runtimeFlags['cache-type-k'],
   'cache-type-v': runtimeFlags['cache-type-v'],
   tensors: { type: 'boolean', group: 'Output', describe: 'list every tensor: name, type, shape, offset, bytes' },

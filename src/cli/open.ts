@@ -80,6 +80,7 @@ export async function openModel(
   const options: LoadOptions = {
     signal: io.signal,
     ...(args.backend === undefined ? {} : { backend: args.backend }),
+    ...(args.device === undefined ? {} : { device: args.device }),
     ...(args.threads === undefined ? {} : { threads: args.threads }),
     ...(args.kernels === undefined ? {} : { kernels: args.kernels }),
     // The process is ours: its switches are, too.
@@ -112,7 +113,7 @@ export async function openModel(
     if (args.quiet !== true) {
       for (const note of model.notes) io.note(`note: ${note}`);
       if (args['gpu-layers'] !== undefined && args['gpu-layers'] > 0)
-        io.note('note: -ngl is ignored, there is no GPU backend');
+        if (model.backend.name !== 'cuda') io.note('note: -ngl is ignored: --backend cuda runs all layers on a GPU');
       tellOverflowsAtEnd(model, io);
     }
     return model;

@@ -177,12 +177,13 @@ async function twoRuns(args: Args, other: string | undefined, io: Io): Promise<C
 /** What is not said of B is as for A. */
 function secondArgs(args: Args, other: string | undefined): Args {
   const backend = args['backend-b'] ?? args.backend;
-  const isWasm = backend !== 'ts';
+  const isWasm = backend !== 'ts' && backend !== 'cuda';
   return {
     ...args,
     quiet: args.quiet || other === undefined,
     ...(other === undefined ? {} : { model: other, 'model-url': undefined, 'hf-repo': undefined }),
     backend,
+    device: backend === 'cuda' ? args.device : undefined,
     kernels: args['kernels-b'] ?? (isWasm ? args.kernels : undefined),
     threads: args['threads-b'] ?? (isWasm ? args.threads : undefined),
     'i2s-layout': args['i2s-layout-b'] ?? args['i2s-layout'],

@@ -35,6 +35,7 @@ const flags = {
   ...modelFlag,
   model: { ...model, describe: 'the model, if it is no longer where the receipt says; its SHA-256 must be the same' },
   backend: runtimeFlags.backend,
+  device: runtimeFlags.device,
   threads: runtimeFlags.threads,
   kernels: runtimeFlags.kernels,
   'no-wide-vectors': runtimeFlags['no-wide-vectors'],
@@ -151,9 +152,10 @@ async function load(
   args: Args,
   io: Io,
 ): Promise<Model> {
-  const { backend, threads, kernels } = args;
+  const { backend, device, threads, kernels } = args;
   const options: LoadOptions = {
     backend,
+    device,
     threads,
     kernels,
     wideVectors: !args['no-wide-vectors'],

@@ -5,12 +5,14 @@
  */
 
 import { BitnetError, want } from '../errors.ts';
+import type { CudaOptions } from '../kernels/cuda/open.ts';
 import type { Backend, BackendInfo } from '../kernels/interface.ts';
 import { createTsBackend } from '../kernels/ts/backend.ts';
 import { createWasmBackend, type WasmOptions } from '../kernels/wasm/open.ts';
 import { detectPlatform } from '../platform/detect.ts';
 import type { KernelSurvey } from './kernel-survey.ts';
 
+export type { CudaOptions } from '../kernels/cuda/open.ts';
 export type { KernelsChoice, WasmOptions } from '../kernels/wasm/open.ts';
 export type { KernelSurvey, VariantReport } from './kernel-survey.ts';
 
@@ -25,6 +27,19 @@ export function ts(): BackendFactory {
 /** WebAssembly with threads. Opening it throws `backend-unavailable` where no build of it works. */
 export function wasm(options: WasmOptions = {}): BackendFactory {
   return async () => createWasmBackend(options, await detectPlatform().wasmHost());
+}
+
+/**
+ * An NVIDIA GPU of compute capability 8.0 or more, by a library that `npm run build:cuda` makes and the package koffi calls; neither
+ * is needed for anything else, and nothing chooses this backend but its name. Opening it throws `backend-unavailable` with the
+ * reason where one of them, a driver or a device is missing.
+ */
+export function cuda(options: CudaOptions = {}): BackendFactory {
+  return async () => {
+    // Not loaded by those who have no such device.
+    const { createCudaBackend } = await import('../kernels/cuda/open.ts');
+    return createCudaBackend(options, await detectPlatform().cudaHost());
+  };
 }
 
 /** `wasm` where it works, else `ts` with a note that says why. Another failure of `wasm` stays a failure. */
@@ -47,19 +62,24 @@ function withNote(backend: Backend, note: string): Backend {
 }
 
 /** The factory that a `backend` option asks for, by name or as a value. */
-export function backendFactory(choice: unknown, options: WasmOptions): BackendFactory {
+export function backendFactory(choice: unknown, options: WasmOptions & Pick<CudaOptions, 'device'>): BackendFactory {
   const isWasm = choice === undefined || choice === 'auto' || choice === 'wasm';
   want(isWasm || options.kernels === undefined, 'bad-argument', 'only the wasm backend has kernels to choose', () => ({
     where: 'kernels',
     got: `${options.kernels} for ${typeof choice === 'function' ? 'a backend of its own' : `the backend ${choice}`}`,
   }));
+  want(choice === 'cuda' || options.device === undefined, 'bad-argument', 'only the cuda backend has devices', () => ({
+    where: 'device',
+    got: `${options.device} for ${typeof choice === 'function' ? 'a backend of its own' : `the backend ${choice ?? 'auto'}`}`,
+  }));
   if (typeof choice === 'function') return choice as BackendFactory;
   if (choice === undefined || choice === 'auto') return auto(options);
   if (choice === 'wasm') return wasm(options);
   if (choice === 'ts') return ts();
+  if (choice === 'cuda') return cuda({ device: options.device });
   throw new BitnetError('bad-argument', 'no such backend', {
     where: 'backend',
-    expected: 'auto, wasm, ts, or a value of bitnet-ts/backends',
+    expected: 'auto, wasm, ts, cuda, or a value of bitnet-ts/backends',
     got: String(choice),
   });
 }

@@ -86,7 +86,7 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
       got: String(options.batchSize),
     }),
   );
-  const { backend: choice, threads, kernels, wideVectors, embeddingType = 'auto' } = options;
+  const { backend: choice, device, threads, kernels, wideVectors, embeddingType = 'auto' } = options;
   want(
     options.i2sLayout === undefined || ['auto', ...I2S_LAYOUTS].includes(options.i2sLayout),
     'bad-argument',
@@ -99,7 +99,7 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
     got: String(embeddingType),
   }));
   checkForeign(options);
-  const openInner = backendFactory(choice, { threads, kernels, wideVectors });
+  const openInner = backendFactory(choice, { device, threads, kernels, wideVectors });
   const openBackend = async () => foreignSemantics(await openInner(), options);
   signal?.throwIfAborted();
   const gguf = await openModelFile(input, signal);

@@ -34,10 +34,12 @@ export interface LoadProgress {
 
 export interface LoadOptions {
   /**
-   * `auto` is `wasm`, or `ts` with a note in `model.backend.notes` where WebAssembly SIMD is missing. A value of
-   * `bitnet-ts/backends`, or a function of your own, opens any other.
+   * `auto` is `wasm`, or `ts` with a note in `model.backend.notes` where WebAssembly SIMD is missing; never `cuda`, which runs on
+   * an NVIDIA GPU by a library that is built apart. A value of `bitnet-ts/backends`, or a function of your own, opens any other.
    */
-  readonly backend?: 'auto' | 'wasm' | 'ts' | (() => Promise<Backend>) | undefined;
+  readonly backend?: 'auto' | 'wasm' | 'ts' | 'cuda' | (() => Promise<Backend>) | undefined;
+  /** Number of the GPU of the cuda backend, where that is chosen by name. Default 0. */
+  readonly device?: number | undefined;
   /**
    * Threads of the wasm backend, where it is chosen by name. Default: the physical cores, as far as the
    * runtime tells; 1 where memory cannot be shared.

@@ -5,6 +5,7 @@
 
 import { BitnetError } from '../errors.ts';
 import type { ByteSource } from '../formats/source.ts';
+import type { CudaHost } from '../kernels/cuda/host.ts';
 import type { WasmHost } from '../kernels/wasm/host.ts';
 
 export interface Platform {
@@ -12,6 +13,7 @@ export interface Platform {
   readonly runtime: string;
   openPath(path: string | URL): Promise<ByteSource>;
   wasmHost(): Promise<WasmHost>;
+  cudaHost(): Promise<CudaHost>;
 }
 
 interface RuntimeGlobals {
@@ -39,11 +41,15 @@ export function detectPlatform(): Platform {
         });
       },
       wasmHost: async () => (await import('./host-web.ts')).createWebHost(),
+      cudaHost: async () => {
+        throw new BitnetError('backend-unavailable', 'a web page cannot load libraries', { where: 'backend cuda' });
+      },
     };
   }
   return {
     runtime,
     openPath: async (path) => (await import('./source-node.ts')).openFileSource(path),
     wasmHost: async () => (await import('./host-node.ts')).createNodeHost(),
+    cudaHost: async () => (await import('./library-node.ts')).createCudaHost(),
   };
 }

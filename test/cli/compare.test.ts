@@ -91,7 +91,7 @@ describe('oracle compare', () => {
       [['-m', at('a.gguf'), at('text.log'), ...tokens], /not a log of llama-eval-callback/],
       [['-m', at('a.gguf'), at('cut.npz')], /bad-container|truncated/],
       [['-m', at('a.gguf'), at('absent.npz')], /absent\.npz/],
-      [['-m', at('a.gguf'), '--backend-b', 'cuda', '-p', 'x'], /--backend-b takes auto, wasm, ts/],
+      [['-m', at('a.gguf'), '--backend-b', 'metal', '-p', 'x'], /--backend-b takes auto, wasm, ts, cuda/],
     ];
     for (const [args, message] of cases) {
       const done = await compare(...args);

@@ -1,0 +1,176 @@
+// check GPU.so SHIM.so [small]: every op on both libraries with the same random inputs; every bit of every output must be the same.
+// The shim is the same source on a CPU, which the tests compare with the `ts` backend; so what agrees with it is right.
+// Each list is run three times on the card: directly, captured and replayed. `small`: few and small cases, for compute-sanitizer.
+#include "library.hpp"
+
+namespace {
+
+struct Case {
+  std::string name;
+  // Fills buffers, returns the list; `outputs` are the handles to compare, with their bytes.
+  void (*make)(Library&, Commands&, std::vector<std::pair<int32_t, uint64_t>>& outputs, int32_t m, int32_t k, int32_t n, int32_t extra);
+  int32_t m, k, n, extra;
+};
+
+using Outputs = std::vector<std::pair<int32_t, uint64_t>>;
+
+std::vector<float> floats(size_t count, uint64_t seed) {
+  Random random{seed};
+  std::vector<float> out(count);
+  for (float& x : out) x = random.unit() + random.unit() + random.unit();
+  return out;
+}
+
+int32_t output(Library& lib, Outputs& outputs, uint64_t bytes) {
+  const int32_t handle = lib.put(std::vector<uint8_t>(bytes, 0xEE));
+  outputs.emplace_back(handle, bytes);
+  return handle;
+}
+
+// q, k, v of the same codes, from rows that were added and normalised on the way: all that goes with a projection.
+void ternary(Library& lib, Commands& list, Outputs& outputs, int32_t m, int32_t k, int32_t n, int32_t count) {
+  const int32_t x = lib.put(floats(static_cast<size_t>(n) * k, 1)), y = lib.put(floats(static_cast<size_t>(n) * k, 2));
+  const int32_t gain = lib.put(floats(k, 3));
+  const int32_t sum = output(lib, outputs, static_cast<uint64_t>(n) * k * 4);
+  const int32_t codes = output(lib, outputs, static_cast<uint64_t>(n) * strideOf(k)), meta = output(lib, outputs, n * 8);
+  list.add(BN_ADD, {sum, 0, x, 0, y, 0, n * k});
+  list.add(BN_RMS_NORM_QUANTIZE, {codes, 0, meta, 0, sum, 0, gain, 0, bits(1e-5f), k, n});
+  for (int32_t i = 0; i < count; i++) {
+    const int32_t rows = m - 3 * i, weights = lib.put(packedTrits(rows, k, 10 + i));
+    const int32_t out = output(lib, outputs, static_cast<uint64_t>(n) * rows * 4);
+    list.add(BN_TERNARY_MATMUL, {out, 0, weights, bits(0.02f + i), rows, k, codes, 0, meta, 0, n});
+  }
+}
+
+void gated(Library& lib, Commands& list, Outputs& outputs, int32_t op, int32_t k, int32_t n, int32_t) {
+  const int32_t gate = lib.put(floats(static_cast<size_t>(n) * k, 1)), up = lib.put(floats(static_cast<size_t>(n) * k, 2));
+  const int32_t out = output(lib, outputs, static_cast<uint64_t>(n) * k * 4);
+  const int32_t codes = output(lib, outputs, static_cast<uint64_t>(n) * strideOf(k)), meta = output(lib, outputs, n * 8);
+  list.add(op, {out, 0, gate, 0, up, 0, n * k});
+  list.add(BN_QUANTIZE_ROWS, {codes, 0, meta, 0, out, 0, k, n});
+  list.add(BN_SCALE, {up, 0, gate, 0, bits(1.7f), n * k});
+  list.add(BN_COPY, {gate, 0, up, 0, k});
+  outputs.emplace_back(gate, static_cast<uint64_t>(n) * k * 4);
+}
+
+// Bytes of a file of this type, with scales that are ordinary halves and floats.
+std::vector<uint8_t> denseFile(int32_t dtype, int32_t rows, int32_t columns) {
+  const size_t count = static_cast<size_t>(rows) * columns;
+  Random random{77};
+  if (dtype == BN_F32) {
+    const std::vector<float> data = floats(count, 7);
+    const uint8_t* at = reinterpret_cast<const uint8_t*>(data.data());
+    return std::vector<uint8_t>(at, at + count * 4);
+  }
+  const size_t block = dtype == BN_Q6_K ? 256 : dtype >= BN_Q8_0 ? 32 : 1;
+  const size_t bytes = dtype == BN_Q6_K ? 210 : dtype == BN_Q8_0 ? 34 : dtype == BN_AFFINE ? 40 : 2;
+  std::vector<uint8_t> out(count / block * bytes);
+  for (uint8_t& byte : out) byte = static_cast<uint8_t>(random.next());
+  for (size_t at = 0; at < out.size(); at += bytes) {
+    const size_t d = dtype == BN_Q6_K ? 208 : 0;
+    const float step = 0.01f, offset = 1.3f;
+    if (dtype == BN_AFFINE) std::memcpy(&out[at], &step, 4), std::memcpy(&out[at + 4], &offset, 4);
+    else out[at + d + 1] = static_cast<uint8_t>((out[at + d + 1] & 0x83) | 0x2c);  // exponents of 2^-4: halves and bf16 alike finite
+  }
+  return out;
+}
+
+void dense(Library& lib, Commands& list, Outputs& outputs, int32_t m, int32_t k, int32_t n, int32_t dtype) {
+  int32_t weights = lib.put(denseFile(dtype, m, k));
+  if (dtype >= BN_Q8_0) {
+    const int32_t packed = lib.alloc(lib.denseBytes(dtype, m, k));
+    lib.packDense(dtype, weights, packed, m, k);
+    weights = packed;
+  }
+  const int32_t x = lib.put(floats(static_cast<size_t>(n) * k, 3));
+  const int32_t ids = lib.put(std::vector<int32_t>(n, m - 1));
+  const int32_t out = output(lib, outputs, static_cast<uint64_t>(n) * m * 4), rows = output(lib, outputs, static_cast<uint64_t>(n) * k * 4);
+  list.add(BN_DENSE_MATMUL, {out, 0, dtype, weights, m, k, x, 0, n});
+  list.add(BN_EMBED, {rows, 0, dtype, weights, m, k, ids, 0, n});
+}
+
+// k positions before n rows; heads in `m`, and in `extra` the key/value heads and whether the cache is of halves.
+void attention(Library& lib, Commands& list, Outputs& outputs, int32_t m, int32_t k, int32_t n, int32_t extra) {
+  const int32_t kvHeads = extra & 255, half = extra >> 8 & 1, dim = extra >> 16, context = k + n + 5, all = k + n;
+  const uint64_t cacheBytes = static_cast<uint64_t>(2) * kvHeads * context * dim * (half != 0 ? 2 : 4);
+  const int32_t keys = output(lib, outputs, cacheBytes), values = output(lib, outputs, cacheBytes);
+  const int32_t kRows = lib.put(floats(static_cast<size_t>(all) * kvHeads * dim, 4));
+  const int32_t vRows = lib.put(floats(static_cast<size_t>(all) * kvHeads * dim, 5));
+  const int32_t q = lib.put(floats(static_cast<size_t>(all) * m * dim, 6)), angles = lib.put(floats(static_cast<size_t>(all) * dim, 8));
+  const int32_t out = output(lib, outputs, static_cast<uint64_t>(all) * m * dim * 4);
+  list.add(BN_ROPE, {q, 0, angles, 0, m, dim, 1, all});
+  list.add(BN_ROPE, {kRows, 0, angles, 0, kvHeads, dim, 1, all});
+  list.add(BN_KV_APPEND, {kRows, 0, vRows, 0, kvHeads, dim, 1, all, half, half, context, keys, values, 0});
+  const int32_t first = k * m * dim, scale = bits(0.09f);
+  list.add(BN_ATTENTION, {out, first, q, first, m, kvHeads, dim, 1, n, half, half, context, scale, keys, values, k});
+}
+
+void topK(Library& lib, Commands& list, Outputs& outputs, int32_t m, int32_t k, int32_t n, int32_t) {
+  const int32_t x = lib.put(floats(static_cast<size_t>(n) * m, 9)), room = k + 256;
+  const int32_t out = lib.alloc(static_cast<uint64_t>(n) * (2 + 2 * room) * 4);
+  list.add(BN_TOP_K, {out, 0, x, 0, m, k, room, n});
+  for (int32_t row = 0; row < n; row++) outputs.emplace_back(out, 8);  // pairs come in no order: their number and the flags
+}
+
+std::vector<std::vector<uint8_t>> runCase(const std::string& path, const Case& one, int times) {
+  Library lib(path);
+  Commands list;
+  Outputs outputs;
+  one.make(lib, list, outputs, one.m, one.k, one.n, one.extra);
+  std::vector<std::vector<uint8_t>> out;
+  for (int i = 0; i < times; i++) {
+    lib.run(list.words);
+    if (i > 0) continue;
+    for (const auto& [handle, bytes] : outputs) out.push_back(lib.read(handle, bytes));
+  }
+  if (times > 1 && one.make != attention && one.make != gated) {  // those change what they read
+    for (size_t i = 0; i < outputs.size(); i++) {
+      if (lib.read(outputs[i].first, outputs[i].second) != out[i]) out[i].push_back(1);  // differs when replayed
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 3) return std::fprintf(stderr, "check GPU.so SHIM.so [small]\n"), 2;
+  const bool small = argc > 3 && std::string(argv[3]) == "small";
+  std::vector<Case> cases;
+  for (const int32_t n : {1, 2, 4, 7, 16, 33, 130}) cases.push_back({"ternary", ternary, 133, 640, n, 3});
+  for (const int32_t op : {BN_GATED_RELU2, BN_GATED_SILU, BN_GATED_GELU}) cases.push_back({"gated", gated, op, 700, 3, 0});
+  for (int32_t dtype = BN_F32; dtype <= BN_AFFINE; dtype++) {
+    for (const int32_t n : {1, 2, 3, 6}) cases.push_back({"dense", dense, 150, 768, n, dtype});
+  }
+  cases.push_back({"dense", dense, 21, 45, 3, BN_F16});
+  for (const int32_t half : {0, 1 << 8}) {
+    cases.push_back({"attention", attention, 20, 37, 1, 5 | half | 128 << 16});
+    cases.push_back({"attention", attention, 8, 60, 30, 2 | half | 64 << 16});
+    cases.push_back({"attention", attention, 4, 3, 5, 2 | half | 100 << 16});
+  }
+  cases.push_back({"topK", topK, 3001, 40, 2, 0});
+  if (!small) {
+    for (const int32_t n : {1, 64}) {
+      cases.push_back({"ternary", ternary, 2560, 2560, n, 1});
+      cases.push_back({"ternary", ternary, 2560, 6912, n, 1});
+    }
+    cases.push_back({"ternary", ternary, 6912, 2560, 1, 2});
+    cases.push_back({"ternary", ternary, 3200, 8640, 1, 1});
+    cases.push_back({"ternary", ternary, 6912, 640, 300, 1});
+    cases.push_back({"dense", dense, 8000, 2560, 1, BN_Q6_K});
+    cases.push_back({"attention", attention, 20, 1500, 1, 5 | 1 << 8 | 128 << 16});
+    cases.push_back({"attention", attention, 20, 200, 300, 5 | 1 << 8 | 128 << 16});
+  }
+  int bad = 0;
+  for (const Case& one : cases) {
+    const auto expected = runCase(argv[2], one, 1), got = runCase(argv[1], one, 3);
+    if (expected == got) continue;
+    bad++;
+    size_t which = 0, at = 0;
+    while (expected[which] == got[which]) which++;
+    while (at < expected[which].size() && expected[which][at] == got[which][at]) at++;
+    std::printf("BAD %s m=%d k=%d n=%d extra=%d: output %zu, byte %zu\n", one.name.c_str(), one.m, one.k, one.n, one.extra, which, at);
+  }
+  std::printf("%zu cases, %d differ from the CPU\n", cases.size(), bad);
+  return bad == 0 ? 0 : 1;
+}

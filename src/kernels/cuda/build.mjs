@@ -1,0 +1,155 @@
+/**
+ * Builds the CUDA library: `npm run build:cuda [-- --arch 80,90] [--jobs 2] [--out FILE]`.
+ *
+ * Wants nvcc of CUDA 12.0 or newer (13.0 is what it is developed with) from $NVCC, $CUDA_HOME/bin, $PATH or /usr/local/cuda/bin,
+ * and a host compiler that it likes. No GPU is needed. The library holds machine code for every --arch, portable code (PTX) of
+ * the newest of them for cards that come later, and the CUDA runtime: whoever uses it needs nothing but a driver.
+ *
+ * Prints what ptxas says of every kernel, and fails when one that matters keeps registers in memory.
+ */
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { cpus, tmpdir } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+
+const LEAST_CUDA = 12;
+const here = dirname(fileURLToPath(import.meta.url));
+const root = resolve(here, '../../..');
+
+const { values: options } = parseArgs({
+  options: {
+    arch: { type: 'string', default: '80,90' },
+    jobs: { type: 'string', default: String(Math.min(4, cpus().length)) },
+    out: { type: 'string', default: join(root, 'dist/kernels/cuda/libbitnet-cuda.so') },
+  },
+});
+
+// The first four are part of what the kernels compute (native/numbers.cuh); the self-test of bn_open fails without them.
+const ARITHMETIC = ['-fmad=false', '-prec-div=true', '-prec-sqrt=true', '-ftz=false'];
+const FLAGS = [...ARITHMETIC, '-std=c++17', '-O3', '-Xcompiler', '-fPIC,-fvisibility=hidden', '-Xptxas', '-v'];
+/** Kernels that a token's time goes into. */
+const HOT = /^(ternary|dense(?!Any)|attention|rows|rope)/;
+
+function stop(message) {
+  process.stderr.write(`build:cuda: ${message}\n`);
+  process.exit(1);
+}
+
+function findNvcc() {
+  const { NVCC, CUDA_HOME, CUDA_PATH } = process.env;
+  if (NVCC !== undefined && NVCC !== '') return NVCC;
+  const places = [CUDA_HOME, CUDA_PATH].filter(Boolean).map((home) => join(home, 'bin/nvcc'));
+  const found = places.find((path) => existsSync(path));
+  if (found !== undefined) return found;
+  if (spawnSync('nvcc', ['--version']).status === 0) return 'nvcc';
+  return '/usr/local/cuda/bin/nvcc';
+}
+
+const nvcc = findNvcc();
+const version = spawnSync(nvcc, ['--version'], { encoding: 'utf8' });
+if (version.status !== 0) {
+  stop(
+    `no nvcc at ${nvcc}. Install the CUDA toolkit, ${LEAST_CUDA}.0 or newer, and set CUDA_HOME or PATH. ` +
+      'Everything but the cuda backend works without it.',
+  );
+}
+const release = /release (\d+)\.(\d+)/.exec(version.stdout);
+if (release === null || Number(release[1]) < LEAST_CUDA) {
+  stop(`${nvcc} is of CUDA ${release?.[1] ?? '?'}.${release?.[2] ?? '?'}, expected ${LEAST_CUDA}.0 or newer`);
+}
+
+const archs = options.arch.split(',').map(Number);
+if (archs.some((arch) => !(arch >= 80))) stop(`--arch ${options.arch}: expected numbers from 80 on, such as 80,90`);
+const newest = Math.max(...archs);
+const targets = archs.map((arch) => `-gencode=arch=compute_${arch},code=sm_${arch}`);
+targets.push(`-gencode=arch=compute_${newest},code=compute_${newest}`);
+
+const native = join(here, 'native');
+const sources = readdirSync(native).filter((name) => name.endsWith('.cu'));
+const work = mkdtempSync(join(tmpdir(), 'bitnet-cuda-'));
+const logs = new Map();
+
+function compile(source) {
+  const object = join(work, source.replace('.cu', '.o'));
+  const child = spawn(nvcc, [...FLAGS, ...targets, '-c', '-o', object, join(native, source)]);
+  let log = '';
+  child.stdout.on('data', (text) => (log += text));
+  child.stderr.on('data', (text) => (log += text));
+  return new Promise((done, fail) => {
+    child.on('error', fail);
+    child.on('close', (code) => {
+      logs.set(source, log);
+      if (code === 0) done();
+      else fail(new Error(`${source} does not compile:\n${log}`));
+    });
+  });
+}
+
+/** `denseKernel<3, 1>` of a mangled name: the name in it that ends with Kernel, with its numbers. */
+function kernelName(mangled) {
+  const found = /([a-z][A-Za-z]*Kernel)(?:I((?:L[a-z]\d+E)+)E)?/.exec(mangled);
+  if (found === null) return mangled;
+  const numbers = [...(found[2] ?? '').matchAll(/L[a-z](\d+)E/g)].map((match) => match[1]);
+  return found[1] + (numbers.length > 0 ? `<${numbers.join(', ')}>` : '');
+}
+
+/** What ptxas wrote of each kernel. */
+function report(log) {
+  const pattern =
+    /Compiling entry function '(\w+)' for 'sm_(\d+)'[\s\S]*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads[\s\S]*?Used (\d+) registers([^\n]*)/g;
+  return [...log.matchAll(pattern)].map(([, mangled, arch, stack, stores, loads, registers, rest]) => ({
+    kernel: kernelName(mangled),
+    arch,
+    registers: Number(registers),
+    stack: Number(stack),
+    spills: Number(stores) + Number(loads),
+    sharedBytes: Number(/(\d+) bytes smem/.exec(rest)?.[1] ?? 0),
+  }));
+}
+
+async function build() {
+  const queue = [...sources];
+  const worker = async () => {
+    for (let source = queue.shift(); source !== undefined; source = queue.shift()) {
+      await compile(source);
+      process.stderr.write(`  ${source}\n`);
+    }
+  };
+  process.stderr.write(`nvcc ${release[1]}.${release[2]}, sm_${archs.join(', sm_')}\n`);
+  await Promise.all(Array.from({ length: Math.max(1, Number(options.jobs)) }, worker));
+
+  const out = resolve(options.out);
+  mkdirSync(dirname(out), { recursive: true });
+  const objects = sources.map((source) => join(work, source.replace('.cu', '.o')));
+  const linkFlags = ['-shared', '-cudart', 'static', '-Xlinker', '--exclude-libs,ALL', ...targets];
+  const linked = spawnSync(nvcc, [...linkFlags, '-o', `${out}.part`, ...objects], { encoding: 'utf8' });
+  if (linked.status !== 0) throw new Error(`linking failed:\n${linked.stdout}${linked.stderr}`);
+
+  const rows = [...logs.values()].flatMap(report);
+  rows.sort((a, b) => (a.kernel < b.kernel ? -1 : a.kernel > b.kernel ? 1 : a.arch - b.arch));
+  process.stdout.write('kernel                                    arch  registers  stack  spilled  static shared\n');
+  for (const { kernel, arch, registers, stack, spills, sharedBytes } of rows) {
+    const cells = [arch, registers, stack, spills, sharedBytes].map((value, i) =>
+      String(value).padStart([4, 11, 7, 9, 15][i]),
+    );
+    process.stdout.write(`${kernel.padEnd(40)}${cells.join('')}\n`);
+  }
+  const spilled = rows.filter(({ kernel, spills }) => HOT.test(kernel) && spills > 0);
+  if (rows.length === 0) throw new Error('ptxas reported no kernel: is its output of another form?');
+  if (spilled.length > 0) {
+    throw new Error(`registers in memory: ${spilled.map(({ kernel, arch }) => `${kernel} (sm_${arch})`).join(', ')}`);
+  }
+  renameSync(`${out}.part`, out);
+  process.stdout.write(`${out}\n`);
+}
+
+try {
+  await build();
+} catch (error) {
+  process.stderr.write(`build:cuda: ${error.message}\n`);
+  process.exitCode = 1;
+} finally {
+  rmSync(work, { recursive: true, force: true });
+}

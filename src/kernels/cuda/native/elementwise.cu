@@ -1,0 +1,55 @@
+/* Ops on single elements, and the small kernel that proves the arithmetic. */
+#include "kernels.h"
+#include "numbers.cuh"
+
+namespace bn {
+namespace {
+
+constexpr int THREADS = 256;
+
+__device__ __forceinline__ float element(int op, float a, float b, float factor) {
+  switch (op) {
+    case BN_GATED_RELU2: return relu2(a, b);
+    case BN_GATED_SILU: return silu(a, b);
+    case BN_GATED_GELU: return gelu(a, b);
+    case BN_ADD: return a + b;
+    case BN_SCALE: return a * factor;
+    default: return a;
+  }
+}
+
+__global__ void __launch_bounds__(THREADS) elementsKernel(ElementArgs args) {
+  gridWait();
+  const int64_t step = static_cast<int64_t>(gridDim.x) * THREADS;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x; i < args.length; i += step) {
+    const float b = args.b == nullptr ? 0.0f : args.b[i];
+    args.out[i] = element(args.op, args.a[i], b, args.factor);
+  }
+}
+
+/* Each rule with operands that come from memory, so that the compiler cannot work them out. */
+__global__ void __launch_bounds__(32) selfTestKernel(int* result) {
+  gridWait();
+  const float one = __int_as_float(result[1]); /* 1.0f */
+  int broken = 0;
+  const float a = one + 0x1p-12f;
+  if (a * a - (one + 0x1p-11f) != 0.0f) broken = 1; /* the product has to be rounded: fused, 2^-24 is left */
+  if (one * 10.0f / (one * 3.0f) != 3.33333325f) broken = 2;
+  if (one * 0x1p-126f * 0.5f == 0.0f) broken = 3; /* subnormal numbers have to stay */
+  if (sqrtf(one * 2.0f) != 1.41421354f) broken = 4;
+  if (__float_as_uint(expF32(one * -2.5f)) != 0x3da81c2eu) broken = 5;
+  if (floatToHalf(one * 65519.0f) != 0x7bffu || halfToFloat(1u) != 0x1p-24f * one) broken = 6;
+  if (__dp4a(0x02010002, static_cast<int>(0x80ff7f80u), 0) != -256 - 1 - 256) broken = 7;
+  if (threadIdx.x == 0) result[0] = broken;
+}
+
+}  // namespace
+
+cudaError_t runElements(const Stream& on, const ElementArgs& args) {
+  const int64_t blocks = least(ceilDiv(args.length, static_cast<int64_t>(THREADS)), static_cast<int64_t>(on.sms) * 16);
+  return launch(on, elementsKernel, dim3(static_cast<unsigned>(blocks)), THREADS, 0, args);
+}
+
+cudaError_t runSelfTest(const Stream& on, int* result) { return launch(on, selfTestKernel, dim3(1), 32, 0, result); }
+
+}  // namespace bn

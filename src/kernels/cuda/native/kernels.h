@@ -1,0 +1,173 @@
+/*
+ * What the kernels of this folder take: device pointers, already checked. Each function enqueues and returns the runtime's code.
+ */
+#ifndef BITNET_CUDA_KERNELS_H
+#define BITNET_CUDA_KERNELS_H
+
+#include "abi.h"
+#include "platform.h"
+
+namespace bn {
+
+/* What goes with a row of codes. */
+struct RowMeta {
+  float scale;
+  int sum;
+};
+
+/* Bytes of one row of codes; see commands.md. */
+__host__ __device__ constexpr int64_t codeStride(int columns) { return (static_cast<int64_t>(columns) + 127) / 128 * 128; }
+
+/* How a row comes into being before it is normalised or quantised. */
+enum class Made { LOADED, ADDED, RELU2, SILU, GELU };
+
+/* One pass over rows: made, kept, normalised, quantised. */
+struct RowsArgs {
+  Made made;
+  const float* a;
+  const float* b;    /* second input of `made` */
+  float* kept;       /* takes what was made, or null */
+  const float* gain; /* null: not normalised */
+  float* normed;     /* takes the normalised row, or null */
+  int8_t* codes;     /* null: not quantised */
+  RowMeta* meta;
+  float eps;
+  int columns;
+  int n;
+};
+cudaError_t runRows(const Stream&, const RowsArgs&);
+/* A row and some words lie in shared memory, of which a block of compute capability 8.0 gets 163 KiB. */
+constexpr int MAX_ROW_COLUMNS = 40000;
+
+struct ElementArgs {
+  int op; /* BN_GATED_*, BN_ADD, BN_SCALE or BN_COPY */
+  float* out;
+  const float* a;
+  const float* b;
+  float factor;
+  int64_t length;
+};
+cudaError_t runElements(const Stream&, const ElementArgs&);
+
+/* Matrices with the same input, taken together. */
+constexpr int MAX_SHARERS = 4;
+struct TernaryArgs {
+  struct Matrix {
+    const uint8_t* weights;
+    float* out;
+    float scale;
+    int rows;
+    int firstTile; /* of the launch's tiles of rows; filled in by the launcher */
+  } matrices[MAX_SHARERS];
+  int count;
+  int columns;
+  const int8_t* codes;
+  const RowMeta* meta;
+  int n;
+};
+cudaError_t runTernary(const Stream&, const TernaryArgs&);
+cudaError_t runTernaryVector(const Stream&, TernaryArgs);
+cudaError_t runTernaryMatrix(const Stream&, TernaryArgs);
+
+struct DenseArgs {
+  int dtype;
+  const uint8_t* weights;
+  int rows;
+  int columns;
+  float* out;
+  const float* x;
+  int n;
+};
+cudaError_t runDense(const Stream&, const DenseArgs&);
+
+struct EmbedArgs {
+  int dtype;
+  const uint8_t* table;
+  int rows;
+  int columns;
+  float* out;
+  const int* ids;
+  int n;
+};
+cudaError_t runEmbed(const Stream&, const EmbedArgs&);
+
+struct PackArgs {
+  int dtype;
+  const uint8_t* from; /* rows firstRow .. firstRow + count as files have them */
+  uint8_t* to;
+  int columns;
+  int firstRow;
+  int count;
+};
+cudaError_t runPack(const Stream&, const PackArgs&);
+
+/* Which cache and which position a row of the batch belongs to. One for each row, in device memory: what changes from step to step. */
+struct RowPlace {
+  unsigned char* keys;
+  unsigned char* values;
+  int64_t position;
+};
+
+struct CacheShape {
+  int nKvHeads;
+  int headDim;
+  int layer;
+  int context;
+  bool halfKeys;
+  bool halfValues;
+};
+
+/* Rope of q and of k, and storing k and v, each if it is there. Rows of `places` begin with that of the first row. */
+struct RopeArgs {
+  float* q;
+  float* k;
+  const float* angles;
+  const float* storeK; /* where the cache takes its keys from: `k`, or another buffer when nothing is rotated */
+  const float* storeV;
+  int nHeads;
+  int headDim;
+  int nKvHeads;
+  bool neox;
+  const RowPlace* places;
+  CacheShape cache;
+  int n;
+};
+cudaError_t runRope(const Stream&, const RopeArgs&);
+
+struct AttentionArgs {
+  float* out;
+  const float* q;
+  int nHeads;
+  CacheShape cache;
+  float scale;
+  const RowPlace* places;
+  int n;
+  bool oneSequence; /* the rows are consecutive positions of one sequence */
+  float* scores;    /* attentionScratch() floats */
+};
+cudaError_t runAttention(const Stream&, const AttentionArgs&);
+/* Floats of scratch that it needs; 0 where shared memory is enough. */
+size_t attentionScratch(const AttentionArgs&, int sms);
+/* The part of it for long pieces of one sequence. */
+bool isTiled(const AttentionArgs&);
+cudaError_t runAttentionTiles(const Stream&, const AttentionArgs&);
+size_t attentionTilesScratch(const AttentionArgs&);
+
+struct TopKArgs {
+  int* out;
+  const float* x;
+  int columns;
+  int k;
+  int room;
+  int n;
+  unsigned* scratch; /* topKScratch(n) words */
+};
+cudaError_t runTopK(const Stream&, const TopKArgs&);
+size_t topKScratch(int n);
+
+/* Writes 0 where the device computes what the contract says, else a number that tells which rule it breaks. */
+cudaError_t runSelfTest(const Stream&, int* result);
+
+}  // namespace bn
+
+#endif

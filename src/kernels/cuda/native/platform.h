@@ -1,0 +1,179 @@
+/*
+ * The few things for which nvcc and the CPU shim (test/cuda/shim) need different words. Everything else of the library is the same
+ * source for both.
+ */
+#ifndef BITNET_CUDA_PLATFORM_H
+#define BITNET_CUDA_PLATFORM_H
+
+#include <cstddef>
+#include <cstdint>
+
+#ifdef BN_SHIM
+#include "shim.h"
+#else
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#endif
+
+/*
+ * The dynamic shared memory of a block, as a pointer. All shared memory is dynamic: one place to look for sizes, and the shim can
+ * poison it and know where it ends.
+ */
+#ifdef BN_SHIM
+#define BN_SHARED(T, name) T* name = static_cast<T*>(shim::sharedMemory())
+#else
+#define BN_SHARED(T, name)                                   \
+  extern __shared__ __align__(16) unsigned char bnShared[]; \
+  T* name = reinterpret_cast<T*>(bnShared)
+#endif
+
+namespace bn {
+
+constexpr unsigned FULL_WARP = 0xffffffffu;
+
+/* How kernels are launched on a context's stream. */
+struct Stream {
+  cudaStream_t stream;
+  /* Kernels may begin before the one before has ended: compute capability 9.0. See gridWait. */
+  bool overlap;
+  int sms;
+  uint64_t* launches;
+};
+
+/*
+ * Starts a kernel; returns the runtime's code. More than 48 KiB of shared memory have to be asked for. Grids of zero blocks do nothing.
+ */
+template <typename... P, typename... A>
+cudaError_t launch(const Stream& on, void (*kernel)(P...), dim3 grid, int threads, size_t sharedBytes, A... args) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return static_cast<cudaError_t>(cudaSuccess);
+  (*on.launches)++;
+#ifdef BN_SHIM
+  return shim::launch(on.stream, grid, dim3(threads), sharedBytes, [=] { kernel(static_cast<P>(args)...); });
+#else
+  if (sharedBytes > 48 * 1024) {
+    const cudaError_t e =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sharedBytes));
+    if (e != cudaSuccess) return e;
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = sharedBytes;
+  config.stream = on.stream;
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &overlap;
+  config.numAttrs = on.overlap ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
+#endif
+}
+
+/*
+ * Lets the next kernel's blocks come as soon as there is room, and waits for the kernels before. With `Stream.overlap` (programmatic
+ * dependent launch) a kernel's blocks may be on the card while earlier kernels still run. What they do before this call must depend on
+ * nothing but weights and launch parameters: weights are written by copies, which are always waited for, and by bn_pack_dense, which
+ * waits for itself. Every kernel calls it, and ends only after it, so whoever has passed it knows that all earlier kernels have ended.
+ */
+__device__ __forceinline__ void gridWait() {
+#if !defined(BN_SHIM) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/* 16 bytes that are read once and by nobody else: not kept in L1. */
+__device__ __forceinline__ uint4 loadStream(const void* at) {
+#ifdef BN_SHIM
+  return *static_cast<const uint4*>(at);
+#else
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(at));
+  return v;
+#endif
+}
+
+/* 16 bytes from device to shared memory, behind the thread's back; zeros where not `valid`. Both ends are multiples of 16. */
+__device__ __forceinline__ void copyAsync(void* to, const void* from, bool valid) {
+#ifdef BN_SHIM
+  shim::sendCopy(to, from, valid);
+#else
+  const unsigned shared = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  const int bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(bytes) : "memory");
+#endif
+}
+
+__device__ __forceinline__ void copyCommit() {
+#ifdef BN_SHIM
+  shim::commitCopies();
+#else
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+/* Waits for all but the newest PENDING groups of this thread's copies; a barrier must follow before others read them. */
+template <int PENDING>
+__device__ __forceinline__ void copyWait() {
+#ifdef BN_SHIM
+  shim::awaitCopies(PENDING);
+#else
+  asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+#endif
+}
+
+/*
+ * d += A B on the tensor cores, A 16 x 32 and B 32 x 8 of signed bytes. Of lane l, with g = l / 4 and t = l % 4 (PTX ISA, mma.m16n8k32):
+ *
+ *     a[0] A[g][4t..4t+3]   a[1] A[g+8][4t..]   a[2] A[g][16+4t..]   a[3] A[g+8][16+4t..]
+ *     b[0] B[4t..4t+3][g]   b[1] B[16+4t..][g]
+ *     d[0] D[g][2t]         d[1] D[g][2t+1]     d[2] D[g+8][2t]      d[3] D[g+8][2t+1]
+ */
+__device__ __forceinline__ void mmaS8(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#ifdef BN_SHIM
+  const unsigned mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  const shim::Slots& all = shim::meetWarp(FULL_WARP, mine, sizeof(mine));
+  const int lane = static_cast<int>(threadIdx.x & 31), g = lane / 4, t = lane % 4;
+  for (int k4 = 0; k4 < 8; k4++) {
+    const int half = k4 / 4, from = k4 % 4;
+    for (int column = 0; column < 2; column++) {
+      const int bWord = static_cast<int>(all.words[(2 * t + column) * 4 + from][4 + half]);
+      d[column] = __dp4a(static_cast<int>(all.words[g * 4 + from][2 * half]), bWord, d[column]);
+      d[2 + column] = __dp4a(static_cast<int>(all.words[g * 4 + from][2 * half + 1]), bWord, d[2 + column]);
+    }
+  }
+#else
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+__device__ __forceinline__ float halfToFloat(unsigned bits) {
+#ifdef BN_SHIM
+  const unsigned sign = (bits & 0x8000u) << 16, magnitude = bits & 0x7fffu;
+  if (magnitude < 0x400u) return __uint_as_float(sign | __float_as_uint(static_cast<float>(magnitude) * 0x1p-24f));
+  return __uint_as_float(sign | ((magnitude << 13) + (magnitude >= 0x7c00u ? 0x70000000u : 0x38000000u)));
+#else
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+#endif
+}
+
+/* To nearest, ties to even; 65520 and above give infinity. */
+__device__ __forceinline__ unsigned floatToHalf(float x) {
+#ifdef BN_SHIM
+  const unsigned bits = __float_as_uint(x), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return 0x7e00u;
+  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;
+  if (magnitude < 0x38800000u) return sign | (__float_as_uint(__uint_as_float(magnitude) + 0.5f) - 0x3f000000u);
+  return sign | ((magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13);
+#else
+  return __half_as_ushort(__float2half_rn(x));
+#endif
+}
+
+}  // namespace bn
+
+#endif

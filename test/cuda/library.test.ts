@@ -1,0 +1,246 @@
+/**
+ * The border of the CUDA library: what it refuses, how it fails, and that it goes on or can be opened again after that.
+ */
+import { describe, expect, it } from 'vitest';
+import {
+  buildShim,
+  type Context,
+  ERR_ARGUMENT,
+  ERR_CUDA,
+  ERR_DEVICE,
+  ERR_DRIVER,
+  ERR_MEMORY,
+  Library,
+  NativeError,
+} from './library.ts';
+
+const ILLEGAL_ADDRESS = 700;
+const OUT_OF_MEMORY = 2;
+
+const path = buildShim();
+const library = path === undefined ? undefined : new Library(path);
+
+function failure(act: () => unknown): NativeError {
+  try {
+    act();
+  } catch (error) {
+    if (error instanceof NativeError) return error;
+    throw error;
+  }
+  throw new Error('nothing was refused');
+}
+
+/** One word list for each op, all of them legal: words of `commands.md` with buffers of `room` elements. */
+function legalCommands(c: Context): Map<string, number[]> {
+  const f = (x: number) => new Int32Array(new Float32Array([x]).buffer)[0];
+  const [a, b, out, codes, meta, ids] = [1024, 1024, 1024, 1024, 64, 64].map((elements) => c.alloc(elements * 4));
+  const [weight, dense, keys, values, top] = [1024, 4096, 4096, 4096, 4096].map((bytes) => c.alloc(bytes));
+  return new Map([
+    ['embed', [1, 11, out, 0, 0, dense, 8, 128, ids, 0, 2]],
+    ['rmsNorm', [2, 11, out, 0, a, 0, b, 0, f(1e-5), 128, 2]],
+    ['quantizeRows', [3, 10, codes, 0, meta, 0, a, 0, 128, 2]],
+    ['ternaryMatmul', [4, 13, out, 0, weight, f(1), 8, 128, codes, 0, meta, 0, 2]],
+    ['denseMatmul', [5, 11, out, 0, 0, dense, 8, 128, a, 0, 2]],
+    ['rope', [6, 10, a, 0, b, 0, 2, 16, 1, 2]],
+    ['kvAppend', [7, 16, a, 0, b, 0, 2, 16, 0, 2, 1, 1, 32, keys, values, 3]],
+    ['attention', [8, 18, out, 0, a, 0, 4, 2, 16, 0, 2, 1, 1, 32, f(0.25), keys, values, 3]],
+    ['gatedRelu2', [9, 9, out, 0, a, 0, b, 0, 256]],
+    ['gatedSilu', [10, 9, out, 0, a, 0, b, 0, 256]],
+    ['add', [11, 9, out, 0, a, 0, b, 0, 256]],
+    ['copyRows', [12, 7, out, 0, a, 0, 256]],
+    ['rmsNormQuantize', [16, 13, codes, 0, meta, 0, a, 0, b, 0, f(1e-5), 128, 2]],
+    ['gatedGelu', [17, 9, out, 0, a, 0, b, 0, 256]],
+    ['scale', [18, 8, out, 0, a, 0, f(2), 256]],
+    ['topK', [19, 10, top, 0, a, 0, 128, 5, 100, 2]],
+  ]);
+}
+
+describe.skipIf(library === undefined)('the border of the CUDA library', () => {
+  it('takes every op of its page, and refuses every one that reaches beyond its buffers', () => {
+    const c = library!.open();
+    const legal = legalCommands(c);
+    expect(legal.size).toBe(16);
+    for (const words of legal.values()) c.run(Int32Array.from(words));
+    const before = c.info().launches;
+    for (const [name, words] of legal) {
+      let refused = 0;
+      for (let i = 2; i < words.length; i++) {
+        // Too large for whatever it is, negative, and as good as endless; floats may be anything.
+        for (const bad of [-1, 999, 65_000, 0x7fffffff]) {
+          const error = failureOf(() => c.run(Int32Array.from(words.with(i, bad))));
+          if (error === undefined) continue;
+          refused++;
+          expect([error.code, error.message], `${name} word ${i} = ${bad}`).toEqual([
+            ERR_ARGUMENT,
+            expect.stringContaining(`${name} (command 0): `),
+          ]);
+        }
+      }
+      expect(refused, name).toBeGreaterThan((words.length - 2) * 2);
+      for (const bad of [words.with(1, words[1] + 1), words.slice(0, -1), words.with(0, 77), [words[0]]]) {
+        expect(failure(() => c.run(Int32Array.from(bad))).code, name).toBe(ERR_ARGUMENT);
+      }
+    }
+    c.read(1, new Uint8Array(4)); // looks at the guards of every buffer
+    // Refused ones did nothing; those whose float or size was still legal ran.
+    expect(Number(c.info().launches)).toBeGreaterThanOrEqual(Number(before));
+    c.close();
+  }, 60_000);
+
+  it('runs nothing of a list with one wrong command', () => {
+    const c = library!.open();
+    const legal = legalCommands(c);
+    const launches = c.info().launches;
+    const list = [...legal.get('add')!, ...legal.get('scale')!.with(7, 999_999)];
+    const error = failure(() => c.run(Int32Array.from(list)));
+    expect(error.message).toContain('scale (command 1): out: elements 0 .. 999999 of a buffer of 1024');
+    expect(c.info().launches).toBe(launches);
+    c.close();
+  });
+
+  it('forgets a list that it replays when one of its buffers goes', () => {
+    const c = library!.open();
+    const words = legalCommands(c).get('add')!;
+    for (let i = 0; i < 4; i++) c.run(Int32Array.from(words));
+    expect(c.info()).toMatchObject({ graphs: 1, replays: 3 });
+    c.free(words[4]);
+    expect(c.info()).toMatchObject({ graphs: 0 });
+    expect(failure(() => c.run(Int32Array.from(words))).message).toContain(`add (command 0): first input: no buffer`);
+    c.close();
+  });
+
+  it('gives a token that is not in the table a row of NaN', () => {
+    const c = library!.open();
+    const words = legalCommands(c).get('embed')!;
+    c.write(words[8], Int32Array.from([3, 8]));
+    c.run(Int32Array.from(words));
+    const rows = c.read(words[2], new Float32Array(256));
+    expect([...rows.subarray(0, 128)]).toEqual(new Array(128).fill(0));
+    expect([...rows.subarray(128)].every(Number.isNaN)).toBe(true);
+    c.close();
+  });
+
+  it('says how much memory there was, and goes on', () => {
+    library!.shim('memory', 1 << 20);
+    const c = library!.open();
+    const handle = c.alloc(500_000);
+    const error = failure(() => c.alloc(600_000));
+    expect(error.code).toBe(ERR_MEMORY);
+    expect(error.message).toMatch(/expected 600000 bytes, got \d+ free of 1048576, of which \d+ are in use here/);
+    c.free(handle);
+    expect(c.read(c.alloc(600_000), new Uint8Array(8))).toEqual(new Uint8Array(8));
+    c.close();
+    library!.shim('memory', 16 * 2 ** 30);
+  });
+
+  it('runs out of memory in the middle of a list without running it', () => {
+    const c = library!.open();
+    const words = legalCommands(c).get('topK')!;
+    library!.shim('failWith', OUT_OF_MEMORY);
+    library!.shim('failAfter', 1); // the counts of the top-k; the call before waits for the stream
+    expect(failure(() => c.run(Int32Array.from(words))).code).toBe(ERR_MEMORY);
+    c.run(Int32Array.from(words));
+    c.close();
+  });
+
+  it('fails for good after a failure of the device, and can be opened again', () => {
+    const c = library!.open();
+    const other = library!.open();
+    const legal = legalCommands(c);
+    library!.shim('failWith', ILLEGAL_ADDRESS);
+    library!.shim('failAfter', 0);
+    const error = failure(() => c.run(Int32Array.from(legal.get('add')!)));
+    expect([error.code, error.message]).toEqual([ERR_CUDA, expect.stringContaining('cudaErrorIllegalAddress')]);
+    expect(failure(() => c.alloc(4)).message).toBe(error.message);
+    expect(failure(() => c.read(1, new Uint8Array(4))).code).toBe(ERR_CUDA);
+    c.close();
+    // What another context had on that device is gone as well; it says so and can be closed.
+    expect(failure(() => other.alloc(4)).code).toBe(ERR_CUDA);
+    other.close();
+    const next = library!.open();
+    for (const words of legalCommands(next).values()) next.run(Int32Array.from(words));
+    next.close();
+  });
+
+  it('fails at every call of the runtime that can fail, without losing the next', () => {
+    let failures = 0;
+    for (let after = 0; after < 60; after++) {
+      library!.shim('failWith', after % 2 === 0 ? ILLEGAL_ADDRESS : OUT_OF_MEMORY);
+      library!.shim('failAfter', after);
+      try {
+        const c = library!.open();
+        try {
+          const list = Int32Array.from([...legalCommands(c).values()].flat());
+          for (let i = 0; i < 3; i++) c.run(list); // directly, captured, replayed
+          c.read(1, new Uint8Array(4));
+        } catch (error) {
+          if (!(error instanceof NativeError)) throw error;
+          failures++;
+        } finally {
+          c.close();
+        }
+      } catch (error) {
+        if (!(error instanceof NativeError)) throw error;
+        failures++;
+      }
+      library!.shim('failAfter', -1);
+      library!.open().close();
+    }
+    expect(failures).toBeGreaterThan(40);
+  }, 60_000);
+
+  it('says which driver, device or compute capability is missing', () => {
+    const refusal = (name: string, value: number, normal: number) => {
+      library!.shim(name, value);
+      const { code, message } = failure(() => library!.open());
+      library!.shim(name, normal);
+      return [code, message];
+    };
+    expect(refusal('driver', 11080, 13000)).toEqual([
+      ERR_DRIVER,
+      'the driver is for CUDA 11.8, expected 13.0 or newer',
+    ]);
+    expect(refusal('driver', 0, 13000)).toEqual([ERR_DRIVER, 'no NVIDIA driver on this machine']);
+    expect(refusal('devices', 0, 1)).toEqual([ERR_DEVICE, 'no CUDA device on this machine']);
+    expect(refusal('compute', 75, 90)).toEqual([ERR_DEVICE, 'CPU shim: compute capability 7.5, expected 8.0 or more']);
+    expect(failure(() => library!.open(3)).message).toBe('no device 3, expected 0 to 0');
+    library!.shim('compute', 80);
+    expect(library!.open().info().computeCapability).toBe('8.0');
+    library!.shim('compute', 90);
+  });
+
+  it('refuses handles and ranges that are not there', () => {
+    const c = library!.open();
+    const handle = c.alloc(100);
+    for (const act of [
+      () => c.alloc(0),
+      () => c.free(77),
+      () => c.free(0),
+      () => c.free(-1),
+      () => c.write(handle, new Uint8Array(101)),
+      () => c.write(handle, new Uint8Array(1), 100),
+      () => c.read(handle, new Uint8Array(50), 51),
+      () => c.read(handle + 1, new Uint8Array(1)),
+      () => c.set(9, 1),
+      () => c.packDense(3, handle, handle, 1, 32, 0, 1),
+      () => c.packDense(0, handle, handle, 1, 1, 0, 1),
+      () => c.denseBytes(3, 4, 33),
+      () => c.denseBytes(9, 4, 32),
+    ]) {
+      expect(failure(act).code, act.toString()).toBe(ERR_ARGUMENT);
+    }
+    c.free(handle);
+    expect(failure(() => c.read(handle, new Uint8Array(1))).code).toBe(ERR_ARGUMENT);
+    c.close();
+  });
+});
+
+function failureOf(act: () => unknown): NativeError | undefined {
+  try {
+    act();
+  } catch (error) {
+    if (error instanceof NativeError) return error;
+    throw error;
+  }
+  return undefined;
+}

@@ -1,0 +1,268 @@
+/* The part of the CUDA runtime that the library calls; see shim.h. Streams run at once: what is enqueued is done. */
+#include "shim.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "state.h"
+
+struct shimStream {
+  bool capturing = false;
+  std::vector<std::function<cudaError_t()>> captured;
+};
+struct shimGraph {
+  std::vector<std::function<cudaError_t()>> work;
+};
+
+namespace shim {
+
+State& state() {
+  static State one;
+  return one;
+}
+
+namespace {
+
+constexpr size_t GUARD_BYTES = 256;
+constexpr unsigned char GUARD = 0xAB;
+
+struct Memory {
+  std::map<char*, size_t> pieces; /* by the address that the caller has */
+  size_t used = 0;
+  cudaError_t sticky = cudaSuccess;
+  cudaError_t last = cudaSuccess;
+  std::string complaint;
+};
+
+Memory& memory() {
+  static Memory one;
+  return one;
+}
+
+bool guardsStand(const char* at, size_t bytes) {
+  for (size_t i = 0; i < GUARD_BYTES; i++) {
+    if (static_cast<unsigned char>(at[-1 - static_cast<ptrdiff_t>(i)]) != GUARD) return false;
+    if (static_cast<unsigned char>(at[bytes + i]) != GUARD) return false;
+  }
+  return true;
+}
+
+cudaError_t fail(cudaError_t code) {
+  if (code >= cudaErrorIllegalAddress) memory().sticky = code;
+  if (code != cudaSuccess) memory().last = code;
+  return code;
+}
+
+/* Every call begins here: counts down to the failure that a test ordered. */
+cudaError_t enter() {
+  State& s = state();
+  if (memory().sticky != cudaSuccess) return memory().sticky;
+  if (s.failAfter >= 0 && s.failAfter-- == 0) return fail(static_cast<cudaError_t>(s.failWith));
+  return cudaSuccess;
+}
+
+cudaError_t lookAtGuards() {
+  for (const auto& [at, bytes] : memory().pieces) {
+    if (guardsStand(at, bytes)) continue;
+    memory().complaint = "written beside " + std::to_string(bytes) + " bytes of device memory";
+    return fail(cudaErrorIllegalAddress);
+  }
+  return cudaSuccess;
+}
+
+/* Now, or, while the stream is captured, when the graph is launched. */
+cudaError_t enqueue(cudaStream_t stream, std::function<cudaError_t()> work) {
+  if (!stream->capturing) return work();
+  stream->captured.push_back(std::move(work));
+  return cudaSuccess;
+}
+
+void freeAll() {
+  for (const auto& [at, bytes] : memory().pieces) std::free(at - GUARD_BYTES);
+  memory() = Memory();
+}
+
+}  // namespace
+
+cudaError_t launch(cudaStream_t stream, dim3 grid, dim3 block, size_t sharedBytes, std::function<void()> body) {
+  if (const cudaError_t e = enter()) return e;
+  const bool legal = grid.x > 0 && grid.y > 0 && grid.y < 65536 && grid.z > 0 && grid.z < 65536 && block.x > 0 && block.x <= 1024 &&
+                     block.y == 1 && block.z == 1 && sharedBytes <= MAX_SHARED;
+  if (!legal) return fail(cudaErrorInvalidValue);
+  return enqueue(stream, [=]() -> cudaError_t {
+    const char* complaint = runGrid(grid, block, sharedBytes, body);
+    if (complaint == nullptr) return cudaSuccess;
+    memory().complaint = complaint;
+    return fail(cudaErrorLaunchFailure);
+  });
+}
+
+}  // namespace shim
+
+using shim::enter;
+using shim::fail;
+using shim::memory;
+using shim::state;
+
+extern "C" int32_t bn_shim_set(const char* name, int64_t value) {
+  shim::State& s = state();
+  const std::map<std::string, int64_t*> knobs = {
+      {"seed", &s.seed},     {"devices", &s.devices},     {"compute", &s.compute},   {"driver", &s.driver},
+      {"memory", &s.memory}, {"failAfter", &s.failAfter}, {"failWith", &s.failWith},
+      {"barriers", &s.barriers},
+      {"sms", &s.sms},
+  };
+  const auto found = knobs.find(name);
+  if (found == knobs.end()) return 0;
+  *found->second = value;
+  return 1;
+}
+
+const char* cudaGetErrorName(cudaError_t code) {
+  switch (code) {
+    case cudaSuccess: return "cudaSuccess";
+    case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
+    case cudaErrorInsufficientDriver: return "cudaErrorInsufficientDriver";
+    case cudaErrorNoDevice: return "cudaErrorNoDevice";
+    case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
+    case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
+    case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
+    default: return "cudaErrorUnknown";
+  }
+}
+const char* cudaGetErrorString(cudaError_t code) {
+  return memory().complaint.empty() ? cudaGetErrorName(code) : memory().complaint.c_str();
+}
+cudaError_t cudaGetLastError() {
+  const cudaError_t last = memory().sticky != cudaSuccess ? memory().sticky : memory().last;
+  memory().last = cudaSuccess;
+  return last;
+}
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = static_cast<int>(state().driver);
+  return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = static_cast<int>(state().devices);
+  if (state().driver < 12000) return fail(cudaErrorInsufficientDriver);
+  return *count > 0 ? cudaSuccess : fail(cudaErrorNoDevice);
+}
+cudaError_t cudaSetDevice(int device) {
+  return device >= 0 && device < state().devices ? cudaSuccess : fail(cudaErrorInvalidDevice);
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* out, int) {
+  std::snprintf(out->name, sizeof(out->name), "CPU shim");
+  out->totalGlobalMem = static_cast<size_t>(state().memory);
+  out->major = static_cast<int>(state().compute / 10);
+  out->minor = static_cast<int>(state().compute % 10);
+  out->multiProcessorCount = static_cast<int>(state().sms);
+  out->sharedMemPerBlockOptin = shim::MAX_SHARED;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceReset() {
+  shim::freeAll();
+  return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  *total = static_cast<size_t>(state().memory);
+  *free = *total - memory().used;
+  return memory().sticky;
+}
+cudaError_t cudaMalloc(void** out, size_t bytes) {
+  if (const cudaError_t e = enter()) return e;
+  if (memory().used + bytes > static_cast<size_t>(state().memory)) return fail(cudaErrorMemoryAllocation);
+  char* base = static_cast<char*>(std::aligned_alloc(256, (bytes + 2 * shim::GUARD_BYTES + 255) & ~size_t(255)));
+  if (base == nullptr) return fail(cudaErrorMemoryAllocation);
+  std::memset(base, 0xCD, bytes + shim::GUARD_BYTES);
+  std::memset(base, shim::GUARD, shim::GUARD_BYTES);
+  std::memset(base + shim::GUARD_BYTES + bytes, shim::GUARD, shim::GUARD_BYTES);
+  memory().pieces[base + shim::GUARD_BYTES] = bytes;
+  memory().used += bytes;
+  *out = base + shim::GUARD_BYTES;
+  return cudaSuccess;
+}
+cudaError_t cudaFree(void* at) {
+  if (at == nullptr) return cudaSuccess;
+  const auto found = memory().pieces.find(static_cast<char*>(at));
+  if (found == memory().pieces.end()) return fail(cudaErrorInvalidValue);
+  const cudaError_t e = memory().sticky != cudaSuccess ? memory().sticky : shim::lookAtGuards();
+  memory().used -= found->second;
+  memory().pieces.erase(found);
+  std::free(static_cast<char*>(at) - shim::GUARD_BYTES);
+  return e;
+}
+cudaError_t cudaMallocHost(void** out, size_t bytes) {
+  if (const cudaError_t e = enter()) return e;
+  *out = std::malloc(bytes);
+  return *out == nullptr ? fail(cudaErrorMemoryAllocation) : cudaSuccess;
+}
+cudaError_t cudaFreeHost(void* at) {
+  std::free(at);
+  return memory().sticky;
+}
+cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t stream) {
+  if (const cudaError_t e = enter()) return e;
+  return shim::enqueue(stream, [=] {
+    std::memset(at, value, bytes);
+    return static_cast<cudaError_t>(cudaSuccess);
+  });
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+  if (const cudaError_t e = enter()) return e;
+  return shim::enqueue(stream, [=] {
+    std::memcpy(to, from, bytes);
+    return static_cast<cudaError_t>(cudaSuccess);
+  });
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* out, unsigned) {
+  if (const cudaError_t e = enter()) return e;
+  *out = new shimStream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete stream;
+  return memory().sticky;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  if (const cudaError_t e = enter()) return e;
+  return shim::lookAtGuards();
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (const cudaError_t e = enter()) return e;
+  stream->capturing = true;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* out) {
+  stream->capturing = false;
+  *out = new shimGraph{std::move(stream->captured)};
+  stream->captured.clear();
+  return enter();
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* out, cudaGraph_t graph, unsigned long long) {
+  if (const cudaError_t e = enter()) return e;
+  *out = new shimGraph(*graph);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t) {
+  if (const cudaError_t e = enter()) return e;
+  for (const auto& work : graph->work) {
+    if (const cudaError_t e = work()) return e;
+  }
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+  delete graph;
+  return cudaSuccess;
+}

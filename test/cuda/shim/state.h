@@ -1,0 +1,28 @@
+/* What the two halves of the shim share. */
+#ifndef BITNET_CUDA_SHIM_STATE_H
+#define BITNET_CUDA_SHIM_STATE_H
+
+#include "shim.h"
+
+namespace shim {
+
+struct State {
+  int64_t seed = 0;
+  int64_t devices = 1;
+  int64_t compute = 90;
+  int64_t driver = 13000;
+  int64_t memory = int64_t(16) << 30;
+  int64_t failAfter = -1;
+  int64_t failWith = 0;
+  int64_t barriers = 1;
+  int64_t sms = 132;
+};
+
+State& state();
+
+/* Runs every block of a grid; what went wrong, or null. */
+const char* runGrid(dim3 grid, dim3 block, size_t sharedBytes, const std::function<void()>& body);
+
+}  // namespace shim
+
+#endif
