@@ -7,6 +7,7 @@ import { want } from '../errors.ts';
 import { createSampler, resolveSampling } from '../sampling/chain.ts';
 import type { Progress } from './progress.ts';
 import type { SessionImpl } from './session.ts';
+import type { Logits } from './stepper.ts';
 import { StopTexts } from './stop.ts';
 import type { GenerateOptions, Piece } from './types.ts';
 import { createYielder } from './yield.ts';
@@ -49,8 +50,8 @@ export async function* generatePieces(
     const breathe = createYielder();
     if (maxTokens === 0) progress.stopReason = 'maxTokens';
     while (progress.stopReason === undefined) {
-      const row = logits.subarray(0, vocabularySize);
-      const token = sampler.sample(row);
+      const row = tokensOf(logits, vocabularySize);
+      const token = sampler.sample(row.values, row.ids);
       sampler.accept(token);
       const isEnd = (tokenizer.isEog(token) || token === ownEnd) && options.ignoreEos !== true;
       const isLast = progress.tokens.length + 1 >= maxTokens || session.position >= session.contextSize;
@@ -61,7 +62,7 @@ export async function* generatePieces(
       // At the end, text held back as the possible beginning of a stop text is text after all.
       const text = pushed.text + (progress.stopReason === undefined ? '' : stops.flush());
       progress.add(token, text);
-      yield { token, text, ...(options.logprobs === true ? { logprob: sampler.logprob(row, token) } : {}) };
+      yield { token, text, ...(options.logprobs === true ? { logprob: sampler.logprob(row.values, token) } : {}) };
       if (progress.stopReason !== undefined) break;
       await breathe();
       logits = await session.compute([token], signal, top());
@@ -69,6 +70,13 @@ export async function* generatePieces(
   } finally {
     end();
   }
+}
+
+/** Without the rows of the output matrix that are no tokens. */
+function tokensOf({ values, ids }: Logits, vocabularySize: number): Logits {
+  if (ids === undefined) return { values: values.subarray(0, vocabularySize) };
+  const end = ids.findIndex((id) => id >= vocabularySize);
+  return end < 0 ? { values, ids } : { values: values.subarray(0, end), ids: ids.subarray(0, end) };
 }
 
 /** Rewinds the session to what it shares with the prompt; the last prompt token is always computed, for its logits. */

@@ -48,7 +48,7 @@ export async function hear({ backend, config, tokenizer, stepper }: Speaker): Pr
     // The last token predicts nothing that is known.
     for (let at = 0; at + 1 < ids.length; at += stepper.maxRows) {
       const chunk = ids.slice(at, Math.min(at + stepper.maxRows, ids.length - 1));
-      const [logits] = await stepper.step([{ kv, position: at, ids: chunk, logits: 'all' }]);
+      const [{ values: logits }] = await stepper.step([{ kv, position: at, ids: chunk, logits: 'all' }]);
       for (const i of chunk.keys()) nats -= logProbability(logits.subarray(i * n, (i + 1) * n), ids[at + i + 1]);
     }
     const bits = nats / (ids.length - 1) / Math.LN2;

@@ -12,7 +12,8 @@ import { type ChatMessage, encodeChat, type Tokenizer, turnEnd } from '../tokeni
 import { generatePieces } from './generate.ts';
 import { Progress } from './progress.ts';
 import { GenerationRun } from './run.ts';
-import type { Stepper } from './stepper.ts';
+import type { Logits, Stepper } from './stepper.ts';
+
 import { TRACE_ROWS, Tracer, traceSites } from './trace/tracer.ts';
 import type { TraceOptions, TraceSite, TraceTensor } from './trace/types.ts';
 import type { ChatOptions, EvaluateOptions, GenerateOptions, Prompt, Run, Session, SessionOptions } from './types.ts';
@@ -109,7 +110,11 @@ export class SessionImpl implements Session {
     }));
     const end = this.begin();
     try {
-      return await this.compute(ids, signal, top);
+      const { values, ids: which } = await this.compute(ids, signal, top);
+      if (which === undefined) return values;
+      const row = new Float32Array(this.vocabularySize).fill(-Infinity);
+      for (let i = 0; i < which.length; i++) row[which[i]] = values[i];
+      return row;
     } finally {
       end();
     }
@@ -122,7 +127,7 @@ export class SessionImpl implements Session {
     const end = this.begin();
     try {
       this.check(ids, this.#tokens.length);
-      yield* this.#chunks(Array.from(ids), 'all', options.signal);
+      for await (const { values } of this.#chunks(Array.from(ids), 'all', options.signal)) yield values;
     } finally {
       end();
     }
@@ -218,12 +223,11 @@ export class SessionImpl implements Session {
   }
 
   /** Computes `ids` after the cached tokens; logits after the last: all, or the `top` greatest. */
-  async compute(ids: readonly number[], signal: AbortSignal | undefined, top?: number): Promise<Float32Array> {
+  async compute(ids: readonly number[], signal: AbortSignal | undefined, top?: number): Promise<Logits> {
     this.check(ids, this.#tokens.length);
-    let last = new Float32Array(0);
+    let last: Logits = { values: new Float32Array(0) };
     // A copy: the caller's array may change while this waits.
-    for await (const logits of this.#chunks(Array.from(ids), 'last', signal, top))
-      last = logits as Float32Array<ArrayBuffer>;
+    for await (const logits of this.#chunks(Array.from(ids), 'last', signal, top)) last = logits;
     return last;
   }
 
@@ -233,7 +237,7 @@ export class SessionImpl implements Session {
     want: 'all' | 'last',
     signal?: AbortSignal | undefined,
     top?: number,
-  ): AsyncGenerator<Float32Array> {
+  ): AsyncGenerator<Logits> {
     const { stepper } = this.#parts;
     const breathe = createYielder();
     for (let at = 0; at < ids.length; at += stepper.maxRows) {
@@ -242,9 +246,9 @@ export class SessionImpl implements Session {
       const chunk = ids.slice(at, at + stepper.maxRows);
       const isLast = at + chunk.length === ids.length;
       const logits = want === 'all' ? 'all' : isLast ? 'last' : 'none';
-      const [values] = await stepper.step([{ kv: this.#kv, position: this.#tokens.length, ids: chunk, logits, top }]);
+      const [computed] = await stepper.step([{ kv: this.#kv, position: this.#tokens.length, ids: chunk, logits, top }]);
       this.#tokens.push(...chunk);
-      if (logits !== 'none') yield values;
+      if (logits !== 'none') yield computed;
       await breathe();
     }
   }

@@ -5,7 +5,7 @@
  */
 
 import { BitnetError } from '../errors.ts';
-import type { Backend, KvCache, Segment } from '../kernels/interface.ts';
+import type { Backend, KvCache, Segment, TopRow } from '../kernels/interface.ts';
 import { architectureOf } from '../model/architectures.ts';
 import { createScratch, type Forward, type ModelWeights, type Scratch } from '../model/graph.ts';
 import { createRopeAngles } from '../model/rope-angles.ts';
@@ -18,8 +18,15 @@ export interface StepItem {
   readonly ids: readonly number[];
   /** Logits after every token, after the last one only, or none. */
   readonly logits: 'all' | 'last' | 'none';
-  /** Only this many of the greatest logits are wanted; others may be minus infinity. Default: all. */
+  /** Only this many of the greatest logits are wanted. Default: all. */
   readonly top?: number | undefined;
+}
+
+/** Logits of an item: (ids, vocabulary) for 'all', (vocabulary) for 'last', empty for 'none'. */
+export interface Logits {
+  readonly values: Float32Array;
+  /** Where only the greatest of a row were wanted: which tokens `values` are of, ascending. All others are smaller. */
+  readonly ids?: Int32Array | undefined;
 }
 
 export class Stepper {
@@ -46,11 +53,10 @@ export class Stepper {
   }
 
   /**
-   * Computes at most `maxRows` tokens in one pass. For each item resolves to its logits: (ids, vocabulary) for 'all',
-   * (vocabulary) for 'last', empty for 'none'. Where one item wants all logits, all get them. Throws `not-finite` when a
-   * logit is NaN or infinite.
+   * Computes at most `maxRows` tokens in one pass and resolves to the logits of each item. Where one item wants all of a row, all
+   * get them. Throws `not-finite` when a logit is NaN or infinite.
    */
-  step(items: readonly StepItem[]): Promise<Float32Array[]> {
+  step(items: readonly StepItem[]): Promise<Logits[]> {
     return this.#inTurn(() => this.#run(items));
   }
 
@@ -66,7 +72,7 @@ export class Stepper {
     });
   }
 
-  #inTurn(act: () => Promise<Float32Array[]>): Promise<Float32Array[]> {
+  #inTurn<T>(act: () => Promise<T>): Promise<T> {
     const turn = this.#queue.then(act);
     this.#queue = turn.catch(() => undefined);
     return turn;
@@ -77,21 +83,26 @@ export class Stepper {
     await this.#queue;
   }
 
-  async #run(items: readonly StepItem[]): Promise<Float32Array[]> {
+  async #run(items: readonly StepItem[]): Promise<Logits[]> {
     const { segments } = this.#pass(items);
-    const rows = items.flatMap((item, i) => {
-      const first = segments[i].row;
-      if (item.logits === 'all') return item.ids.map((_, j) => first + j);
-      return item.logits === 'last' ? [first + item.ids.length - 1] : [];
-    });
+    const counts = items.map(({ logits, ids }) => (logits === 'all' ? ids.length : logits === 'last' ? 1 : 0));
+    // The last rows of each segment.
+    const rows = segments.flatMap(({ row, count }, i) =>
+      Array.from({ length: counts[i] }, (_, j) => row + count - counts[i] + j),
+    );
     const top = Math.max(0, ...items.map((item) => (item.logits === 'none' ? 0 : (item.top ?? Infinity))));
-    const logits = await this.#head(rows, top);
+    const { vocabulary } = this.#weights.config;
+    if (rows.length > 0 && top < vocabulary && items.every(({ logits }) => logits !== 'all')) {
+      const tops = await this.#topHead(rows, top);
+      let at = 0;
+      return counts.map((count) => (count === 0 ? NO_LOGITS : tops[at++]));
+    }
+    const logits = await this.#head(rows);
     let at = 0;
-    return items.map((item) => {
-      const count = item.logits === 'all' ? item.ids.length : item.logits === 'last' ? 1 : 0;
-      const mine = logits.subarray(at, at + count * this.#weights.config.vocabulary);
-      at += mine.length;
-      return mine;
+    return counts.map((count) => {
+      const values = logits.subarray(at, at + count * vocabulary);
+      at += values.length;
+      return { values };
     });
   }
 
@@ -123,42 +134,65 @@ export class Stepper {
   }
 
   /** Logits of the given rows of the residual stream (rows, vocabulary), as many at a time as the scratch holds. */
-  async #head(rows: readonly number[], top: number): Promise<Float32Array> {
+  async #head(rows: readonly number[]): Promise<Float32Array> {
+    const { vocabulary } = this.#weights.config;
+    const pass = async (first: number, some: readonly number[]) => {
+      this.#normalise(some);
+      this.#backend.denseMatmul(this.#scratch.logits, this.#weights.head, this.#scratch.h, some.length);
+      const values = await this.#backend.read(this.#scratch.logits, some.length * vocabulary);
+      wantFinite(values, (at) => `token row ${first + Math.floor(at / vocabulary)}, logit ${at % vocabulary}`);
+      return values;
+    };
     const { maxHeadRows } = this.#scratch;
+    // Nothing to report, but the step must have run.
+    if (rows.length === 0) return this.#backend.read(this.#scratch.x, 0);
     // The usual case, one row a token, needs no second copy of the vocabulary.
-    if (rows.length <= maxHeadRows) return this.#headPass(rows, 0, top);
-    const out = new Float32Array(rows.length * this.#weights.config.vocabulary);
+    if (rows.length <= maxHeadRows) return pass(0, rows);
+    const out = new Float32Array(rows.length * vocabulary);
     for (let first = 0; first < rows.length; first += maxHeadRows) {
-      const logits = await this.#headPass(rows.slice(first, first + maxHeadRows), first, top);
-      out.set(logits, first * this.#weights.config.vocabulary);
+      out.set(await pass(first, rows.slice(first, first + maxHeadRows)), first * vocabulary);
     }
     return out;
   }
 
-  /** Final norm and output matrix. `first` is the number of the first row among all, for the error message. */
-  async #headPass(rows: readonly number[], first: number, top: number): Promise<Float32Array> {
-    const { config, outputNorm, head } = this.#weights;
-    const { x, headX, h, logits } = this.#scratch;
-    const backend = this.#backend;
-    if (rows.length === 0) return backend.read(x, 0); // nothing to report, but the step must have run
-    rows.forEach((row, i) => {
-      backend.copyRows(headX, i, x, row, 1);
-    });
-    backend.rmsNorm(h, headX, outputNorm, config.rmsEps, rows.length);
-    const isPart = top < config.vocabulary;
-    if (isPart) backend.denseTopK(logits, head, h, top, rows.length);
-    else backend.denseMatmul(logits, head, h, rows.length);
-    const values = await backend.read(logits, rows.length * config.vocabulary);
-    // Two comparisons a logit: there are 128 thousand of them for every token. NaN passes neither.
-    const least = isPart ? -Infinity : -Number.MAX_VALUE;
-    for (let i = 0; i < values.length; i++) {
-      if (values[i] >= least && values[i] <= Number.MAX_VALUE) continue;
-      throw new BitnetError('not-finite', 'the model produced a logit that is not a number', {
-        where: `token row ${first + Math.floor(i / config.vocabulary)}, logit ${i % config.vocabulary}`,
-        got: `${values[i]}`,
-        hint: 'the file is damaged or was converted with the wrong layout or scales',
+  /** What of each row can be among its `top` greatest logits. */
+  async #topHead(rows: readonly number[], top: number): Promise<TopRow[]> {
+    const { maxHeadRows, h, logits } = this.#scratch;
+    const out: TopRow[] = [];
+    for (let first = 0; first < rows.length; first += maxHeadRows) {
+      const some = rows.slice(first, first + maxHeadRows);
+      this.#normalise(some);
+      this.#backend.denseTopK(logits, this.#weights.head, h, top, some.length);
+      const tops = await this.#backend.readTop(logits, some.length);
+      tops.forEach(({ ids, values }, i) => {
+        wantFinite(values, (at) => `token row ${first + i}, logit ${ids[at]}`);
       });
+      out.push(...tops);
     }
-    return values;
+    return out;
+  }
+
+  /** The final norm of some rows, one after the other in `h`. */
+  #normalise(rows: readonly number[]): void {
+    const { config, outputNorm } = this.#weights;
+    const { x, headX, h } = this.#scratch;
+    rows.forEach((row, i) => {
+      this.#backend.copyRows(headX, i, x, row, 1);
+    });
+    this.#backend.rmsNorm(h, headX, outputNorm, config.rmsEps, rows.length);
+  }
+}
+
+const NO_LOGITS: Logits = { values: new Float32Array(0) };
+
+/** Two comparisons a logit: there can be 128 thousand of them for every token. NaN passes neither. */
+function wantFinite(logits: Float32Array, where: (at: number) => string): void {
+  for (let at = 0; at < logits.length; at++) {
+    if (logits[at] >= -Number.MAX_VALUE && logits[at] <= Number.MAX_VALUE) continue;
+    throw new BitnetError('not-finite', 'the model produced a logit that is not a number', {
+      where: where(at),
+      got: `${logits[at]}`,
+      hint: 'the file is damaged or was converted with the wrong layout or scales',
+    });
   }
 }

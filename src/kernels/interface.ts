@@ -2,10 +2,10 @@
  * The kernel interface: what a model graph may ask of a machine, and what each answer means.
  *
  * `kernels/ts` is the definition. Every other backend is a claim about it that `kernels/conformance`
- * checks: integers exactly, floats bit for bit (`wasm`) or within derived bounds (`cuda`).
+ * checks: integers exactly, floats bit for bit where it says so (`info.exact`: `wasm`, `cuda`), else within derived bounds.
  *
  * Rules for every op
- * - Ops enqueue work and write into a given buffer; only `read` waits. A backend may run ops at once
+ * - Ops enqueue work and write into a given buffer; only what reads waits. A backend may run ops at once
  *   or later, in any order that no op can observe.
  * - Shapes are (rows, columns), row-major; `n` is the number of rows (tokens) to process, at most the
  *   buffer's first dimension. Rows are independent: the result for one row never depends on `n`, on the
@@ -26,6 +26,9 @@
 
 import type { MemoryType } from '../tensors/dense-forms.ts';
 import type { BlockTernaryName } from '../tensors/dtype.ts';
+import type { TopRow } from '../tensors/top-row.ts';
+
+export type { TopRow } from '../tensors/top-row.ts';
 
 /** Element type of a plain buffer. */
 export type BufType = 'f32' | 'i32';
@@ -158,7 +161,8 @@ export interface BackendInfo {
 }
 
 /** A backend's bookkeeping without its memory: the same calls, which take nothing. What they give back is of no use. */
-export interface Rehearsal extends Pick<Backend, 'alloc' | 'allocQuantized' | 'allocKv' | 'free' | 'memory'> {
+export interface Rehearsal
+  extends Pick<Backend, 'alloc' | 'allocQuantized' | 'allocKv' | 'free' | 'memory' | 'headRows'> {
   /** As `upload`, of a matrix of this shape. */
   place(shape: WeightShape): void;
   /** How long the memory must be for all that so far, holes included. */
@@ -169,6 +173,8 @@ export interface Rehearsal extends Pick<Backend, 'alloc' | 'allocQuantized' | 'a
 
 export interface Backend {
   readonly info: BackendInfo;
+  /** How many rows of logits are worth their memory at a time, where that is not what the model thinks. */
+  readonly headRows?: number | undefined;
 
   /** A zeroed buffer. Throws `out-of-memory` with the numbers when it does not fit. */
   alloc(type: BufType, shape: readonly number[]): Buf;
@@ -192,6 +198,11 @@ export interface Backend {
    * The only op on the token's path that waits: a GPU pays one per token.
    */
   read(from: Buf, count: number): Promise<Float32Array>;
+  /**
+   * The first `n` rows of what `denseTopK` has just left in `from` (rows, M): of each the elements that are not minus infinity.
+   * Waits like `read`, and is all that a token costs when its sampler looks at few logits.
+   */
+  readTop(from: Buf, n: number): Promise<TopRow[]>;
   /** Codes and scales of the first `n` rows, for oracles and tests. Waits like `read`. */
   readQuantized(from: QuantizedBuf, n: number): Promise<{ codes: Int8Array; scales: Float32Array }>;
   /** Copies positions of one layer's keys and values out as f32 (kvHead, count, headDim), for oracles and tests. */

@@ -63,18 +63,18 @@ export interface Scratch {
   readonly logits: Buf; // (headRows, vocabulary)
 }
 
-/** Rows that pass the output head at once; 16 rows of 128256 logits are 8 MB. */
+/** Rows that pass the output head at once unless the backend wants others; 16 rows of 128256 logits are 8 MB. */
 const HEAD_ROWS = 16;
 
 export function createScratch(
-  backend: Pick<Backend, 'alloc' | 'allocQuantized'>,
+  backend: Pick<Backend, 'alloc' | 'allocQuantized' | 'headRows'>,
   c: ModelConfig,
   maxRows: number,
 ): Scratch {
   const rows = (columns: number) => backend.alloc('f32', [maxRows, columns]);
   const qDim = c.nHeads * c.headDim;
   const kvDim = c.nKvHeads * c.headDim;
-  const maxHeadRows = Math.min(maxRows, HEAD_ROWS);
+  const maxHeadRows = Math.min(maxRows, backend.headRows ?? HEAD_ROWS);
   return {
     maxHeadRows,
     ids: backend.alloc('i32', [maxRows]),

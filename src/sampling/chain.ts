@@ -31,15 +31,15 @@ export interface SamplerContext {
 /** Picks tokens for one sequence; holds its random stream and its window of recent tokens. */
 export interface Sampler {
   readonly seed: number;
-  /**
-   * How many of the greatest logits can decide the next token; `Infinity` for all. A row in which only that many are right, and
-   * the others are minus infinity, gives the same token.
-   */
+  /** How many of the greatest logits can decide the next token; `Infinity` for all. These alone give the same token as the row. */
   reach(): number;
   /** Tells the sampler a token of the sequence, prompt and sampled alike. */
   accept(id: number): void;
-  /** Picks a token from a row of logits, which is left as it was. Does not accept it. */
-  sample(logits: Float32Array): number;
+  /**
+   * Picks a token from a row of logits, or from those of the tokens `ids` (ascending), among which the `reach` greatest of the row
+   * have to be. Both are left as they were. Does not accept it.
+   */
+  sample(logits: Float32Array, ids?: Int32Array): number;
   /** Natural logarithm of a token's probability under the model, before anything of the chain. */
   logprob(logits: Float32Array, token: number): number;
 }
@@ -90,10 +90,12 @@ class Chain implements Sampler {
     this.#window?.push(id);
   }
 
-  sample(logits: Float32Array): number {
-    this.#wantRow(logits);
-    const row = this.#change(logits);
-    return this.#options.temperature <= 0 ? greedy(row) : this.#draw(row, this.#options);
+  sample(logits: Float32Array, ids?: Int32Array): number {
+    if (ids === undefined) this.#wantRow(logits);
+    else this.#wantPart(logits, ids);
+    const row = this.#change(logits, ids);
+    const at = this.#options.temperature <= 0 ? greedy(row) : this.#draw(row, this.#options);
+    return ids === undefined ? at : ids[at];
   }
 
   logprob(logits: Float32Array, token: number): number {
@@ -103,24 +105,27 @@ class Chain implements Sampler {
   }
 
   /** The row with bias and penalties, or the caller's own if there are none. */
-  #change(logits: Float32Array): Float32Array {
-    const changed = this.#changed;
-    if (changed === undefined) return logits;
+  #change(logits: Float32Array, ids: Int32Array | undefined): Float32Array {
+    if (this.#changed === undefined) return logits;
+    const changed = this.#changed.subarray(0, logits.length);
     changed.set(logits);
-    applyBias(changed, this.#options.logitBias);
+    // What is not there cannot win: bias and penalties that could raise it have the whole row computed (`reach`).
+    const placeOf = ids === undefined ? (id: number) => id : (id: number) => search(ids, id);
+    applyBias(changed, this.#options.logitBias, placeOf);
     if (this.#window !== undefined) {
-      applyPenalties(changed, this.#window.counts, this.#options, this.#context.newlineId);
+      applyPenalties(changed, this.#window.counts, this.#options, this.#context.newlineId, placeOf);
     }
     return changed;
   }
 
   #draw(row: Float32Array, { topK, topP, minP, temperature }: ResolvedSampling): number {
     const ranking = this.#ranking;
-    const k = topK <= 0 ? row.length : Math.min(topK, row.length);
-    ranking.take(row, k < row.length ? k : FIRST_LOOK);
+    const { vocabularySize } = this.#context;
+    const k = topK <= 0 ? vocabularySize : Math.min(topK, vocabularySize);
+    ranking.take(row, k < vocabularySize ? k : FIRST_LOOK);
     const max = ranking.logits[0];
     // Shares of top-p are shares of the top-k set: the ranking, or the whole row in id order.
-    const set = k < row.length ? ranking.logits : row;
+    const set = k < vocabularySize ? ranking.logits : row;
 
     const mass = topP < 1 ? topP * sumExp(set, k, max, 1) : Infinity;
     const floor = minP > 0 ? max + log(minP) : -Infinity;
@@ -154,6 +159,31 @@ class Chain implements Sampler {
       got: `${logits.length}`,
     }));
   }
+
+  #wantPart(logits: Float32Array, ids: Int32Array): void {
+    const least = Math.min(this.reach(), this.#context.vocabularySize);
+    want(
+      logits.length === ids.length && ids.length >= least,
+      'bad-argument',
+      'not the greatest of a row of logits',
+      () => ({
+        where: 'logits',
+        expected: `${least} values or more, and as many ids`,
+        got: `${logits.length} values and ${ids.length} ids`,
+      }),
+    );
+  }
+}
+
+/** Where an id stands in an ascending list; -1 where it does not. */
+function search(ids: Int32Array, id: number): number {
+  let [low, high] = [0, ids.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (ids[middle] < id) low = middle + 1;
+    else high = middle;
+  }
+  return ids[low] === id ? low : -1;
 }
 
 /** How many of the ranked tokens top-p (probability mass, relative to the maximum) and min-p (logit) both keep. */

@@ -56,9 +56,15 @@ export function penaltiesRaise({ repeatPenalty, frequencyPenalty, presencePenalt
   return repeatPenalty < 1 || frequencyPenalty < 0 || presencePenalty < 0;
 }
 
+/** Where the logit of a token is in a row; -1 for one that is not there. */
+export type PlaceOf = (id: number) => number;
+
 /** Adds the biases, in place. */
-export function applyBias(logits: Float32Array, bias: ResolvedSampling['logitBias']): void {
-  for (const [id, value] of bias) logits[id] = f(logits[id] + f(value));
+export function applyBias(logits: Float32Array, bias: ResolvedSampling['logitBias'], placeOf: PlaceOf): void {
+  for (const [id, value] of bias) {
+    const at = placeOf(id);
+    if (at >= 0) logits[at] = f(logits[at] + f(value));
+  }
 }
 
 /**
@@ -70,14 +76,17 @@ export function applyPenalties(
   counts: ReadonlyMap<number, number>,
   options: ResolvedSampling,
   newlineId: number | undefined,
+  placeOf: PlaceOf,
 ): void {
   const repeat = f(options.repeatPenalty);
   const frequency = f(options.frequencyPenalty);
   const presence = f(options.presencePenalty);
   for (const [id, count] of counts) {
     if (id === newlineId && !options.penalizeNewline) continue;
-    const logit = logits[id];
+    const at = placeOf(id);
+    if (at < 0) continue;
+    const logit = logits[at];
     const repeated = f(logit <= 0 ? logit * repeat : logit / repeat);
-    logits[id] = f(repeated - f(f(count * frequency) + presence));
+    logits[at] = f(repeated - f(f(count * frequency) + presence));
   }
 }

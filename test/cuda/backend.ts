@@ -19,6 +19,7 @@ import type {
   WeightSource,
 } from '../../src/kernels/interface.ts';
 import { f16ToNumber } from '../../src/numeric/f16.ts';
+import { type TopRow, topRowOf } from '../../src/tensors/top-row.ts';
 import type { Context } from './library.ts';
 
 const DTYPES: readonly DenseType[] = ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K', 'AFFINE'];
@@ -110,6 +111,12 @@ export class TestBackend implements Backend {
   async read(from: Buf, count: number): Promise<Float32Array> {
     this.flush();
     return this.context.read(buf(from).handle, new Float32Array(count));
+  }
+
+  async readTop(from: Buf, n: number): Promise<TopRow[]> {
+    const columns = from.shape[1] ?? 1;
+    const all = await this.read(from, n * columns);
+    return Array.from({ length: n }, (_, row) => topRowOf(all.subarray(row * columns, (row + 1) * columns)));
   }
 
   async readQuantized(from: QuantizedBuf, n: number): Promise<{ codes: Int8Array; scales: Float32Array }> {

@@ -28,12 +28,12 @@ async function story(backend: Backend, tokens: number) {
     const piece = ids.slice(position, position + 16);
     // Every other step asks for the greatest alone: the others may be left out.
     const top = logits.length % 2 === 1 ? 10 : undefined;
-    const [last] = await stepper.step([{ kv, position, ids: piece, logits: 'last', top }]);
+    const [{ values, ids: which }] = await stepper.step([{ kv, position, ids: piece, logits: 'last', top }]);
     position += piece.length;
     if (position < ids.length) continue;
-    const best = last.reduce((at, value, i) => (value > last[at] ? i : at), 0);
-    logits.push(top === undefined ? last : last.slice(best, best + 1));
-    ids.push(best);
+    const best = values.reduce((at, value, i) => (value > values[at] ? i : at), 0);
+    logits.push(top === undefined ? values : values.slice(best, best + 1));
+    ids.push(which === undefined ? best : which[best]);
   }
   return { ids, logits };
 }

@@ -1,12 +1,14 @@
 /** Several sequences in one step, what a server does: each must get the bits it would have got alone. */
 import { describe, expect, it } from 'vitest';
 import { wasm } from '../../src/engine/backends.ts';
-import { Stepper } from '../../src/engine/stepper.ts';
+import { kvShapeOf } from '../../src/engine/session.ts';
+import { type Logits, type StepItem, Stepper } from '../../src/engine/stepper.ts';
 import { openGguf } from '../../src/formats/gguf/reader.ts';
 import { memorySource } from '../../src/formats/sources.ts';
 import type { Backend, KvCache } from '../../src/kernels/interface.ts';
 import { loadWeights } from '../../src/model/load.ts';
-import { tinyModel } from '../model/models.ts';
+import { greedy } from '../../src/sampling/greedy.ts';
+import { tinyModel, wideModel } from '../model/models.ts';
 
 const prompts = [[5, 6, 7, 8, 9], [300], [41, 42, 43], Array.from({ length: 30 }, (_, i) => i + 100)];
 
@@ -15,7 +17,7 @@ describe.each(['bitnet-b1.58', 'llama'] as const)('%s', (architecture) => {
     const backend = await wasm({ threads: 2 })();
     const weights = await loadWeights(await openGguf(memorySource(await tinyModel({ architecture }))), backend);
     const stepper = new Stepper(backend, weights, 64);
-    const alone: Float32Array[][] = [];
+    const alone: Logits[][] = [];
     for (const ids of prompts) {
       const kv = newCache(backend);
       const [first] = await stepper.step([{ kv, position: 0, ids, logits: 'last' }]);
@@ -33,6 +35,72 @@ describe.each(['bitnet-b1.58', 'llama'] as const)('%s', (architecture) => {
       expect(next[i]).toEqual(alone[i][1]);
     });
     expect(together[0]).not.toEqual(together[1]);
+    await backend.dispose();
+  });
+});
+
+describe('a wide vocabulary', () => {
+  it('some of the greatest logits of several sequences, unless one of them wants all', async () => {
+    const backend = await wasm({ threads: 2 })();
+    const weights = await loadWeights(
+      await openGguf(memorySource(await wideModel({ vocabulary: 2100, padding: 0 }))),
+      backend,
+    );
+    const stepper = new Stepper(backend, weights, 64);
+    const shape = kvShapeOf(weights.config, { contextSize: 48 });
+    const step = (tops: readonly (number | undefined | 'none')[]) => {
+      const items = prompts.map((ids, i) => {
+        const top = tops[i];
+        return {
+          kv: backend.allocKv(shape),
+          position: 0,
+          ids,
+          ...(top === 'none' ? { logits: top } : { logits: 'last', top }),
+        };
+      });
+      return stepper.step(items as StepItem[]);
+    };
+    const whole = await step([undefined, undefined, undefined, undefined]);
+    const asked = [3, 'none', 40, 1] as const;
+    const tops = await step(asked);
+    expect(tops[1]).toEqual({ values: new Float32Array(0) });
+    for (const i of [0, 2, 3]) {
+      const { values, ids } = tops[i];
+      expect(values).toEqual(Float32Array.from(ids!, (id) => whole[i].values[id]));
+      expect(ids).toEqual(ids!.slice().sort());
+      expect(ids!.length).toBeLessThan(200);
+      const greatest = whole[i].values.slice().sort().reverse();
+      const k = asked[i] as number;
+      expect(values.slice().sort().reverse().slice(0, k)).toEqual(greatest.slice(0, k));
+    }
+    expect(await step([3, undefined, 40, 1])).toEqual(whole);
+    await backend.dispose();
+  });
+
+  it('more sequences than the output matrix takes at a time', async () => {
+    const backend = await wasm({ threads: 2 })();
+    const weights = await loadWeights(
+      await openGguf(memorySource(await wideModel({ vocabulary: 2100, padding: 0 }))),
+      backend,
+    );
+    const stepper = new Stepper(backend, weights, 64);
+    const shape = kvShapeOf(weights.config, { contextSize: 4 });
+    const items = (top: number | undefined) =>
+      Array.from({ length: 37 }, (_, i) => ({
+        kv: backend.allocKv(shape),
+        position: 0,
+        ids: [i * 50],
+        logits: 'last' as const,
+        top,
+      }));
+    const whole = await stepper.step(items(undefined));
+    const tops = await stepper.step(items(5));
+    expect(tops.length).toBe(37);
+    tops.forEach(({ values, ids }, i) => {
+      expect(values).toEqual(Float32Array.from(ids!, (id) => whole[i].values[id]));
+      expect(ids).toContain(greedy(whole[i].values));
+    });
+    expect(new Set(whole.map(({ values }) => greedy(values))).size).toBeGreaterThan(10);
     await backend.dispose();
   });
 });

@@ -417,3 +417,53 @@ describe('reach', () => {
     expect(finite).toBeGreaterThan(1000);
   });
 });
+
+describe('a part of a row', () => {
+  /** The `count` greatest and whatever else `more` lets in, as a screened output matrix gives them. */
+  function partOf(row: Float32Array, count: number, more: (id: number) => boolean): [Float32Array, Int32Array] {
+    const least = row.slice().sort().reverse()[count - 1];
+    const ids = Int32Array.from(row.keys()).filter((id) => row[id] >= least || more(id));
+    return [Float32Array.from(ids, (id) => row[id]), ids];
+  }
+
+  it.each<SamplingOptions>([
+    { temperature: 0 },
+    { temperature: 0, repeatPenalty: 1.4, frequencyPenalty: 0.3, presencePenalty: 0.2 },
+    { temperature: 0, logitBias: new Map([3, 700, 1999].map((id) => [id, -4])) },
+    { topK: 1 },
+    { topK: 40, topP: 0.9, minP: 0.02, temperature: 1.3 },
+    { topK: 40, topP: 0.6, temperature: 0.7, repeatPenalty: 1.2, penalizeNewline: false },
+    { topK: 300, topP: 1, minP: 0, temperature: 5 },
+  ])('gives the tokens of the whole: %o', (options) => {
+    const size = 2000;
+    const [whole, part] = [sampler(options, size, 7), sampler(options, size, 7)];
+    const tokens = new Set<number>();
+    for (let i = 0; i < 60; i++) {
+      const row = randomRow(i, size);
+      if (i % 10 === 0) row.fill(row[5], 0, 30); // ties at the border and at the top
+      const [logits, ids] = partOf(row, part.reach(), (id) => i % 3 === 0 && id % 17 === 0);
+      const [before, idsBefore] = [logits.slice(), ids.slice()];
+      const token = part.sample(logits, ids);
+      expect(token).toBe(whole.sample(row));
+      expect([logits, ids]).toEqual([before, idsBefore]);
+      tokens.add(token);
+      for (const one of [whole, part]) one.accept(token);
+    }
+    expect(tokens.size).toBeGreaterThan(20);
+  });
+
+  it('is refused where it is too small to decide', () => {
+    const row = randomRow(1, 500);
+    const part = (options: SamplingOptions, count: number) => {
+      const [logits, ids] = partOf(row, count, () => false);
+      return codeOf(() => sampler(options, 500).sample(logits, ids));
+    };
+    expect(part({ topK: 40 }, 40)).toBe('no error');
+    expect(part({ topK: 40 }, 39)).toBe('bad-argument: logits');
+    expect(part({ topK: 0 }, 499)).toBe('bad-argument: logits');
+    expect(part({ temperature: 0, logitBias: { 3: 5 } }, 499)).toBe('bad-argument: logits');
+    expect(codeOf(() => sampler({ topK: 1 }, 500).sample(row, Int32Array.from(row.keys()).subarray(1)))).toBe(
+      'bad-argument: logits',
+    );
+  });
+});

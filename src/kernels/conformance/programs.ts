@@ -12,6 +12,7 @@ import { packedBytes, packRows } from '../../tensors/packed.ts';
 import { encodeQ6_K } from '../../tensors/q6_k.ts';
 import { encodeQ8_0 } from '../../tensors/q8_0.ts';
 import { loadRequantized } from '../../tensors/requantize.ts';
+import type { TopRow } from '../../tensors/top-row.ts';
 import { encodeTQ1 } from '../../tensors/tq1.ts';
 import { encodeTQ2 } from '../../tensors/tq2.ts';
 import type { Backend, Buf, DenseType, Weight } from '../interface.ts';
@@ -99,6 +100,21 @@ function denseWeight(
       return 1;
     },
   });
+}
+
+/** `readTop` gives what `read` gives, without what was left out. */
+function wantSameTop({ ids, values: tops }: TopRow, products: Float32Array, row: number): void {
+  let at = 0;
+  for (let id = 0; id < products.length; id++) {
+    if (products[id] === -Infinity) continue;
+    if (ids[at] !== id || !Object.is(tops[at], products[id])) {
+      throw new Error(
+        `readTop, row ${row}, element ${id}: expected ${products[id]}, got ${tops[at]} of element ${ids[at]}`,
+      );
+    }
+    at++;
+  }
+  if (at !== ids.length) throw new Error(`readTop, row ${row}: expected ${at} elements, got ${ids.length}`);
 }
 
 function ternaryWeight(
@@ -210,9 +226,11 @@ export const programs: Programs = {
     const weight = await denseWeight(backend, c, c.seed + 5000);
     const out = target(backend, c.n, c.rows);
     backend.denseTopK(out, weight, x, c.k, c.n);
+    const tops = await backend.readTop(out, c.n);
     const all = await fetch(backend, out);
     for (let row = 0; row < c.n; row++) {
       const products = all.subarray(row * c.rows, (row + 1) * c.rows);
+      wantSameTop(tops[row], products, row);
       if (products.some(Number.isNaN)) continue; // nothing may be left out beside them: compared as it is
       const least = products.slice().sort()[c.rows - c.k];
       for (let i = 0; i < c.rows; i++) if (products[i] < least) products[i] = -Infinity;

@@ -5,6 +5,7 @@
 
 import { BitnetError, want } from '../../errors.ts';
 import { f16ToNumber } from '../../numeric/f16.ts';
+import { type TopRow, topRowOf, wholeRow } from '../../tensors/top-row.ts';
 import { createTurns } from '../../tensors/turns.ts';
 import type {
   Backend,
@@ -22,7 +23,7 @@ import type {
   WeightSource,
 } from '../interface.ts';
 import { AS_IN_FILES, DENSE_CODE, Op } from './abi.ts';
-import { Books, CudaRehearsal, capacityOf, STAGING_BYTES, stagedRows } from './books.ts';
+import { Books, CudaRehearsal, capacityOf, HEAD_ROWS, STAGING_BYTES, stagedRows } from './books.ts';
 import { CommandList } from './commands.ts';
 import { type Device, WHERE } from './device.ts';
 import {
@@ -56,6 +57,7 @@ interface Top {
 
 export class CudaBackend implements Backend {
   readonly info: BackendInfo;
+  readonly headRows = HEAD_ROWS;
   readonly #device: Device;
   readonly #list = new CommandList();
   readonly #books = new Books();
@@ -190,35 +192,50 @@ export class CudaBackend implements Backend {
 
   async read(from: Buf, count: number): Promise<Float32Array> {
     this.#flush();
+    const buf = this.#floats(from, count);
+    const top = this.#top;
+    const columns = buf.shape[1] ?? 1;
+    const out = new Float32Array(count);
+    const known = top?.of === buf ? Math.min(count, top.rows * columns) : 0;
+    if (count > known) this.#device.read(buf.handle, out.subarray(known), known * 4);
+    if (top === undefined || known === 0) return out;
+    this.#readTop({ ...top, rows: Math.ceil(known / columns) }).forEach((row, i) => {
+      out.set(wholeRow(row, columns).subarray(0, known - i * columns), i * columns);
+    });
+    return out;
+  }
+
+  async readTop(from: Buf, n: number): Promise<TopRow[]> {
+    this.#flush();
+    const columns = from.shape[1] ?? 1;
+    const buf = this.#floats(from, n * columns);
+    const top = this.#top;
+    if (top?.of === buf && n <= top.rows) return this.#readTop({ ...top, rows: n });
+    const all = this.#device.read(buf.handle, new Float32Array(n * columns));
+    return Array.from({ length: n }, (_, row) => topRowOf(all.subarray(row * columns, (row + 1) * columns)));
+  }
+
+  #floats(from: Buf, count: number): CudaBuf {
     const buf = cudaBuf(this, from);
     want(buf.type === 'f32' && count <= buf.length, 'bad-argument', 'cannot be read', () => ({
       where: WHERE,
       expected: `at most ${buf.length} values of an f32 buffer`,
       got: `${count} of ${buf.type}`,
     }));
-    const top = this.#top;
-    const columns = buf.shape[1] ?? 1;
-    if (top?.of === buf && count === top.rows * columns) return this.#readTop(top, columns);
-    return this.#device.read(buf.handle, new Float32Array(count));
+    return buf;
   }
 
   /** Rows of which only what can be among the greatest was copied; whole ones where that is not known. */
-  #readTop({ of, rows, room }: Top, columns: number): Float32Array {
+  #readTop({ of, rows, room }: Top): TopRow[] {
     if (this.#topBuf === undefined) throw new Error('no op has written there');
+    const columns = of.shape[1] ?? 1;
     const rowWords = 2 + 2 * room;
     const words = this.#device.read(this.#topBuf.handle, new Int32Array(rows * rowWords));
-    const floats = new Float32Array(words.buffer);
-    const out = new Float32Array(rows * columns).fill(-Infinity);
-    for (let row = 0; row < rows; row++) {
-      const at = row * rowWords;
-      const [count, flags] = [words[at], words[at + 1]];
-      if (flags !== 0) {
-        this.#device.read(of.handle, out.subarray(row * columns, (row + 1) * columns), row * columns * 4);
-        continue;
-      }
-      for (let i = 0; i < count; i++) out[row * columns + words[at + 2 + 2 * i]] = floats[at + 3 + 2 * i];
-    }
-    return out;
+    return Array.from({ length: rows }, (_, row) => {
+      const [count, flags] = words.subarray(row * rowWords);
+      if (flags === 0) return pairs(words.subarray(row * rowWords + 2).subarray(0, 2 * count));
+      return topRowOf(this.#device.read(of.handle, new Float32Array(columns), row * columns * 4));
+    });
   }
 
   async readQuantized(from: QuantizedBuf, n: number): Promise<{ codes: Int8Array; scales: Float32Array }> {
@@ -441,6 +458,13 @@ export class CudaBackend implements Backend {
     });
     return [first, second];
   }
+}
+
+/** Pairs of an id and a value, which come in no order. */
+function pairs(words: Int32Array): TopRow {
+  const floats = new Float32Array(words.buffer, words.byteOffset, words.length);
+  const order = Array.from({ length: words.length / 2 }, (_, i) => 2 * i).sort((a, b) => words[a] - words[b]);
+  return { ids: Int32Array.from(order, (at) => words[at]), values: Float32Array.from(order, (at) => floats[at + 1]) };
 }
 
 function typesOf({ kType, vType }: KvShape): [number, number] {

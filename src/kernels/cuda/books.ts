@@ -10,6 +10,9 @@ import { bufBytes, CudaBuf, CudaKv, CudaQuantized, kvBytes, quantizedBytes } fro
 /** Matrices that the device rearranges get there in pieces of about this size. */
 export const STAGING_BYTES = 64 << 20;
 
+/** A batch of so many sequences reads the output matrix once; its logits stay on the device (33 MB for 128256). */
+export const HEAD_ROWS = 64;
+
 /** The driver gives memory in blocks of 2 MiB, of which small buffers share one. */
 const LARGE_BLOCK = 2 << 20;
 const SMALL_BLOCK = 512;
@@ -54,6 +57,7 @@ export class Books {
 
 /** The backend's calls without its memory. */
 export class CudaRehearsal implements Rehearsal {
+  readonly headRows = HEAD_ROWS;
   readonly capacityBytes: number;
   readonly #denseBytes: (dtype: number, rows: number, columns: number) => number;
   readonly #books = new Books();

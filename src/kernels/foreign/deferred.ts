@@ -7,6 +7,7 @@
  * @module
  */
 
+import type { TopRow } from '../../tensors/top-row.ts';
 import type {
   Backend,
   BackendInfo,
@@ -114,6 +115,11 @@ export abstract class DeferredBackend implements Backend {
   async read(from: Buf, count: number): Promise<Float32Array> {
     await this.played();
     return this.inner.read(from, count);
+  }
+
+  async readTop(from: Buf, n: number): Promise<TopRow[]> {
+    await this.played();
+    return this.inner.readTop(from, n);
   }
 
   async readKv(from: KvCache, layer: number, position: number, count: number) {

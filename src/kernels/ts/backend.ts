@@ -10,6 +10,7 @@ import { decodeAffine } from '../../tensors/affine.ts';
 import { decodeBF16, decodeF16, decodeF32 } from '../../tensors/floats.ts';
 import { decodeQ6_K } from '../../tensors/q6_k.ts';
 import { decodeQ8_0 } from '../../tensors/q8_0.ts';
+import { type TopRow, topRowOf } from '../../tensors/top-row.ts';
 import type {
   Backend,
   BackendInfo,
@@ -201,6 +202,16 @@ class TsBackend implements Backend {
       got: `${count}`,
     }));
     return data.slice(0, count);
+  }
+
+  async readTop(from: Buf, n: number): Promise<TopRow[]> {
+    const data = this.#f32(from);
+    const columns = from.shape[1] ?? 1;
+    want(n * columns <= data.length, 'bad-argument', 'cannot be read', () => ({
+      expected: `at most ${from.shape[0]} rows`,
+      got: `${n}`,
+    }));
+    return Array.from({ length: n }, (_, row) => topRowOf(data.subarray(row * columns, (row + 1) * columns)));
   }
 
   async readQuantized(from: QuantizedBuf, n: number): Promise<{ codes: Int8Array; scales: Float32Array }> {

@@ -5,6 +5,7 @@
 
 import { BitnetError, want } from '../../errors.ts';
 import { f16ToNumber } from '../../numeric/f16.ts';
+import { type TopRow, topRowOf } from '../../tensors/top-row.ts';
 import type {
   Backend,
   BackendInfo,
@@ -229,13 +230,24 @@ export class WasmBackend implements Backend, Rehearsal {
   }
 
   async read(from: Buf, count: number): Promise<Float32Array> {
+    return this.#floats(from, count).slice();
+  }
+
+  async readTop(from: Buf, n: number): Promise<TopRow[]> {
+    const columns = from.shape[1] ?? 1;
+    const all = this.#floats(from, n * columns);
+    return Array.from({ length: n }, (_, row) => topRowOf(all.subarray(row * columns, (row + 1) * columns)));
+  }
+
+  /** The first values of a buffer where they are, when everything enqueued has run. */
+  #floats(from: Buf, count: number): Float32Array {
     this.#flush();
     const { address, type, length } = wasmBuf(from);
     want(type === 'f32' && count <= length, 'bad-argument', 'cannot be read', () => ({
       expected: `at most ${length} values of an f32 buffer`,
       got: `${count} of ${type}`,
     }));
-    return new Float32Array(this.#memory.buffer, address, count).slice();
+    return new Float32Array(this.#memory.buffer, address, count);
   }
 
   async readQuantized(from: QuantizedBuf, n: number): Promise<{ codes: Int8Array; scales: Float32Array }> {
