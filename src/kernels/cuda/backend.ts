@@ -42,6 +42,7 @@ import {
   kvBytes,
   quantizedBytes,
 } from './memory.ts';
+import { sortedPairs } from './top.ts';
 
 /** Matrices that are made ready in the host's memory at a time. */
 const LANES = 2;
@@ -66,6 +67,8 @@ export class CudaBackend implements Backend {
   #top: Top | undefined;
   /** Where TOP_K writes. */
   #topBuf: CudaBuf | undefined;
+  /** And where that is read to, again and again. */
+  #topWords = new Int32Array(0);
 
   /** Matrices that the device rearranges get there in pieces of about `stagingBytes`. */
   constructor(info: BackendInfo, device: Device, stagingBytes = STAGING_BYTES) {
@@ -230,10 +233,11 @@ export class CudaBackend implements Backend {
     if (this.#topBuf === undefined) throw new Error('no op has written there');
     const columns = of.shape[1] ?? 1;
     const rowWords = 2 + 2 * room;
-    const words = this.#device.read(this.#topBuf.handle, new Int32Array(rows * rowWords));
+    if (this.#topWords.length < rows * rowWords) this.#topWords = new Int32Array(rows * rowWords);
+    const words = this.#device.read(this.#topBuf.handle, this.#topWords.subarray(0, rows * rowWords));
     return Array.from({ length: rows }, (_, row) => {
       const [count, flags] = words.subarray(row * rowWords);
-      if (flags === 0) return pairs(words.subarray(row * rowWords + 2).subarray(0, 2 * count));
+      if (flags === 0) return sortedPairs(words.subarray(row * rowWords + 2).subarray(0, 2 * count));
       return topRowOf(this.#device.read(of.handle, new Float32Array(columns), row * columns * 4));
     });
   }
@@ -458,13 +462,6 @@ export class CudaBackend implements Backend {
     });
     return [first, second];
   }
-}
-
-/** Pairs of an id and a value, which come in no order. */
-function pairs(words: Int32Array): TopRow {
-  const floats = new Float32Array(words.buffer, words.byteOffset, words.length);
-  const order = Array.from({ length: words.length / 2 }, (_, i) => 2 * i).sort((a, b) => words[a] - words[b]);
-  return { ids: Int32Array.from(order, (at) => words[at]), values: Float32Array.from(order, (at) => floats[at + 1]) };
 }
 
 function typesOf({ kType, vType }: KvShape): [number, number] {
