@@ -34,14 +34,15 @@ export async function fitOf(
   layout: TernaryLayout,
   args: ContextArgs,
 ): Promise<Attempt<Fit>> {
-  const [{ cuda, wasm }, { DEFAULT_BATCH }, { kvShapeOf }, { decideForms }, { modelTensors, planMemory }] =
-    await Promise.all([
+  const [{ cuda, wasm }, { batchOf }, { kvShapeOf }, { decideForms }, { modelTensors, planMemory }] = await Promise.all(
+    [
       import('../engine/backends.ts'),
       import('../engine/model.ts'),
       import('../engine/session.ts'),
       import('../model/forms.ts'),
       import('../model/plan.ts'),
-    ]);
+    ],
+  );
   let backend: Backend | undefined;
   try {
     const isCuda = args.backend === 'cuda';
@@ -49,7 +50,7 @@ export async function fitOf(
     const of = isCuda ? `free memory of ${backend.info.variant}` : 'a WebAssembly memory';
     const forms = await decideForms(gguf, modelTensors(gguf), { layout, allowDense: true });
     const kv = kvShapeOf(config, sessionOptions(args, config.contextLength));
-    const { spanBytes = 0, notes } = planMemory(gguf, backend, { batchSize: DEFAULT_BATCH, kv, forms });
+    const { spanBytes = 0, notes } = planMemory(gguf, backend, { batchSize: batchOf(backend, {}), kv, forms });
     return { ok: true, value: { spanBytes, capacityBytes: backend.rehearse?.().capacityBytes ?? 0, of, notes } };
   } catch (error) {
     if (error instanceof BitnetError) return { ok: false, why: error.message };

@@ -151,7 +151,7 @@ export const runtimeFlags = {
     also: ['-b', '--batch'],
     min: 1,
     group: MODEL,
-    describe: 'tokens computed in one pass; never changes a result [128]',
+    describe: 'tokens computed in one pass; never changes a result [128, cuda 1024]',
   },
   'cache-type-k': {
     type: 'string',

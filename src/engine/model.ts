@@ -39,8 +39,12 @@ import { Stepper } from './stepper.ts';
 import type { LoadOptions, Model, ModelInfo, ModelInput, Session, SessionOptions } from './types.ts';
 
 /** Tokens of one pass: enough to spread the cost of reading weights, few enough for scratch to stay small. */
-export const DEFAULT_BATCH = 128;
+const DEFAULT_BATCH = 128;
 const MAX_BATCH = 4096;
+
+export function batchOf(backend: Backend, { batchSize }: Pick<LoadOptions, 'batchSize'>): number {
+  return batchSize ?? backend.batchRows ?? DEFAULT_BATCH;
+}
 
 /** Opens a container from anywhere. The caller closes it. */
 export async function openModelFile(input: ModelInput, signal?: AbortSignal): Promise<GgufFile> {
@@ -75,17 +79,12 @@ function borrowed(source: ByteSource): ByteSource {
 export async function loadModel(input: ModelInput, options: LoadOptions = {}): Promise<Model> {
   const startMs = performance.now();
   const { signal } = options;
-  const batchSize = options.batchSize ?? DEFAULT_BATCH;
-  want(
-    Number.isInteger(batchSize) && batchSize >= 1 && batchSize <= MAX_BATCH,
-    'bad-argument',
-    'bad batch size',
-    () => ({
-      where: 'batchSize',
-      expected: `1 to ${MAX_BATCH}`,
-      got: String(options.batchSize),
-    }),
-  );
+  const { batchSize: asked = 1 } = options;
+  want(Number.isInteger(asked) && asked >= 1 && asked <= MAX_BATCH, 'bad-argument', 'bad batch size', () => ({
+    where: 'batchSize',
+    expected: `1 to ${MAX_BATCH}`,
+    got: String(asked),
+  }));
   const { backend: choice, device, threads, kernels, wideVectors, embeddingType = 'auto' } = options;
   want(
     options.i2sLayout === undefined || ['auto', ...I2S_LAYOUTS].includes(options.i2sLayout),
@@ -108,10 +107,10 @@ export async function loadModel(input: ModelInput, options: LoadOptions = {}): P
     const tokenizer = createTokenizer(readTokenizerSpec(gguf, options.pre));
     opened.push(await openBackend());
     // A model that does not fit is refused before anything of its weights is read, where that can be known.
-    if (isDecidedByTypes(modelTensors(gguf))) planParts(gguf, opened[0], batchSize, undefined, options);
+    if (isDecidedByTypes(modelTensors(gguf))) planParts(gguf, opened[0], undefined, options);
     const nextBackend = async () => opened.pop() ?? (await openBackend());
     const found = await openInLayout(gguf, options, (forms) =>
-      openParts({ gguf, tokenizer, nextBackend, batchSize }, forms, options),
+      openParts({ gguf, tokenizer, nextBackend }, forms, options),
     );
     forgetOverflows(found.backend);
     return new LoadedModel(found, performance.now() - startMs);
@@ -126,21 +125,20 @@ interface Opening {
   readonly gguf: GgufFile;
   readonly tokenizer: Tokenizer;
   readonly nextBackend: () => Promise<Backend>;
-  readonly batchSize: number;
 }
 
 /** Loads the weights into a backend of their own. */
 async function openParts(
-  { gguf, tokenizer, nextBackend, batchSize }: Opening,
+  { gguf, tokenizer, nextBackend }: Opening,
   forms: Forms,
   options: LoadOptions,
 ): Promise<OpenedParts> {
   const { onProgress, signal } = options;
   const backend = await nextBackend();
   try {
-    const plan = planParts(gguf, backend, batchSize, forms, options);
+    const plan = planParts(gguf, backend, forms, options);
     const weights = await loadWeights(gguf, backend, { plan, onProgress, signal });
-    const stepper = new Stepper(backend, weights, batchSize);
+    const stepper = new Stepper(backend, weights, batchOf(backend, options));
     const notes = [...backend.info.notes, ...plan.notes, ...embeddingNotes(weights.config)];
     return { gguf, config: weights.config, backend, tokenizer, stepper, weights, notes };
   } catch (error) {
@@ -149,15 +147,14 @@ async function openParts(
   }
 }
 
-function planParts(
-  gguf: GgufFile,
-  backend: Backend,
-  batchSize: number,
-  forms: Forms | undefined,
-  options: LoadOptions,
-): MemoryPlan {
+function planParts(gguf: GgufFile, backend: Backend, forms: Forms | undefined, options: LoadOptions): MemoryPlan {
   const { embeddingType: tables } = options;
-  return planMemory(gguf, backend, { batchSize, kv: plannedKv(gguf, options), tables, forms });
+  return planMemory(gguf, backend, {
+    batchSize: batchOf(backend, options),
+    kv: plannedKv(gguf, options),
+    tables,
+    forms,
+  });
 }
 
 /** The cache that memory is planned for. */
@@ -207,6 +204,10 @@ class LoadedModel implements Model {
 
   get backend(): BackendInfo {
     return this.#parts.backend.info;
+  }
+
+  get batchSize(): number {
+    return this.#parts.stepper.maxRows;
   }
 
   get notes(): readonly string[] {

@@ -173,7 +173,8 @@ export interface Rehearsal
 
 export interface Backend {
   readonly info: BackendInfo;
-  /** How many rows of logits are worth their memory at a time, where that is not what the model thinks. */
+  /** Rows of a step, and rows of logits, that are worth their memory, where that is not what the engine thinks. */
+  readonly batchRows?: number | undefined;
   readonly headRows?: number | undefined;
 
   /** A zeroed buffer. Throws `out-of-memory` with the numbers when it does not fit. */

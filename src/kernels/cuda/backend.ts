@@ -23,7 +23,7 @@ import type {
   WeightSource,
 } from '../interface.ts';
 import { AS_IN_FILES, DENSE_CODE, Op } from './abi.ts';
-import { Books, CudaRehearsal, capacityOf, HEAD_ROWS, STAGING_BYTES, stagedRows } from './books.ts';
+import { BATCH_ROWS, Books, CudaRehearsal, capacityOf, HEAD_ROWS, STAGING_BYTES, stagedRows } from './books.ts';
 import { CommandList } from './commands.ts';
 import { type Device, WHERE } from './device.ts';
 import {
@@ -58,6 +58,7 @@ interface Top {
 
 export class CudaBackend implements Backend {
   readonly info: BackendInfo;
+  readonly batchRows = BATCH_ROWS;
   readonly headRows = HEAD_ROWS;
   readonly #device: Device;
   readonly #list = new CommandList();

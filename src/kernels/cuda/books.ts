@@ -10,6 +10,9 @@ import { bufBytes, CudaBuf, CudaKv, CudaQuantized, kvBytes, quantizedBytes } fro
 /** Matrices that the device rearranges get there in pieces of about this size. */
 export const STAGING_BYTES = 64 << 20;
 
+/** A prompt in pieces of so many tokens: for 128 columns of 2560 rows most of a card would have nothing to do. */
+export const BATCH_ROWS = 1024;
+
 /** A batch of so many sequences reads the output matrix once; its logits stay on the device (33 MB for 128256). */
 export const HEAD_ROWS = 64;
 
