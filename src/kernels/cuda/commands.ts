@@ -8,8 +8,11 @@
 
 import type { Op } from './abi.ts';
 
-/** A longer program is run in pieces: 4 MiB of words, some 60 layers of 64 sequences. */
-export const MAX_WORDS = 1 << 20;
+/**
+ * A longer program is run in pieces. The step of one sequence is one piece (some 250 words a layer); of 64 sequences, 65 thousand words
+ * for 30 layers, the device begins with the first while the others are being written.
+ */
+export const MAX_WORDS = 1 << 14;
 /** No command is longer. */
 const LONGEST = 32;
 
