@@ -90,7 +90,7 @@ void freeAll() {
 cudaError_t launch(cudaStream_t stream, dim3 grid, dim3 block, size_t sharedBytes, std::function<void()> body) {
   if (const cudaError_t e = enter()) return e;
   const bool legal = grid.x > 0 && grid.y > 0 && grid.y < 65536 && grid.z > 0 && grid.z < 65536 && block.x > 0 && block.x <= 1024 &&
-                     block.y == 1 && block.z == 1 && sharedBytes <= MAX_SHARED;
+                     block.y == 1 && block.z == 1 && sharedBytes <= static_cast<size_t>(state().shared);
   if (!legal) return fail(cudaErrorInvalidValue);
   return enqueue(stream, [=]() -> cudaError_t {
     const char* complaint = runGrid(grid, block, sharedBytes, body);
@@ -114,6 +114,7 @@ extern "C" int32_t bn_shim_set(const char* name, int64_t value) {
       {"memory", &s.memory}, {"failAfter", &s.failAfter}, {"failWith", &s.failWith},
       {"barriers", &s.barriers},
       {"sms", &s.sms},
+      {"shared", &s.shared},
   };
   const auto found = knobs.find(name);
   if (found == knobs.end()) return 0;
@@ -164,7 +165,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* out, int) {
   out->major = static_cast<int>(state().compute / 10);
   out->minor = static_cast<int>(state().compute % 10);
   out->multiProcessorCount = static_cast<int>(state().sms);
-  out->sharedMemPerBlockOptin = shim::MAX_SHARED;
+  out->sharedMemPerBlockOptin = static_cast<size_t>(state().shared);
   return cudaSuccess;
 }
 cudaError_t cudaDeviceReset() {

@@ -16,6 +16,7 @@ struct State {
   int64_t failWith = 0;
   int64_t barriers = 1;
   int64_t sms = 132;
+  int64_t shared = 232448;
 };
 
 State& state();

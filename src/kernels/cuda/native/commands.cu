@@ -67,6 +67,7 @@ class Arguments {
     }
     return value;
   }
+  int maxRowColumns() const { return bn::maxRowColumns(c_.properties.sharedMemPerBlockOptin); }
   void want(bool condition, const char* what) {
     if (!condition) wrong(what);
   }
@@ -220,7 +221,7 @@ void parseRows(Arguments& a, int opcode, std::vector<Op>& ops) {
   const bool quantizes = opcode != BN_RMS_NORM, normalises = opcode != BN_QUANTIZE_ROWS;
   const Ref out = a.ref(), meta = quantizes ? a.ref() : Ref{}, x = a.ref(), gain = normalises ? a.ref() : Ref{};
   if (normalises) rows.eps = a.f32();
-  rows.columns = a.number("columns", 1, MAX_ROW_COLUMNS);
+  rows.columns = a.number("columns", 1, a.maxRowColumns());
   rows.n = a.number("rows", 0, INT32_MAX);
   const int64_t elements = static_cast<int64_t>(rows.n) * rows.columns;
   rows.a = a.at<float>("x", x, elements);

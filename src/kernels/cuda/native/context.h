@@ -45,7 +45,7 @@ struct Context {
   bool graphs = true, fuse = true, overlap = true;
   uint64_t replays = 0, launches = 0;
 
-  Stream on() { return {stream, overlap && properties.major >= 9, properties.multiProcessorCount, &launches}; }
+  Stream on() { return {stream, overlap && properties.major >= 9, properties.multiProcessorCount, properties.sharedMemPerBlockOptin, &launches}; }
 
   /* Records what went wrong; returns `code`. */
   int32_t fail(int32_t code, const std::string& what);

@@ -36,8 +36,8 @@ struct RowsArgs {
   int n;
 };
 cudaError_t runRows(const Stream&, const RowsArgs&);
-/* A row and some words lie in shared memory, of which a block of compute capability 8.0 gets 163 KiB. */
-constexpr int MAX_ROW_COLUMNS = 40000;
+/* Longest row, for a block lies in shared memory with it; 40000 where there is room for more. */
+int maxRowColumns(size_t sharedLimit);
 
 struct ElementArgs {
   int op; /* BN_GATED_*, BN_ADD, BN_SCALE or BN_COPY */

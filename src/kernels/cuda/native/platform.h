@@ -37,22 +37,27 @@ struct Stream {
   /* Kernels may begin before the one before has ended: compute capability 9.0. See gridWait. */
   bool overlap;
   int sms;
+  /* Most shared memory of a block: 163 KiB on compute capability 8.0, 227 on 9.0 and 10.0, but 99 on 8.6, 8.9 and 12.0. */
+  size_t sharedLimit;
   uint64_t* launches;
 };
 
 /*
- * Starts a kernel; returns the runtime's code. More than 48 KiB of shared memory have to be asked for. Grids of zero blocks do nothing.
+ * Starts a kernel; returns the runtime's code. More than 48 KiB of shared memory have to be asked for: always the most there is, because
+ * the limit belongs to the kernel and not to the launch, and must not shrink under a graph that needs more. Grids of zero blocks do
+ * nothing.
  */
 template <typename... P, typename... A>
 cudaError_t launch(const Stream& on, void (*kernel)(P...), dim3 grid, int threads, size_t sharedBytes, A... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return static_cast<cudaError_t>(cudaSuccess);
+  if (sharedBytes > on.sharedLimit) return static_cast<cudaError_t>(cudaErrorInvalidValue);
   (*on.launches)++;
 #ifdef BN_SHIM
   return shim::launch(on.stream, grid, dim3(threads), sharedBytes, [=] { kernel(static_cast<P>(args)...); });
 #else
   if (sharedBytes > 48 * 1024) {
     const cudaError_t e =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sharedBytes));
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(on.sharedLimit));
     if (e != cudaSuccess) return e;
   }
   cudaLaunchConfig_t config = {};
