@@ -165,7 +165,10 @@ struct TopKArgs {
 cudaError_t runTopK(const Stream&, const TopKArgs&);
 size_t topKScratch(int n);
 
-/* Writes 0 where the device computes what the contract says, else a number that tells which rule it breaks. */
+/*
+ * result[0]: 0 where the device computes what the contract says, else a number that tells which rule it breaks. result[1] has to be
+ * 1.0f before and is BN_WAITS after.
+ */
 cudaError_t runSelfTest(const Stream&, int* result);
 
 }  // namespace bn
