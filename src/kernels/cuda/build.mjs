@@ -5,14 +5,16 @@
  * and a host compiler that it likes. No GPU is needed. The library holds machine code for every --arch, portable code (PTX) of
  * the newest of them for cards that come later, and the CUDA runtime: whoever uses it needs nothing but a driver.
  *
- * Prints what ptxas says of every kernel, and fails when one that matters keeps registers in memory.
+ * Prints what ptxas says of every kernel, and fails when one that matters keeps registers in memory, or when a kernel does not do what
+ * its source says where no test would see it (inspect.mjs).
  */
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { faultsOfPtx, faultsOfSass, kernelName } from './inspect.mjs';
 
 const LEAST_CUDA = 12;
 const here = dirname(fileURLToPath(import.meta.url));
@@ -73,7 +75,19 @@ const logs = new Map();
 
 function compile(source) {
   const object = join(work, source.replace('.cu', '.o'));
-  const child = spawn(nvcc, [...FLAGS, ...targets, '-c', '-o', object, join(native, source)]);
+  const kept = join(work, source.replace('.cu', '')); // PTX among other things
+  mkdirSync(kept);
+  const child = spawn(nvcc, [
+    ...FLAGS,
+    ...targets,
+    '--keep',
+    '--keep-dir',
+    kept,
+    '-c',
+    '-o',
+    object,
+    join(native, source),
+  ]);
   let log = '';
   child.stdout.on('data', (text) => (log += text));
   child.stderr.on('data', (text) => (log += text));
@@ -87,12 +101,21 @@ function compile(source) {
   });
 }
 
-/** `denseKernel<3, 1>` of a mangled name: the name in it that ends with Kernel, with its numbers. */
-function kernelName(mangled) {
-  const found = /([a-z][A-Za-z]*Kernel)(?:I((?:L[a-z]\d+E)+)E)?/.exec(mangled);
-  if (found === null) return mangled;
-  const numbers = [...(found[2] ?? '').matchAll(/L[a-z](\d+)E/g)].map((match) => match[1]);
-  return found[1] + (numbers.length > 0 ? `<${numbers.join(', ')}>` : '');
+/** What is wrong with the kernels as compiled. */
+function inspect(library) {
+  const ptx = sources.flatMap((source) => {
+    const kept = join(work, source.replace('.cu', ''));
+    const files = readdirSync(kept).filter((name) => name.endsWith('.ptx'));
+    return files.map((name) => readFileSync(join(kept, name), 'utf8'));
+  });
+  if (!ptx.some((text) => text.includes('.entry'))) throw new Error('nvcc left no PTX of the kernels');
+  const faults = ptx.flatMap(faultsOfPtx);
+  const tools = [join(dirname(nvcc), 'cuobjdump'), 'cuobjdump'];
+  const tool = tools.find((name) => spawnSync(name, ['--version']).status === 0);
+  if (tool === undefined) process.stderr.write('no cuobjdump: PTX was looked at, machine code was not\n');
+  else
+    faults.push(...faultsOfSass(spawnSync(tool, ['-sass', library], { encoding: 'utf8', maxBuffer: 2 ** 30 }).stdout));
+  return [...new Set(faults)];
 }
 
 /** What ptxas wrote of each kernel. */
@@ -141,6 +164,8 @@ async function build() {
   if (spilled.length > 0) {
     throw new Error(`registers in memory: ${spilled.map(({ kernel, arch }) => `${kernel} (sm_${arch})`).join(', ')}`);
   }
+  const faults = inspect(`${out}.part`);
+  if (faults.length > 0) throw new Error(`the compiled kernels break rules:\n  ${faults.join('\n  ')}`);
   renameSync(`${out}.part`, out);
   process.stdout.write(`${out}\n`);
 }

@@ -1,9 +1,10 @@
-/* The part of the CUDA runtime that the library calls; see shim.h. Streams run at once: what is enqueued is done. */
+/* The part of the CUDA runtime that the library calls; see shim.h. Streams run at once, what is enqueued is done, or late: see "late". */
 #include "shim.h"
 
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 
 struct shimStream {
   bool capturing = false;
+  std::vector<std::function<cudaError_t()>> pending;
   std::vector<std::function<cudaError_t()>> captured;
 };
 struct shimGraph {
@@ -73,14 +75,30 @@ cudaError_t lookAtGuards() {
   return cudaSuccess;
 }
 
-/* Now, or, while the stream is captured, when the graph is launched. */
+std::set<shimStream*>& streams() {
+  static std::set<shimStream*> all;
+  return all;
+}
+
+/* Now, or when somebody waits, or, while the stream is captured, when the graph is launched. */
 cudaError_t enqueue(cudaStream_t stream, std::function<cudaError_t()> work) {
-  if (!stream->capturing) return work();
-  stream->captured.push_back(std::move(work));
+  if (!stream->capturing && state().late == 0) return work();
+  (stream->capturing ? stream->captured : stream->pending).push_back(std::move(work));
+  return cudaSuccess;
+}
+
+/* Does what is pending, up to the first failure. */
+cudaError_t drain(cudaStream_t stream) {
+  std::vector<std::function<cudaError_t()>> work;
+  work.swap(stream->pending);
+  for (const auto& one : work) {
+    if (const cudaError_t e = one()) return e;
+  }
   return cudaSuccess;
 }
 
 void freeAll() {
+  for (shimStream* stream : streams()) stream->pending.clear();
   for (const auto& [at, bytes] : memory().pieces) std::free(at - GUARD_BYTES);
   memory() = Memory();
 }
@@ -90,7 +108,7 @@ void freeAll() {
 cudaError_t launch(cudaStream_t stream, dim3 grid, dim3 block, size_t sharedBytes, std::function<void()> body) {
   if (const cudaError_t e = enter()) return e;
   const bool legal = grid.x > 0 && grid.y > 0 && grid.y < 65536 && grid.z > 0 && grid.z < 65536 && block.x > 0 && block.x <= 1024 &&
-                     block.y == 1 && block.z == 1 && sharedBytes <= MAX_SHARED;
+                     block.y == 1 && block.z == 1 && sharedBytes <= static_cast<size_t>(state().shared);
   if (!legal) return fail(cudaErrorInvalidValue);
   return enqueue(stream, [=]() -> cudaError_t {
     const char* complaint = runGrid(grid, block, sharedBytes, body);
@@ -114,6 +132,8 @@ extern "C" int32_t bn_shim_set(const char* name, int64_t value) {
       {"memory", &s.memory}, {"failAfter", &s.failAfter}, {"failWith", &s.failWith},
       {"barriers", &s.barriers},
       {"sms", &s.sms},
+      {"shared", &s.shared},
+      {"late", &s.late},
   };
   const auto found = knobs.find(name);
   if (found == knobs.end()) return 0;
@@ -164,7 +184,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* out, int) {
   out->major = static_cast<int>(state().compute / 10);
   out->minor = static_cast<int>(state().compute % 10);
   out->multiProcessorCount = static_cast<int>(state().sms);
-  out->sharedMemPerBlockOptin = shim::MAX_SHARED;
+  out->sharedMemPerBlockOptin = static_cast<size_t>(state().shared);
   return cudaSuccess;
 }
 cudaError_t cudaDeviceReset() {
@@ -191,6 +211,7 @@ cudaError_t cudaMalloc(void** out, size_t bytes) {
 }
 cudaError_t cudaFree(void* at) {
   if (at == nullptr) return cudaSuccess;
+  for (shimStream* stream : shim::streams()) shim::drain(stream); /* waits for the whole device */
   const auto found = memory().pieces.find(static_cast<char*>(at));
   if (found == memory().pieces.end()) return fail(cudaErrorInvalidValue);
   const cudaError_t e = memory().sticky != cudaSuccess ? memory().sticky : shim::lookAtGuards();
@@ -225,14 +246,18 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* out, unsigned) {
   if (const cudaError_t e = enter()) return e;
   *out = new shimStream;
+  shim::streams().insert(*out);
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  shim::drain(stream);
+  shim::streams().erase(stream);
   delete stream;
   return memory().sticky;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (const cudaError_t e = enter()) return e;
+  if (const cudaError_t e = shim::drain(stream)) return e;
   return shim::lookAtGuards();
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
@@ -251,10 +276,10 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* out, cudaGraph_t graph, unsign
   *out = new shimGraph(*graph);
   return cudaSuccess;
 }
-cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t) {
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
   if (const cudaError_t e = enter()) return e;
   for (const auto& work : graph->work) {
-    if (const cudaError_t e = work()) return e;
+    if (const cudaError_t e = shim::enqueue(stream, work)) return e;
   }
   return cudaSuccess;
 }

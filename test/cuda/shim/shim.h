@@ -118,8 +118,13 @@ enum {
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
   cudaErrorInsufficientDriver = 35,
+  cudaErrorDevicesUnavailable = 46,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
+  cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorInvalidPtx = 218,
+  cudaErrorJitCompilerNotFound = 221,
+  cudaErrorUnsupportedPtxVersion = 222,
   cudaErrorIllegalAddress = 700,
   cudaErrorLaunchFailure = 719
 };
@@ -163,15 +168,15 @@ cudaError_t cudaGraphDestroy(cudaGraph_t);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t);
 
 namespace shim {
-/* Most dynamic shared memory of a block on compute capability 9.0. */
-constexpr size_t MAX_SHARED = 232448;
 cudaError_t launch(cudaStream_t, dim3 grid, dim3 block, size_t sharedBytes, std::function<void()> body);
 }  // namespace shim
 
 /*
  * Knobs of the shim, for tests: "seed" (order of threads), "devices", "compute" (80), "driver" (13000), "memory" (bytes of the
  * card), "failAfter" (that many calls of the runtime from now on, one fails), "failWith" (its code), "barriers" (0: __syncthreads
- * does nothing) and "sms" (multiprocessors, by which kernels are chosen). Returns 0 for an unknown name.
+ * does nothing), "sms" (multiprocessors, by which kernels are chosen), "shared" (most shared memory of a block: 232448 as on compute
+ * capability 9.0; 101376 on 8.6 and 8.9) and "late" (1: streams do nothing until somebody waits for them, and the host's memory is
+ * read only then, as cards do that read pageable memory themselves). Returns 0 for an unknown name.
  */
 extern "C" __attribute__((visibility("default"))) int32_t bn_shim_set(const char* name, int64_t value);
 

@@ -16,6 +16,8 @@ struct State {
   int64_t failWith = 0;
   int64_t barriers = 1;
   int64_t sms = 132;
+  int64_t shared = 232448;
+  int64_t late = 0;
 };
 
 State& state();

@@ -3,9 +3,10 @@
  *
  * Every function returns BN_OK or a BN_ERR_ code; `bn_message` then tells what happened, with the numbers. Buffers are handles:
  * small positive integers, never reused in the life of a context. Work goes in as lists of commands (`../commands.md` draws their
- * words) and runs in order on one stream; only `bn_read`, `bn_free` and `bn_close` wait.
+ * words) and runs in order on one stream; only `bn_read`, `bn_free`, `bn_close` and writes of more than 4 MiB wait.
  *
- * A context may be used from one thread at a time. Several contexts may be open, on one device or more.
+ * A context may be used from one thread at a time. Several contexts may be open, on one device or more. A process that was forked
+ * cannot use what was opened before.
  */
 #ifndef BITNET_CUDA_ABI_H
 #define BITNET_CUDA_ABI_H
@@ -74,7 +75,10 @@ BN_API int32_t bn_devices(int32_t* count);
 /* Takes a device: checks driver and compute capability (8.0 at least) and has a small kernel prove the arithmetic. */
 BN_API int32_t bn_open(int32_t device, void** context);
 
-/* Frees everything, whatever has happened before; after a failure of the device the next bn_open works. */
+/*
+ * Frees everything, whatever has happened before. After a failure that stays (a kernel that crashed) it resets the device, which takes
+ * what the rest of the process has there; then the next bn_open works, or says that only a new process helps.
+ */
 BN_API int32_t bn_close(void* context);
 
 /*

@@ -17,8 +17,8 @@ constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / 32;
 /* Bytes of a tile of values, about: two of them beside the scores. */
 constexpr int TILE_BYTES = 16 * 1024;
-/* Scores stay in shared memory while a block takes no more of it than this; one of compute capability 8.0 gets 163 KiB. */
-constexpr size_t SHARED_BYTES = 128 * 1024;
+/* Scores stay in shared memory while a block takes no more of it than this: what there is on every card (Stream.sharedLimit). */
+constexpr size_t SHARED_BYTES = 99 * 1024;
 
 struct Partials {
   double sums[WARPS];

@@ -19,8 +19,11 @@ constexpr int PAIRS = 16;
 constexpr int BLOCK = 64; /* positions */
 constexpr int MAX_DIM = 128;
 constexpr int LEAST_ROWS = 9; /* fewer are left to attention.cu */
-/* Scores beside the tile in shared memory, two blocks on a multiprocessor; longer ones go through device memory. */
-constexpr size_t SHARED_SCORES = 64 * 1024;
+/*
+ * Scores beside the tile (46 KiB at most) in shared memory, 99 KiB of which there are on every card, two blocks on a multiprocessor of
+ * the large ones; longer ones go through device memory.
+ */
+constexpr size_t SHARED_SCORES = 52 * 1024;
 
 /* Floats from one position to the next: two rows that are read together do not meet in a bank. */
 __host__ __device__ constexpr int pitchOf(int headDim) { return (headDim + 31) / 32 * 32 + 16; }

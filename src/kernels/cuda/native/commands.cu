@@ -11,6 +11,8 @@ namespace {
 /* Rows of an op whose grid has them as its second dimension. */
 constexpr int MAX_ROWS = 65535;
 constexpr int MAX_HEAD_DIM = 1024;
+/* Rows of four matrices in one launch are counted in 31 bits. */
+constexpr int MAX_MATRIX_ROWS = 1 << 28;
 constexpr int HEADER_WORDS = 2;
 constexpr int DYNAMIC_WORDS = 3; /* keys, values, position: the last words of a KV command */
 
@@ -67,6 +69,7 @@ class Arguments {
     }
     return value;
   }
+  int maxRowColumns() const { return bn::maxRowColumns(c_.properties.sharedMemPerBlockOptin); }
   void want(bool condition, const char* what) {
     if (!condition) wrong(what);
   }
@@ -142,7 +145,8 @@ KvCommand readKv(Arguments& a, int opcode) {
   kv.count = a.number("rows", 0, MAX_ROWS);
   kv.cache.halfKeys = a.number("type of keys", BN_KV_F32, BN_KV_F16) == BN_KV_F16;
   kv.cache.halfValues = a.number("type of values", BN_KV_F32, BN_KV_F16) == BN_KV_F16;
-  kv.cache.context = a.number("context", 1, INT32_MAX);
+  /* Elements of a head are counted in 31 bits. */
+  kv.cache.context = a.number("context", 1, INT32_MAX / MAX_HEAD_DIM);
   if (opcode == BN_ATTENTION) kv.scale = a.f32();
   kv.keys = {a.word(), 0};
   kv.values = {a.word(), 0};
@@ -220,7 +224,7 @@ void parseRows(Arguments& a, int opcode, std::vector<Op>& ops) {
   const bool quantizes = opcode != BN_RMS_NORM, normalises = opcode != BN_QUANTIZE_ROWS;
   const Ref out = a.ref(), meta = quantizes ? a.ref() : Ref{}, x = a.ref(), gain = normalises ? a.ref() : Ref{};
   if (normalises) rows.eps = a.f32();
-  rows.columns = a.number("columns", 1, MAX_ROW_COLUMNS);
+  rows.columns = a.number("columns", 1, a.maxRowColumns());
   rows.n = a.number("rows", 0, INT32_MAX);
   const int64_t elements = static_cast<int64_t>(rows.n) * rows.columns;
   rows.a = a.at<float>("x", x, elements);
@@ -256,8 +260,8 @@ void parseTernary(Arguments& a, std::vector<Op>& ops) {
   const Ref out = a.ref(), weight = {a.word(), 0};
   t.count = 1;
   t.matrices[0].scale = a.f32();
-  t.matrices[0].rows = a.number("rows of the matrix", 1, INT32_MAX);
-  t.columns = a.number("columns", 1, 1 << 24);
+  t.matrices[0].rows = a.number("rows of the matrix", 1, MAX_MATRIX_ROWS);
+  t.columns = a.number("columns", 1, MAX_COLUMNS);
   const Ref codes = a.ref(), meta = a.ref();
   t.n = a.number("rows", 0, MAX_ROWS);
   const int64_t rows = t.matrices[0].rows, stride = codeStride(t.columns);
@@ -275,8 +279,8 @@ void parseDense(Arguments& a, std::vector<Op>& ops) {
   const Ref out = a.ref();
   d.dtype = a.number("type", BN_F32, BN_AFFINE);
   const Ref weight = {a.word(), 0};
-  d.rows = a.number("rows of the matrix", 1, INT32_MAX);
-  d.columns = a.number("columns", 1, 1 << 24);
+  d.rows = a.number("rows of the matrix", 1, MAX_MATRIX_ROWS);
+  d.columns = a.number("columns", 1, MAX_COLUMNS);
   const Ref x = a.ref();
   d.n = a.number("rows", 0, MAX_ROWS);
   a.want(d.columns % blockColumns(d.dtype) == 0, "columns are no whole blocks of the type");
@@ -293,7 +297,7 @@ void parseEmbed(Arguments& a, std::vector<Op>& ops) {
   e.dtype = a.number("type", BN_F32, BN_AFFINE);
   const Ref table = {a.word(), 0};
   e.rows = a.number("rows of the table", 1, INT32_MAX);
-  e.columns = a.number("columns", 1, 1 << 24);
+  e.columns = a.number("columns", 1, MAX_COLUMNS);
   const Ref ids = a.ref();
   e.n = a.number("rows", 0, INT32_MAX);
   a.want(e.columns % blockColumns(e.dtype) == 0, "columns are no whole blocks of the type");

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 
@@ -14,10 +15,14 @@ namespace {
 
 constexpr int MAX_DEVICES = 64;
 constexpr size_t BOUNCE_BYTES = 1 << 20;
+constexpr size_t SEND_BYTES = 4 << 20;
 constexpr int LEAST_COMPUTE = 80;
 
 /* How often a device was reset by bn_close after a failure: contexts from before have lost all they had. */
 std::atomic<int> resets[MAX_DEVICES];
+
+/* Short enough to be kept without memory. */
+constexpr char NO_HOST_MEMORY[] = "no host memory";
 
 /* For failures before there is a context. */
 thread_local std::string libraryMessage;
@@ -43,8 +48,18 @@ int32_t failDriver(cudaError_t error) {
     return failLibrary(BN_ERR_DRIVER, "the driver is for CUDA " + version(driver) + ", expected " + version(runtime / 1000 * 1000) +
                                           " or newer");
   }
-  if (error == cudaErrorNoDevice) return failLibrary(BN_ERR_DEVICE, "no CUDA device on this machine");
+  if (error == cudaErrorNoDevice) {
+    const char* const visible = std::getenv("CUDA_VISIBLE_DEVICES");
+    if (visible == nullptr) return failLibrary(BN_ERR_DEVICE, "no CUDA device on this machine");
+    return failLibrary(BN_ERR_DEVICE, std::string("no CUDA device that CUDA_VISIBLE_DEVICES lets through, which is '") + visible + "'");
+  }
   return failLibrary(BN_ERR_DRIVER, "the driver does not answer: " + wordsOf(error));
+}
+
+/* Whether the failure of a dead context is one that stays. */
+bool stillFails(const Context& c) {
+  size_t free = 0, total = 0;
+  return (c.stream == nullptr ? cudaMemGetInfo(&free, &total) : cudaStreamSynchronize(c.stream)) != cudaSuccess;
 }
 
 /* Everything that the context has, whatever state the device is in. */
@@ -53,13 +68,19 @@ void release(Context& c) {
   if (!lost) {
     cudaSetDevice(c.device);
     if (c.stream != nullptr) cudaStreamSynchronize(c.stream);
+    cudaGetLastError();
+    /* A refused launch leaves the device as it was, a kernel that crashed does not: every call fails from then on. */
+    const bool broken = c.dead != BN_OK && stillFails(c);
     c.dropPrograms();
     for (const Buffer& buffer : c.buffers) cudaFree(buffer.at);
     for (const Scratch* scratch : {&c.places, &c.scores, &c.counts}) cudaFree(scratch->at);
     cudaFreeHost(c.bounce);
     if (c.stream != nullptr) cudaStreamDestroy(c.stream);
-    if (c.dead != BN_OK) {
-      /* A failed device stays failed for the process until its primary context is made anew. */
+    if (broken) {
+      /*
+       * Until the primary context is made anew, if then: for some failures the runtime's documentation wants a new process. It takes
+       * away what everybody in this process has on the device, all of which has failed as well.
+       */
       cudaDeviceReset();
       resets[c.device]++;
     }
@@ -67,15 +88,34 @@ void release(Context& c) {
   }
 }
 
+std::string cardOf(const Context& c) {
+  return std::string(c.properties.name) + ": compute capability " + std::to_string(c.properties.major) + "." +
+         std::to_string(c.properties.minor);
+}
+
+/* Why a device that is there cannot be had. */
+int32_t failOpening(Context& c, cudaError_t error) {
+  const int32_t code = c.failCuda(error, "opening device " + std::to_string(c.device));
+  if (error == cudaErrorDevicesUnavailable) return c.fail(BN_ERR_DEVICE, c.message + " (another process may have it for itself)");
+  if (code == BN_ERR_CUDA && resets[c.device] > 0) return c.fail(code, c.message + " (it failed before: this takes a new process)");
+  return code;
+}
+
 int32_t selfTest(Context& c) {
   const int32_t start[2] = {-1, 0x3f800000}; /* the result; 1.0f */
-  int32_t result = -1;
-  cudaError_t e = cudaMemcpyAsync(c.places.at, start, sizeof(start), cudaMemcpyHostToDevice, c.stream);
+  int32_t result[2] = {-1, 0};
+  cudaError_t e = c.send(c.places.at, start, sizeof(start));
   if (e == cudaSuccess) e = runSelfTest(c.on(), reinterpret_cast<int*>(c.places.at));
-  if (e == cudaSuccess) e = cudaMemcpyAsync(&result, c.places.at, sizeof(result), cudaMemcpyDeviceToHost, c.stream);
-  if (e == cudaSuccess) e = cudaStreamSynchronize(c.stream);
+  if (e == cudaSuccess) e = cudaMemcpyAsync(result, c.places.at, sizeof(result), cudaMemcpyDeviceToHost, c.stream);
+  if (e == cudaSuccess) e = c.wait();
+  if (e == cudaErrorNoKernelImageForDevice || e == cudaErrorUnsupportedPtxVersion || e == cudaErrorInvalidPtx || e == cudaErrorJitCompilerNotFound) {
+    c.failCuda(e, "the first kernel");
+    return c.fail(BN_ERR_DEVICE, "the library has no code for " + cardOf(c) + ". Build it with --arch " +
+                                     std::to_string(c.properties.major * 10 + c.properties.minor) + " (" + wordsOf(e) + ")");
+  }
   if (e != cudaSuccess) return c.failCuda(e, "the first kernel");
-  if (result != 0) return c.fail(BN_ERR_SELF_TEST, "the device breaks rule " + std::to_string(result) + " of the self-test");
+  if (result[0] != 0) return c.fail(BN_ERR_SELF_TEST, "the device breaks rule " + std::to_string(result[0]) + " of the self-test");
+  c.waits = result[1] == 1;
   return BN_OK;
 }
 
@@ -84,17 +124,16 @@ int32_t open(int32_t device, Context& c) {
   c.generation = resets[device];
   cudaError_t e = cudaSetDevice(device);
   if (e == cudaSuccess) e = cudaGetDeviceProperties(&c.properties, device);
-  if (e != cudaSuccess) return c.failCuda(e, "opening device " + std::to_string(device));
+  if (e != cudaSuccess) return failOpening(c, e);
   const int compute = c.properties.major * 10 + c.properties.minor;
   if (compute < LEAST_COMPUTE) {
-    return c.fail(BN_ERR_DEVICE, std::string(c.properties.name) + ": compute capability " + std::to_string(c.properties.major) + "." +
-                                     std::to_string(c.properties.minor) + ", expected 8.0 or more");
+    return c.fail(BN_ERR_DEVICE, cardOf(c) + ", expected 8.0 or more");
   }
   e = cudaStreamCreateWithFlags(&c.stream, cudaStreamNonBlocking);
   void* bounce = nullptr;
-  if (e == cudaSuccess) e = cudaMallocHost(&bounce, BOUNCE_BYTES);
+  if (e == cudaSuccess) e = cudaMallocHost(&bounce, BOUNCE_BYTES + SEND_BYTES);
   c.bounce = static_cast<unsigned char*>(bounce);
-  if (e != cudaSuccess) return c.failCuda(e, "opening device " + std::to_string(device));
+  if (e != cudaSuccess) return failOpening(c, e);
   c.buffers.resize(1);
   if (const int32_t code = c.grow(c.places, 64 * sizeof(RowPlace), "the table of rows")) return code;
   return selfTest(c);
@@ -115,10 +154,9 @@ int32_t guarded(void* context, Body body) {
     const cudaError_t e = cudaSetDevice(c->device);
     if (e != cudaSuccess) return c->failCuda(e, "choosing the device");
     return body(*c);
-  } catch (const std::bad_alloc&) {
-    return c->fail(BN_ERR_MEMORY, "not enough memory of the host");
-  } catch (...) {
-    return c->fail(BN_ERR_CUDA, "an unknown failure");
+  } catch (...) { /* of a container */
+    c->message = NO_HOST_MEMORY;
+    return BN_ERR_MEMORY;
   }
 }
 
@@ -147,6 +185,31 @@ int32_t Context::failCuda(cudaError_t error, const std::string& doing) {
   return dead;
 }
 
+cudaError_t Context::wait() {
+  const cudaError_t e = cudaStreamSynchronize(stream);
+  sent = 0;
+  return e;
+}
+
+/*
+ * By way of pinned memory, which is the library's own until the stream has been waited for. Handing over the caller's would not do:
+ * that the runtime takes pageable memory away before it returns holds where it has to stage it, not where the card reads the host's
+ * pages itself (Grace Hopper, Linux with HMM).
+ */
+cudaError_t Context::send(void* to, const void* from, size_t bytes) {
+  cudaError_t e = static_cast<cudaError_t>(cudaSuccess);
+  if (bytes > SEND_BYTES) {
+    e = cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream);
+    return e == cudaSuccess ? wait() : e;
+  }
+  if (bytes > SEND_BYTES - sent) e = wait();
+  if (e != cudaSuccess) return e;
+  unsigned char* const via = bounce + BOUNCE_BYTES + sent;
+  std::memcpy(via, from, bytes);
+  sent += (bytes + 15) / 16 * 16;
+  return cudaMemcpyAsync(to, via, bytes, cudaMemcpyHostToDevice, stream);
+}
+
 const Buffer* Context::find(int32_t handle) const {
   if (handle <= 0 || static_cast<size_t>(handle) >= buffers.size()) return nullptr;
   return buffers[handle].at == nullptr ? nullptr : &buffers[handle];
@@ -171,7 +234,7 @@ static int32_t take(Context& c, size_t bytes, const std::string& what, unsigned 
 int32_t Context::grow(Scratch& scratch, size_t bytes, const char* what) {
   if (bytes <= scratch.bytes) return BN_OK;
   /* The old one goes first, so that both need not fit; graphs know its address. */
-  const cudaError_t e = cudaStreamSynchronize(stream);
+  const cudaError_t e = wait();
   if (e != cudaSuccess) return failCuda(e, what);
   dropPrograms();
   cudaFree(scratch.at);
@@ -225,13 +288,18 @@ BN_API int32_t bn_open(int32_t device, void** context) {
     return bn::failLibrary(BN_ERR_DEVICE, "no device " + std::to_string(device) + ", expected 0 to " + std::to_string(count - 1));
   }
   Context* c = new (std::nothrow) Context;
-  if (c == nullptr) return bn::failLibrary(BN_ERR_MEMORY, "not enough memory of the host");
-  const int32_t code = bn::open(device, *c);
+  if (c == nullptr) return bn::failLibrary(BN_ERR_MEMORY, bn::NO_HOST_MEMORY);
+  int32_t code = BN_ERR_MEMORY;
+  try {
+    code = bn::open(device, *c);
+  } catch (...) {
+    c->message = bn::NO_HOST_MEMORY;
+  }
   if (code == BN_OK) {
     *context = c;
     return BN_OK;
   }
-  bn::libraryMessage = c->message;
+  bn::libraryMessage.swap(c->message);
   bn::release(*c);
   delete c;
   return code;
@@ -297,7 +365,7 @@ BN_API int32_t bn_alloc(void* context, uint64_t bytes, int32_t* handle) {
 BN_API int32_t bn_free(void* context, int32_t handle) {
   return bn::guarded(context, [&](Context& c) -> int32_t {
     if (c.find(handle) == nullptr) return c.fail(BN_ERR_ARGUMENT, "free: no buffer " + std::to_string(handle));
-    const cudaError_t e = cudaStreamSynchronize(c.stream);
+    const cudaError_t e = c.wait();
     if (e != cudaSuccess) return c.failCuda(e, "what ran before a buffer was freed");
     c.dropProgramsOf(handle);
     bn::Buffer& buffer = c.buffers[handle];
@@ -313,8 +381,7 @@ BN_API int32_t bn_write(void* context, int32_t handle, uint64_t offset, const vo
     const bn::Buffer* buffer = nullptr;
     if (const int32_t code = bn::checkRange(c, "write", handle, offset, bytes, buffer)) return code;
     if (bytes == 0) return BN_OK;
-    /* From pageable memory: returns when the bytes are where the caller cannot reach them. */
-    const cudaError_t e = cudaMemcpyAsync(buffer->at + offset, data, bytes, cudaMemcpyHostToDevice, c.stream);
+    const cudaError_t e = c.send(buffer->at + offset, data, bytes);
     return e == cudaSuccess ? BN_OK : c.failCuda(e, "writing to a buffer");
   });
 }
@@ -328,7 +395,7 @@ BN_API int32_t bn_read(void* context, int32_t handle, uint64_t offset, void* dat
     if (bytes > 0) {
       e = cudaMemcpyAsync(small ? c.bounce : data, buffer->at + offset, bytes, cudaMemcpyDeviceToHost, c.stream);
     }
-    if (e == cudaSuccess) e = cudaStreamSynchronize(c.stream);
+    if (e == cudaSuccess) e = c.wait();
     if (e != cudaSuccess) return c.failCuda(e, "running what was enqueued");
     if (small && bytes > 0) std::memcpy(data, c.bounce, bytes);
     return BN_OK;
@@ -336,7 +403,8 @@ BN_API int32_t bn_read(void* context, int32_t handle, uint64_t offset, void* dat
 }
 
 static bool isShape(int32_t dtype, int32_t rows, int32_t columns) {
-  return dtype >= BN_F32 && dtype <= BN_AFFINE && rows > 0 && columns > 0 && columns % bn::blockColumns(dtype) == 0;
+  return dtype >= BN_F32 && dtype <= BN_AFFINE && rows > 0 && columns > 0 && columns <= bn::MAX_COLUMNS &&
+         columns % bn::blockColumns(dtype) == 0;
 }
 
 BN_API int32_t bn_dense_bytes(int32_t dtype, int32_t rows, int32_t columns, uint64_t* bytes) {
@@ -357,7 +425,7 @@ BN_API int32_t bn_pack_dense(void* context, int32_t dtype, int32_t from, int32_t
     if (const int32_t code = bn::checkRange(c, "pack: to", to, 0, needs, target)) return code;
     cudaError_t e = bn::runPack(c.on(), {dtype, source->at, target->at, columns, firstRow, count});
     /* Kernels read weights before they wait for other kernels (`gridWait`), so these have to be there. */
-    if (e == cudaSuccess) e = cudaStreamSynchronize(c.stream);
+    if (e == cudaSuccess) e = c.wait();
     return e == cudaSuccess ? BN_OK : c.failCuda(e, "packing a matrix");
   });
 }

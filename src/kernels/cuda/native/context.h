@@ -38,14 +38,16 @@ struct Context {
   std::vector<Buffer> buffers; /* by handle; 0 is none */
   uint64_t usedBytes = 0;
   Scratch places, scores, counts;
-  unsigned char* bounce = nullptr; /* pinned, for small reads */
+  unsigned char* bounce = nullptr; /* pinned: where small reads arrive, and behind it what was sent and may still be on its way */
+  size_t sent = 0;                 /* bytes of the latter since the stream was last waited for */
   std::list<Program> programs;     /* the one used last first */
   std::string message;
   int32_t dead = BN_OK; /* the code that every call returns after a failure of the device */
   bool graphs = true, fuse = true, overlap = true;
+  bool waits = false; /* the code on the device has gridWait in it */
   uint64_t replays = 0, launches = 0;
 
-  Stream on() { return {stream, overlap && properties.major >= 9, properties.multiProcessorCount, &launches}; }
+  Stream on() { return {stream, overlap && waits, properties.multiProcessorCount, properties.sharedMemPerBlockOptin, &launches}; }
 
   /* Records what went wrong; returns `code`. */
   int32_t fail(int32_t code, const std::string& what);
@@ -55,6 +57,10 @@ struct Context {
   /* The buffer, or null with a message that says who asked. */
   const Buffer* find(int32_t handle) const;
   int32_t grow(Scratch& scratch, size_t bytes, const char* what);
+  /* Waits for everything that was enqueued. */
+  cudaError_t wait();
+  /* Copies to device memory, in the order of the stream; `from` may be changed as soon as this returns. */
+  cudaError_t send(void* to, const void* from, size_t bytes);
   void dropPrograms();
   void dropProgramsOf(int32_t handle);
 };

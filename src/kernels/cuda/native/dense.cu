@@ -88,9 +88,9 @@ __device__ __forceinline__ void decodeQuarter(const uint8_t* unit, int quarter, 
   }
 }
 
-template <int DTYPE, int TOKENS>
+template <int DTYPE, int TOKENS, int STAGES>
 __global__ void __launch_bounds__(THREADS, 2) denseKernel(DenseArgs args) {
-  constexpr int STAGES = stagesOf(DTYPE), PITCH = pitchOf(DTYPE), PIECES = unitBytes(DTYPE) / 16;
+  constexpr int PITCH = pitchOf(DTYPE), PIECES = unitBytes(DTYPE) / 16;
   constexpr int STAGE = stageBytes(DTYPE, TOKENS);
   BN_SHARED(unsigned char, shared);
   const int thread = static_cast<int>(threadIdx.x), p = thread & 1, mine = thread / 2;
@@ -187,10 +187,22 @@ __global__ void __launch_bounds__(THREADS) denseAnyKernel(DenseArgs args) {
   if (lane == 0 && row < args.rows) args.out[static_cast<int64_t>(blockIdx.y) * args.rows + row] = s;
 }
 
+cudaError_t startAny(const Stream& on, const DenseArgs& args) {
+  const dim3 grid(static_cast<unsigned>(ceilDiv(args.rows, THREADS / 16)), static_cast<unsigned>(args.n));
+  return launch(on, denseAnyKernel, grid, THREADS, 0, args);
+}
+
+/* Where a block gets 99 KiB of shared memory: fewer stages, or else fewer tokens at a time; F32 has no other kernel. */
 template <int DTYPE, int TOKENS>
 cudaError_t start(const Stream& on, const DenseArgs& args) {
+  constexpr int STAGES = stagesOf(DTYPE), STAGE = stageBytes(DTYPE, TOKENS);
   const dim3 grid(static_cast<unsigned>(ceilDiv(args.rows, ROWS)) * static_cast<unsigned>(ceilDiv(args.n, TOKENS)));
-  return launch(on, denseKernel<DTYPE, TOKENS>, grid, THREADS, stagesOf(DTYPE) * stageBytes(DTYPE, TOKENS), args);
+  if (size_t(STAGES * STAGE) <= on.sharedLimit) return launch(on, denseKernel<DTYPE, TOKENS, STAGES>, grid, THREADS, STAGES * STAGE, args);
+  if constexpr (DTYPE == BN_F16 || DTYPE == BN_BF16) {
+    if (size_t(2 * STAGE) <= on.sharedLimit) return launch(on, denseKernel<DTYPE, TOKENS, 2>, grid, THREADS, 2 * STAGE, args);
+  }
+  if constexpr (TOKENS > 1) return start<DTYPE, TOKENS / 2>(on, args);
+  return startAny(on, args);
 }
 
 template <int DTYPE>
@@ -203,10 +215,7 @@ cudaError_t startTokens(const Stream& on, const DenseArgs& args) {
 }  // namespace
 
 cudaError_t runDense(const Stream& on, const DenseArgs& args) {
-  if (args.columns % 32 != 0 || reinterpret_cast<uintptr_t>(args.x) % 16 != 0) {
-    const dim3 grid(static_cast<unsigned>(ceilDiv(args.rows, THREADS / 16)), static_cast<unsigned>(args.n));
-    return launch(on, denseAnyKernel, grid, THREADS, 0, args);
-  }
+  if (args.columns % 32 != 0 || reinterpret_cast<uintptr_t>(args.x) % 16 != 0) return startAny(on, args);
   switch (args.dtype) {
     case BN_F32: return startTokens<BN_F32>(on, args);
     case BN_F16: return startTokens<BN_F16>(on, args);

@@ -25,6 +25,7 @@
 namespace bn {
 
 constexpr int UNIT = 256;
+constexpr int MAX_COLUMNS = 1 << 24;
 constexpr int Q6_HIGH = 128, Q6_SCALES = 192, Q6_D = 208;
 
 /* Bytes of a unit in device memory. */

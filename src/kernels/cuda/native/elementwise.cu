@@ -27,6 +27,29 @@ __global__ void __launch_bounds__(THREADS) elementsKernel(ElementArgs args) {
   }
 }
 
+/* Elements of A and B of the self-test's product, of all bytes and signs. */
+__device__ __forceinline__ int elementA(int row, int k) { return static_cast<int8_t>(row * 37 + k * 11 + 128); }
+__device__ __forceinline__ int elementB(int k, int column) { return static_cast<int8_t>(column * 53 - k * 29); }
+
+/* Whether tensor cores have fragments and signs as `mmaS8` draws them, in the elements that this thread gets. */
+__device__ bool multipliesMatrices() {
+  const int lane = static_cast<int>(threadIdx.x & 31), g = lane / 4, t = lane % 4;
+  unsigned a[4] = {}, b[2] = {};
+  for (int e = 0; e < 4; e++) {
+    for (int i = 0; i < 4; i++) a[i] |= (static_cast<unsigned>(elementA(g + i % 2 * 8, i / 2 * 16 + 4 * t + e)) & 0xffu) << 8 * e;
+    for (int i = 0; i < 2; i++) b[i] |= (static_cast<unsigned>(elementB(i * 16 + 4 * t + e, g)) & 0xffu) << 8 * e;
+  }
+  int d[4] = {1, 2, 3, 4};
+  mmaS8(d, a, b);
+  bool right = true;
+  for (int i = 0; i < 4; i++) {
+    int sum = i + 1;
+    for (int k = 0; k < 32; k++) sum += elementA(g + i / 2 * 8, k) * elementB(k, 2 * t + i % 2);
+    right = right && sum == d[i];
+  }
+  return right;
+}
+
 /* Each rule with operands that come from memory, so that the compiler cannot work them out. */
 __global__ void __launch_bounds__(32) selfTestKernel(int* result) {
   gridWait();
@@ -40,7 +63,8 @@ __global__ void __launch_bounds__(32) selfTestKernel(int* result) {
   if (__float_as_uint(expF32(one * -2.5f)) != 0x3da81c2eu) broken = 5;
   if (floatToHalf(one * 65519.0f) != 0x7bffu || halfToFloat(1u) != 0x1p-24f * one) broken = 6;
   if (__dp4a(0x02010002, static_cast<int>(0x80ff7f80u), 0) != -256 - 1 - 256) broken = 7;
-  if (threadIdx.x == 0) result[0] = broken;
+  if (__ballot_sync(FULL_WARP, multipliesMatrices()) != FULL_WARP) broken = 8; /* and all have read what is overwritten */
+  if (threadIdx.x == 0) result[0] = broken, result[1] = BN_WAITS;
 }
 
 }  // namespace

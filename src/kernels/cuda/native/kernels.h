@@ -36,8 +36,8 @@ struct RowsArgs {
   int n;
 };
 cudaError_t runRows(const Stream&, const RowsArgs&);
-/* A row and some words lie in shared memory, of which a block of compute capability 8.0 gets 163 KiB. */
-constexpr int MAX_ROW_COLUMNS = 40000;
+/* Longest row, for a block lies in shared memory with it; 40000 where there is room for more. */
+int maxRowColumns(size_t sharedLimit);
 
 struct ElementArgs {
   int op; /* BN_GATED_*, BN_ADD, BN_SCALE or BN_COPY */
@@ -165,7 +165,10 @@ struct TopKArgs {
 cudaError_t runTopK(const Stream&, const TopKArgs&);
 size_t topKScratch(int n);
 
-/* Writes 0 where the device computes what the contract says, else a number that tells which rule it breaks. */
+/*
+ * result[0]: 0 where the device computes what the contract says, else a number that tells which rule it breaks. result[1] has to be
+ * 1.0f before and is BN_WAITS after.
+ */
 cudaError_t runSelfTest(const Stream&, int* result);
 
 }  // namespace bn

@@ -37,22 +37,27 @@ struct Stream {
   /* Kernels may begin before the one before has ended: compute capability 9.0. See gridWait. */
   bool overlap;
   int sms;
+  /* Most shared memory of a block: 163 KiB on compute capability 8.0, 227 on 9.0 and 10.0, but 99 on 8.6, 8.9 and 12.0. */
+  size_t sharedLimit;
   uint64_t* launches;
 };
 
 /*
- * Starts a kernel; returns the runtime's code. More than 48 KiB of shared memory have to be asked for. Grids of zero blocks do nothing.
+ * Starts a kernel; returns the runtime's code. More than 48 KiB of shared memory have to be asked for: always the most there is, because
+ * the limit belongs to the kernel and not to the launch, and must not shrink under a graph that needs more. Grids of zero blocks do
+ * nothing.
  */
 template <typename... P, typename... A>
 cudaError_t launch(const Stream& on, void (*kernel)(P...), dim3 grid, int threads, size_t sharedBytes, A... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return static_cast<cudaError_t>(cudaSuccess);
+  if (sharedBytes > on.sharedLimit) return static_cast<cudaError_t>(cudaErrorInvalidValue);
   (*on.launches)++;
 #ifdef BN_SHIM
   return shim::launch(on.stream, grid, dim3(threads), sharedBytes, [=] { kernel(static_cast<P>(args)...); });
 #else
   if (sharedBytes > 48 * 1024) {
     const cudaError_t e =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sharedBytes));
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(on.sharedLimit));
     if (e != cudaSuccess) return e;
   }
   cudaLaunchConfig_t config = {};
@@ -70,19 +75,41 @@ cudaError_t launch(const Stream& on, void (*kernel)(P...), dim3 grid, int thread
 }
 
 /*
+ * Whether gridWait waits in the code that runs. The card does not tell: the driver makes code for a card of 9.0 from PTX for 8.0 where
+ * a library was built so, and in that a wait is nothing. Kernels without one must not overlap: the end of a kernel lets the next
+ * begin before what it wrote can be seen.
+ */
+#if !defined(BN_SHIM) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define BN_WAITS 1
+#else
+#define BN_WAITS 0
+#endif
+
+/*
  * Lets the next kernel's blocks come as soon as there is room, and waits for the kernels before. With `Stream.overlap` (programmatic
  * dependent launch) a kernel's blocks may be on the card while earlier kernels still run. What they do before this call must depend on
  * nothing but weights and launch parameters: weights are written by copies, which are always waited for, and by bn_pack_dense, which
- * waits for itself. Every kernel calls it, and ends only after it, so whoever has passed it knows that all earlier kernels have ended.
+ * waits for itself.
+ *
+ * Whoever has passed it knows that all earlier kernels have ended, although griddepcontrol.wait speaks only of the one before (PTX ISA:
+ * until all prerequisite grids have completed and their memory operations are visible). For that one cannot have completed before all
+ * its threads have passed theirs: so every thread of every kernel comes here before it can return. What follows a list, a copy or
+ * another graph, is an ordinary dependency on its last kernel.
+ *
+ * Loads stay behind it because the asm is volatile and clobbers memory. That is worth nothing for a load that the compiler believes
+ * constant, so no kernel has a __restrict__ pointer or calls __ldg: build.mjs looks at what became of it.
  */
 __device__ __forceinline__ void gridWait() {
-#if !defined(BN_SHIM) && __CUDA_ARCH__ >= 900
+#if BN_WAITS
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
-/* 16 bytes that are read once and by nobody else: not kept in L1. */
+/*
+ * 16 bytes of weights, which are read once and by nobody else: not kept in L1. By the path for constants (.nc), which is not coherent:
+ * only for what no kernel writes.
+ */
 __device__ __forceinline__ uint4 loadStream(const void* at) {
 #ifdef BN_SHIM
   return *static_cast<const uint4*>(at);

@@ -113,6 +113,10 @@ __global__ void __launch_bounds__(1024) rowsKernel(RowsArgs args) {
 
 }  // namespace
 
+int maxRowColumns(size_t sharedLimit) {
+  return static_cast<int>(least(size_t(40000), (sharedLimit - sizeof(Partials)) / sizeof(float)));
+}
+
 cudaError_t runRows(const Stream& on, const RowsArgs& args) {
   const int threads = args.columns <= 512 ? 128 : args.columns <= 4096 ? 512 : 1024;
   const size_t shared = sizeof(Partials) + sizeof(float) * static_cast<size_t>(args.columns);

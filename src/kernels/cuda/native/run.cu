@@ -75,21 +75,32 @@ int32_t provide(Context& c, std::vector<Op>& ops) {
 
 cudaError_t writePlaces(Context& c, const Walk& walked) {
   if (walked.places.empty()) return static_cast<cudaError_t>(cudaSuccess);
-  return cudaMemcpyAsync(c.places.at, walked.places.data(), walked.places.size() * sizeof(RowPlace), cudaMemcpyHostToDevice, c.stream);
+  return c.send(c.places.at, walked.places.data(), walked.places.size() * sizeof(RowPlace));
 }
 
 /* The list as a graph; null where the runtime will not have it. */
-cudaGraphExec_t capture(Context& c, const std::vector<Op>& ops) {
+cudaGraphExec_t captureOn(Context& c, const Stream& on, const std::vector<Op>& ops) {
   const uint64_t launches = c.launches;
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t made = nullptr;
   if (cudaStreamBeginCapture(c.stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) return nullptr;
-  const cudaError_t started = startAll(c.on(), ops);
+  const cudaError_t started = startAll(on, ops);
   const cudaError_t ended = cudaStreamEndCapture(c.stream, &graph);
   if (started == cudaSuccess && ended == cudaSuccess && cudaGraphInstantiate(&made, graph, 0) != cudaSuccess) made = nullptr;
   if (graph != nullptr) cudaGraphDestroy(graph);
   cudaGetLastError();
   c.launches = launches;
+  return made;
+}
+
+/* Kernels that overlap have edges of their own in a graph, which drivers before CUDA 12.3 do not know: then without. */
+cudaGraphExec_t capture(Context& c, const std::vector<Op>& ops) {
+  Stream on = c.on();
+  cudaGraphExec_t made = captureOn(c, on, ops);
+  if (made == nullptr && on.overlap) {
+    on.overlap = false;
+    made = captureOn(c, on, ops);
+  }
   return made;
 }
 

@@ -204,6 +204,7 @@ cudaError_t runTernaryMatrix(const Stream& on, TernaryArgs args) {
   if (tiles * ceilDiv(args.n, 128) >= on.sms && args.n > 64) return start<2, 8, 4, 2, 1>(on, args);
   if (args.n <= 8) return start<1, 1, 2, 1, 4>(on, args);
   if (args.n <= 16) return start<1, 2, 2, 1, 4>(on, args);
+  if (args.n <= 32 || Tile<1, 8, 2, 1, 4>::SHARED_BYTES > on.sharedLimit) return start<1, 4, 2, 1, 4>(on, args);
   return start<1, 8, 2, 1, 4>(on, args);
 }
 
