@@ -42,7 +42,7 @@ struct Context {
   std::list<Program> programs;     /* the one used last first */
   std::string message;
   int32_t dead = BN_OK; /* the code that every call returns after a failure of the device */
-  bool graphs = true, fuse = true, overlap = true;
+  bool graphs = true, fuse = true, overlap = true, split = true;
   uint64_t replays = 0, launches = 0;
 
   Stream on() { return {stream, overlap && properties.major >= 9, properties.multiProcessorCount, &launches}; }
