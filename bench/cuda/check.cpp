@@ -147,6 +147,7 @@ int main(int argc, char** argv) {
     cases.push_back({"attention", attention, 20, 37, 1, 5 | half | 128 << 16});
     cases.push_back({"attention", attention, 8, 60, 30, 2 | half | 64 << 16});
     cases.push_back({"attention", attention, 4, 3, 5, 2 | half | 100 << 16});
+    cases.push_back({"attention", attention, 5, 520, 2, 1 | half | 64 << 16});  // many blocks to a head
   }
   cases.push_back({"topK", topK, 3001, 40, 2, 0});
   if (!small) {
@@ -159,6 +160,11 @@ int main(int argc, char** argv) {
     cases.push_back({"ternary", ternary, 6912, 640, 300, 1});
     cases.push_back({"dense", dense, 8000, 2560, 1, BN_Q6_K});
     cases.push_back({"attention", attention, 20, 1500, 1, 5 | 1 << 8 | 128 << 16});
+    for (const int32_t half : {0, 1 << 8}) {
+      cases.push_back({"attention", attention, 4, 2048, 1, 1 | half | 128 << 16});
+      cases.push_back({"attention", attention, 8, 4000, 3, 2 | half | 100 << 16});
+    }
+    for (const int32_t before : {511, 512}) cases.push_back({"attention", attention, 10, before, 1, 2 | 1 << 8 | 256 << 16});
     cases.push_back({"attention", attention, 20, 200, 300, 5 | 1 << 8 | 128 << 16});
   }
   int bad = 0;

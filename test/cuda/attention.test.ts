@@ -335,6 +335,18 @@ describe.skipIf(library === undefined)('attention of few rows that see much', ()
     60_000,
   );
 
+  it('refuses a cache of more elements than there are numbers', () => {
+    const context = library!.open();
+    const [rows, keys, cached] = [context.alloc(4), context.alloc(64), context.alloc(64)];
+    const [layer, heads, width, positions] = [2 ** 20 - 1, 2 ** 15, 2 ** 10, 2 ** 19]; // 2^64 elements, which is 0 in 64 bits
+    const facts = [heads, width, layer, 0, 1, 1, positions];
+    const append = [7, 16, rows, 0, rows, 0, ...facts, keys, cached, 0];
+    expect(() => context.run(Int32Array.from(append))).toThrow('kvAppend (command 0): a cache of more elements');
+    const attend = [8, 18, rows, 0, rows, 0, heads, ...facts, 0, keys, cached, 0];
+    expect(() => context.run(Int32Array.from(attend))).toThrow('attention (command 0): a cache of more elements');
+    context.close();
+  });
+
   it('takes no more memory than is planned, and from the first step on', async () => {
     for (const [contextSize, nHeads, nKvHeads, pieces] of [
       [513, 4, 2, [1]],

@@ -54,6 +54,11 @@ __global__ void __launch_bounds__(THREADS, SCORE_BLOCKS) attentionScoresKernel(A
   const RowPlace place = args.places[row];
   const int count = static_cast<int>(place.position) + 1;
   const int64_t base = headStart(cache, kvHead);
+  float* const maxima = args.scores + maximaAt(args) + head * splits + split;
+  if (split * CHUNK >= count) { /* a row that is too short for this split */
+    if (thread < heads) maxima[thread * splits] = -infinity();
+    return;
+  }
   loadQueries<HEADS, THREADS>(q, args, row, firstHead, heads, d);
   __syncthreads();
   float max[HEADS];
@@ -69,7 +74,6 @@ __global__ void __launch_bounds__(THREADS, SCORE_BLOCKS) attentionScoresKernel(A
       if ((thread & 3) == 0 && j < count && h < heads) scores[h * stride + j] = s[h];
     }
   }
-  /* A row that is too short for this split leaves minus infinity. */
 #pragma unroll
   for (int h = 0; h < HEADS; h++) {
     max[h] = warpMax(max[h]);
@@ -79,7 +83,7 @@ __global__ void __launch_bounds__(THREADS, SCORE_BLOCKS) attentionScoresKernel(A
   if (thread >= heads) return;
   float all = -infinity();
   for (int w = 0; w < WARPS; w++) all = greatest(all, greatestOfWarp[thread * WARPS + w]);
-  args.scores[maximaAt(args) + (head + thread) * splits + split] = all;
+  maxima[thread * splits] = all;
 }
 
 /* 32 columns of a tile's positions, those that there are; zeros behind the last column. By the makers. */
