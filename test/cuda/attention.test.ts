@@ -7,6 +7,7 @@ import { values } from '../../src/kernels/conformance/values.ts';
 import type { Backend, Buf, KvCache, KvShape, KvType } from '../../src/kernels/interface.ts';
 import { createTsBackend } from '../../src/kernels/ts/backend.ts';
 import { expF32 } from '../../src/numeric/exp.ts';
+import { encodeF16 } from '../../src/tensors/floats.ts';
 import { TestBackend } from './backend.ts';
 import { buildShim, Library } from './library.ts';
 import { watched } from './shim.ts';
@@ -64,18 +65,7 @@ class Sequences {
   }
 
   #cache(index: number): KvCache {
-    if (this.#caches[index] === undefined) {
-      const { nKvHeads, headDim, contextSize } = this.#shape;
-      const kv = this.backend.allocKv(this.#shape);
-      const width = nKvHeads * headDim;
-      const [k, v] = [0, 1].map(() => this.backend.alloc('f32', [contextSize, width]));
-      this.backend.write(k, values('normal', contextSize * width, 10 + index));
-      this.backend.write(v, values(this.#kind, contextSize * width, 50 + index));
-      this.backend.kvAppend({ kv, row: 0, count: contextSize, position: 0 }, 1, k, v);
-      this.backend.free(k);
-      this.backend.free(v);
-      this.#caches[index] = kv;
-    }
+    this.#caches[index] ??= filled(this.backend, this.#shape, 10 + index, this.#kind);
     return this.#caches[index];
   }
 
@@ -93,6 +83,38 @@ class Sequences {
     }
     return this.backend.read(this.#out, row * width);
   }
+}
+
+/** A cache whose layer 1 is full. Written past the kernels where there are any: kvAppend has its own tests, and takes its time here. */
+function filled(backend: Backend, shape: KvShape, seed: number, kind: Kind): KvCache {
+  const { nKvHeads, headDim, contextSize } = shape;
+  const kv = backend.allocKv(shape);
+  const width = nKvHeads * headDim;
+  const rows = [values('normal', contextSize * width, seed), values(kind, contextSize * width, seed + 40)];
+  if (!(backend instanceof TestBackend)) {
+    const [k, v] = rows.map((data) => {
+      const buf = backend.alloc('f32', [contextSize, width]);
+      backend.write(buf, data);
+      return buf;
+    });
+    backend.kvAppend({ kv, row: 0, count: contextSize, position: 0 }, 1, k, v);
+    for (const buf of [k, v]) backend.free(buf);
+    return kv;
+  }
+  const { keys, values: cached } = kv as unknown as { keys: number; values: number };
+  for (const [handle, data, type] of [
+    [keys, rows[0], shape.kType],
+    [cached, rows[1], shape.vType],
+  ] as const) {
+    const heads = new Float32Array(data.length); // (kvHead, position, headDim)
+    for (let i = 0; i < data.length; i++) {
+      const [position, head] = [Math.floor(i / width), Math.floor((i % width) / headDim)];
+      heads[(head * contextSize + position) * headDim + (i % headDim)] = data[i];
+    }
+    const bytes = type === 'f16' ? encodeF16(heads) : new Uint8Array(heads.buffer);
+    backend.context.write(handle, bytes, bytes.length);
+  }
+  return kv;
 }
 
 /** What `attend` gives, and how many kernels it started. */
@@ -150,7 +172,7 @@ describe.skipIf(library === undefined)('attention of few rows that see much', ()
       }
       // Tiles of values end here, and splits have several pieces of keys where there are few multiprocessors.
       library!.shim('sms', nHeads);
-      for (const [i, position] of [766, 767, 768, 786].entries()) {
+      for (const [i, position] of [767, 786].entries()) {
         expect(await compare(shape, one(position), 11 + i, {}, kind)).toBe(2);
       }
       library!.shim('sms', SMS);
@@ -309,24 +331,12 @@ describe.skipIf(library === undefined)('attention of few rows that see much', ()
   it.each([
     [1, 131_071, SMS, 1],
     [1, 131_071, SMS, 0],
-    [5, 32_767, 1, 0], // heads together, their scores in device memory
+    [2, 32_767, 1, 0], // heads together, their scores in device memory
   ])(
     '%i heads in a context of 131072, position %i',
     async (nHeads, position, sms, split) => {
-      const run = async (backend: Backend) => {
-        const kv = backend.allocKv({ nLayers: 1, nHeads, nKvHeads: 1, headDim: 16, contextSize: 1 << 17, ...HALVES });
-        const atOnce = 1 << 15;
-        const [k, v, q, out] = [atOnce, atOnce, nHeads, nHeads].map((rows, seed) => {
-          const buf = backend.alloc('f32', [rows, 16]);
-          backend.write(buf, values('normal', rows * 16, seed));
-          return buf;
-        });
-        for (let at = 0; at <= position; at += atOnce) {
-          backend.kvAppend({ kv, row: 0, count: atOnce, position: at }, 0, k, v);
-        }
-        backend.attention(out, q, { kv, row: 0, count: 1, position }, 0, 0.1);
-        return backend.read(out, nHeads * 16);
-      };
+      const shape = { nHeads, nKvHeads: 1, headDim: 16, ...HALVES };
+      const run = (backend: Backend) => new Sequences(backend, shape, 1, 1 << 17).attend(one(position));
       library!.shim('sms', sms);
       const backend = open(4, { [SPLIT]: split });
       expect(different(await run(createTsBackend()), await run(backend))).toEqual([]);
