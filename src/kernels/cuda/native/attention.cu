@@ -1,5 +1,6 @@
 /*
- * Causal attention of single rows in the exact order of the contract: the decode step, one row for each sequence, and rests.
+ * Causal attention of single rows in the exact order of the contract: the decode step, one row for each sequence, and rests. A few
+ * rows that see much, which would leave most of a card without work, are for attention_split.cu.
  *
  * A block has one row and HEADS query heads that share a key/value head.
  *

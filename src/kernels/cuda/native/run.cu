@@ -6,7 +6,7 @@
 namespace bn {
 namespace {
 
-/* Lists that are remembered; a server has some batch sizes and some lengths of prompts. */
+/* Lists that are remembered; a server has some batch sizes, the small ones near and far (isFar), and some lengths of prompts. */
 constexpr size_t MAX_PROGRAMS = 48;
 /* Scores of attention that may lie in device memory at a time. */
 constexpr size_t MAX_SCORE_FLOATS = size_t(64) << 20;
