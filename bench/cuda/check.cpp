@@ -54,11 +54,11 @@ void gated(Library& lib, Commands& list, Outputs& outputs, int32_t op, int32_t k
 }
 
 // Bytes of a file of this type, with scales that are ordinary halves and floats.
-std::vector<uint8_t> denseFile(int32_t dtype, int32_t rows, int32_t columns) {
+std::vector<uint8_t> denseFile(int32_t dtype, int32_t rows, int32_t columns, uint64_t seed = 77) {
   const size_t count = static_cast<size_t>(rows) * columns;
-  Random random{77};
+  Random random{seed};
   if (dtype == BN_F32) {
-    const std::vector<float> data = floats(count, 7);
+    const std::vector<float> data = floats(count, seed);
     const uint8_t* at = reinterpret_cast<const uint8_t*>(data.data());
     return std::vector<uint8_t>(at, at + count * 4);
   }
@@ -105,6 +105,18 @@ void attention(Library& lib, Commands& list, Outputs& outputs, int32_t m, int32_
   list.add(BN_ATTENTION, {out, first, q, first, m, kvHeads, dim, 1, n, half, half, context, scale, keys, values, k});
 }
 
+// A row of each of n sequences, the first of which is at position k; `m` and `extra` as above.
+void sequences(Library& lib, Commands& list, Outputs& outputs, int32_t m, int32_t k, int32_t n, int32_t extra) {
+  const int32_t kvHeads = extra & 255, half = extra >> 8 & 1, dim = extra >> 16, context = k + 1, width = m * dim;
+  const int32_t q = lib.put(floats(static_cast<size_t>(n) * width, 6)), scale = bits(0.5f);
+  const int32_t out = output(lib, outputs, static_cast<uint64_t>(n) * width * 4);
+  for (int32_t i = 0; i < n; i++) {
+    const int32_t keys = lib.put(denseFile(half != 0 ? BN_F16 : BN_F32, kvHeads * context, dim, 20 + i));
+    const int32_t values = lib.put(denseFile(half != 0 ? BN_F16 : BN_F32, kvHeads * context, dim, 40 + i));
+    list.add(BN_ATTENTION, {out, i * width, q, i * width, m, kvHeads, dim, 0, 1, half, half, context, scale, keys, values, k / (i + 1)});
+  }
+}
+
 void topK(Library& lib, Commands& list, Outputs& outputs, int32_t m, int32_t k, int32_t n, int32_t) {
   const int32_t x = lib.put(floats(static_cast<size_t>(n) * m, 9)), room = k + 256;
   const int32_t out = lib.alloc(static_cast<uint64_t>(n) * (2 + 2 * room) * 4);
@@ -147,6 +159,7 @@ int main(int argc, char** argv) {
     cases.push_back({"attention", attention, 20, 37, 1, 5 | half | 128 << 16});
     cases.push_back({"attention", attention, 8, 60, 30, 2 | half | 64 << 16});
     cases.push_back({"attention", attention, 4, 3, 5, 2 | half | 100 << 16});
+    cases.push_back({"sequences", sequences, 5, 520, 2, 1 | half | 64 << 16});  // many blocks to a head
   }
   cases.push_back({"topK", topK, 3001, 40, 2, 0});
   if (!small) {
@@ -159,6 +172,12 @@ int main(int argc, char** argv) {
     cases.push_back({"ternary", ternary, 6912, 640, 300, 1});
     cases.push_back({"dense", dense, 8000, 2560, 1, BN_Q6_K});
     cases.push_back({"attention", attention, 20, 1500, 1, 5 | 1 << 8 | 128 << 16});
+    for (const int32_t half : {0, 1 << 8}) {
+      cases.push_back({"sequences", sequences, 20, 2048, 1, 5 | half | 128 << 16});
+      cases.push_back({"sequences", sequences, 8, 4000, 3, 2 | half | 100 << 16});
+    }
+    for (const int32_t k : {511, 512}) cases.push_back({"sequences", sequences, 10, k, 1, 2 | 1 << 8 | 256 << 16});
+    cases.push_back({"sequences", sequences, 20, 900, 9, 5 | 1 << 8 | 128 << 16});  // they fill the card
     cases.push_back({"attention", attention, 20, 200, 300, 5 | 1 << 8 | 128 << 16});
   }
   int bad = 0;

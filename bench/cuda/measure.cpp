@@ -149,6 +149,30 @@ void head(Library& lib, const Sizes& s, double ceiling, int32_t dtype, const cha
   for (const int32_t handle : {weights, x, out, pairs}) lib.free(handle);
 }
 
+// A row of every layer: no layer's keys are in any cache when their turn comes. With many blocks to a head, and with one.
+void attention(Library& lib, const Sizes& s, double ceiling, const std::vector<int32_t>& positions) {
+  const int32_t qDim = s.heads * s.dim, kvDim = s.kvHeads * s.dim;
+  const uint64_t elements = static_cast<uint64_t>(s.layers) * kvDim * s.context;
+  const int32_t keys = halves(lib, elements), values = halves(lib, elements);
+  const int32_t q = lib.put(floats(qDim)), out = lib.alloc(static_cast<uint64_t>(qDim) * 4);
+  for (const int32_t position : positions) {
+    Commands list;
+    for (int32_t i = 0; i < s.layers; i++) {
+      list.add(BN_ATTENTION, {out, 0, q, 0, s.heads, s.kvHeads, s.dim, i, 1, 1, 1, s.context, bits(0.088f), keys, values, position});
+      list.add(BN_COPY, {out, 0, q, 0, 0});  // nothing: attentions one after the other are taken for those of a batch
+    }
+    for (const int32_t split : {1, 0}) {
+      lib.set(BN_OPTION_SPLIT, split);
+      const Timing t = timeList(lib, list.words, s.runs);
+      const double each = t.seconds / s.layers, bytes = 4.0 * kvDim * (position + 1);
+      const std::string name = "attention, 1 row at " + std::to_string(position) + (split != 0 ? "" : ", a block to a head");
+      line(name, each * 1e6, t.spread, share(bytes / each / 1e9, ceiling));
+    }
+  }
+  lib.set(BN_OPTION_SPLIT, 1);
+  for (const int32_t handle : {keys, values, q, out}) lib.free(handle);
+}
+
 // The model: weights of all layers, buffers for `rows`, one cache for each of `sequences`.
 struct Model {
   Library& lib;
@@ -277,7 +301,7 @@ int main(int argc, char** argv) {
   if (argc < 2) return std::fprintf(stderr, "measure LIB.so [tiny]\n"), 2;
   Sizes s;
   const bool tiny = argc > 2 && std::string(argv[2]) == "tiny";
-  if (tiny) s = {256, 384, 4, 2, 64, 2, 500, 2, 64, 1 << 15};
+  if (tiny) s = {256, 384, 4, 2, 64, 2, 500, 2, 600, 1 << 15};
   Library lib(argv[1]);
   lib.alloc(16);  // buffer 1, which `wait` reads
   std::printf("%s\n", lib.info().c_str());
@@ -292,12 +316,19 @@ int main(int argc, char** argv) {
   head(lib, s, ceiling, BN_Q8_0, "Q8_0", 1);
   head(lib, s, ceiling, BN_Q6_K, "Q6_K", 1);
   head(lib, s, ceiling, BN_F16, "F16", 64);
+  attention(lib, s, ceiling, tiny ? std::vector<int32_t>{20, 590} : std::vector<int32_t>{128, 512, 2048, 4000});
   generation(lib, s, 1, tiny ? 3 : 64, tiny ? 4 : 64);
-  generation(lib, s, 1, tiny ? 20 : 2000, tiny ? 4 : 64);
+  generation(lib, s, 1, tiny ? 512 : 2000, tiny ? 4 : 64);
+  generation(lib, s, 1, tiny ? 540 : 4000, tiny ? 4 : 64);
   generation(lib, s, tiny ? 3 : 64, tiny ? 3 : 64, tiny ? 4 : 64);
   prompt(lib, s, tiny ? 32 : 512, tiny ? 32 : 512);
   prompt(lib, s, tiny ? 64 : 2048, tiny ? 32 : 512);
   prompt(lib, s, tiny ? 64 : 2048, tiny ? 64 : 2048);
+  lib.set(BN_OPTION_SPLIT, 0);
+  std::printf("with one block of attention to a head:\n");
+  generation(lib, s, 1, tiny ? 512 : 2000, tiny ? 4 : 64);
+  generation(lib, s, 1, tiny ? 540 : 4000, tiny ? 4 : 64);
+  lib.set(BN_OPTION_SPLIT, 1);
   lib.set(BN_OPTION_OVERLAP, 0);
   std::printf("without overlapping kernels:\n");
   generation(lib, s, 1, tiny ? 3 : 64, tiny ? 4 : 64);

@@ -34,13 +34,21 @@ const MAX_SCORE_FLOATS = 64 << 20;
 /** Heads whose scores lie together in `native/attention.cu`, and pairs of head and row in `native/attention_tile.cu`. */
 const HEADS_TOGETHER = 4;
 const PAIRS_OF_TILE = 16;
+/**
+ * Of contexts from FAR_POSITION of `native/kernels.h` on, `native/attention_split.cu` keeps the greatest score of each split: at most 16
+ * floats for each multiprocessor, of which no card has 1024.
+ */
+const FAR_POSITION = 512;
+const MAX_SPLIT_FLOATS = 16 * 1024;
 
-/** At most so much do the scores of `rows` rows take besides buffers: where shared memory is enough, nothing. */
+/** At most so much do the scores (and what goes with them) of `rows` rows take besides buffers: where shared memory is enough, nothing. */
 function scoreBytes({ nHeads, nKvHeads, contextSize }: KvShape, rows: number): number {
   const heads = nKvHeads * Math.ceil(nHeads / nKvHeads / HEADS_TOGETHER) * HEADS_TOGETHER;
   const stride = Math.ceil(contextSize / 4) * 4;
-  const floats = (heads * rows + nKvHeads * PAIRS_OF_TILE) * stride;
-  return Math.max(heads * stride, Math.min(MAX_SCORE_FLOATS, floats)) * 4 * 1.25; // grown with a quarter to spare
+  const splits = contextSize > FAR_POSITION ? MAX_SPLIT_FLOATS : 0;
+  const floats = (heads * rows + nKvHeads * PAIRS_OF_TILE) * stride + splits;
+  // In pieces of rows, of at least one.
+  return Math.max(heads * stride + splits, Math.min(MAX_SCORE_FLOATS, floats)) * 4 * 1.25; // grown with a quarter to spare
 }
 
 /** Bytes in use, now and at most. */

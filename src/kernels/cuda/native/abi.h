@@ -62,7 +62,8 @@ enum {
 enum {
   BN_OPTION_GRAPHS = 0, /* 1 (default): a list seen twice is captured and then replayed */
   BN_OPTION_FUSE = 1,   /* 1 (default): neighbours that fit are run by one kernel; the bits are the same */
-  BN_OPTION_OVERLAP = 2 /* 1 (default): on compute capability 9.0 and newer a kernel may start before the one before has ended */
+  BN_OPTION_OVERLAP = 2, /* 1 (default): on compute capability 9.0 and newer a kernel may start before the one before has ended */
+  BN_OPTION_SPLIT = 3   /* 1 (default): few rows of attention that see much are shared by many blocks; the bits are the same */
 };
 
 BN_API int32_t bn_abi_version(void);

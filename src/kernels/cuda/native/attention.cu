@@ -1,5 +1,6 @@
 /*
- * Causal attention of single rows in the exact order of the contract: the decode step, one row for each sequence, and rests.
+ * Causal attention of single rows in the exact order of the contract: the decode step, one row for each sequence, and rests. A few
+ * rows that see much, which would leave most of a card without work, are for attention_split.cu.
  *
  * A block has one row and HEADS query heads that share a key/value head.
  *
@@ -8,7 +9,7 @@
  *   values   a thread to a column, j ascending: a chain of rounded additions that nothing can shorten. So that it never waits for
  *            memory, values pass through two tiles in shared memory by cp.async; the first two are under way during the scores
  */
-#include "cache.cuh"
+#include "attention.cuh"
 
 namespace bn {
 namespace {
@@ -26,8 +27,6 @@ struct Partials {
   float totals[WARPS];
 };
 
-__host__ __device__ constexpr int paddedDim(int headDim) { return (headDim + 15) / 16 * 16; }
-__host__ __device__ constexpr int64_t scoreStride(int context) { return (static_cast<int64_t>(context) + 3) / 4 * 4; }
 /* Positions of a tile of values: a multiple of 4, so that its bytes are one of 16. */
 __host__ __device__ constexpr int tilePositions(int headDim, int valueBytes) {
   const int fit = TILE_BYTES / (headDim * valueBytes) / 8 * 8;
@@ -41,7 +40,7 @@ __host__ __device__ constexpr int tileBytes(int headDim, int valueBytes) {
 template <bool HALF>
 __device__ __forceinline__ void sendTile(unsigned char* tile, const unsigned char* values, int64_t base, int first, int count, int d) {
   constexpr int BYTES = HALF ? 2 : 4;
-  const int elements = tilePositions(d, BYTES) * d, valid = (count - first) * d;
+  const int elements = tilePositions(d, BYTES) * d, valid = least(count - first, tilePositions(d, BYTES)) * d;
   const unsigned char* from = values + (base + static_cast<int64_t>(first) * d) * BYTES;
   if (d * BYTES % 16 == 0) {
     for (int i = static_cast<int>(threadIdx.x); i < elements / (16 / BYTES); i += THREADS) {
@@ -56,11 +55,10 @@ __device__ __forceinline__ void sendTile(unsigned char* tile, const unsigned cha
   }
 }
 
-/* DIM: the head dimension, where it is a usual one, so that loops over it unroll; else 0. */
+/* DIM: see scoreQuad. */
 template <int HEADS, bool HALF_KEYS, bool HALF_VALUES, int DIM>
 __global__ void __launch_bounds__(THREADS, HEADS == 1 ? 3 : 2) attentionKernel(AttentionArgs args, int blocksPerKvHead, bool scoresShared) {
   constexpr int PER_HEAD = THREADS / HEADS, WARPS_PER_HEAD = WARPS / HEADS, VALUE_BYTES = HALF_VALUES ? 2 : 4;
-  [[maybe_unused]] constexpr int COLUMNS_AHEAD = DIM == 0 ? 2 : 8;
   BN_SHARED(Partials, partials);
   const CacheShape& cache = args.cache;
   const int thread = static_cast<int>(threadIdx.x), d = DIM == 0 ? cache.headDim : DIM, padded = paddedDim(d);
@@ -83,46 +81,16 @@ __global__ void __launch_bounds__(THREADS, HEADS == 1 ? 3 : 2) attentionKernel(A
     if (t * positions < count) sendTile<HALF_VALUES>(tiles + t * tileBytes(d, VALUE_BYTES), place.values, base, t * positions, count, d);
     copyCommit();
   }
-  for (int i = thread; i < HEADS * padded; i += THREADS) {
-    const int head = i / padded, k = i % padded;
-    q[i] = head < heads && k < d ? args.q[(row * args.nHeads + firstHead + head) * d + k] : 0.0f;
-  }
+  loadQueries<HEADS, THREADS>(q, args, row, firstHead, heads, d);
   __syncthreads();
 
-  const int p = thread & 3;
-  const bool wide = d % 4 == 0;
   for (int first = 0; first < count; first += THREADS / 4) {
     const int j = first + thread / 4;
-    const int64_t key = base + static_cast<int64_t>(least(j, count - 1)) * d;
-    float s[HEADS][4] = {};
-    /* Sums of columns that are not there are left alone: adding 0 * 0 would be harmless, but is not what the contract says. */
-#pragma unroll COLUMNS_AHEAD
-    for (int at = 4 * p; at < d; at += 16) {
-      float k[4] = {};
-      if (wide) {
-        const float4 v = loadCached4<HALF_KEYS>(place.keys, key + at);
-        k[0] = v.x, k[1] = v.y, k[2] = v.z, k[3] = v.w;
-      } else {
+    float s[HEADS];
+    scoreQuad<HEADS, HALF_KEYS, DIM>(s, q, place.keys, base + static_cast<int64_t>(least(j, count - 1)) * d, d, args.scale);
 #pragma unroll
-        for (int e = 0; e < 4; e++) k[e] = at + e < d ? loadCached<HALF_KEYS>(place.keys, key + at + e) : 0.0f;
-      }
-#pragma unroll
-      for (int h = 0; h < HEADS; h++) {
-        const float4 v = *reinterpret_cast<const float4*>(q + h * padded + at);
-        const float x[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-        for (int e = 0; e < 4; e++)
-          if (wide || at + e < d) s[h][e] = s[h][e] + x[e] * k[e];
-      }
-    }
-#pragma unroll
-    for (int h = 0; h < HEADS; h++) {
-#pragma unroll
-      for (int e = 0; e < 4; e++) s[h][e] = s[h][e] + __shfl_xor_sync(FULL_WARP, s[h][e], 2);
-#pragma unroll
-      for (int e = 0; e < 4; e++) s[h][e] = s[h][e] + __shfl_xor_sync(FULL_WARP, s[h][e], 1);
-      if (p == 0 && j < count) scores[h * stride + j] = ((s[h][0] + s[h][2]) + (s[h][1] + s[h][3])) * args.scale;
-    }
+    for (int h = 0; h < HEADS; h++)
+      if ((thread & 3) == 0 && j < count) scores[h * stride + j] = s[h];
   }
   __syncthreads();
 
@@ -242,6 +210,7 @@ cudaError_t start(const Stream& on, const AttentionArgs& args, const Plan& plan)
 
 cudaError_t runAttention(const Stream& on, const AttentionArgs& args) {
   if (isTiled(args)) return runAttentionTiles(on, args);
+  if (args.far && maySplit(args, on.sms)) return runAttentionSplit(on, args);
   const Plan plan = planOf(args, on.sms);
   return plan.heads == 4 ? start<4>(on, args, plan) : start<1>(on, args, plan);
 }
@@ -249,8 +218,9 @@ cudaError_t runAttention(const Stream& on, const AttentionArgs& args) {
 size_t attentionScratch(const AttentionArgs& args, int sms) {
   if (isTiled(args)) return attentionTilesScratch(args);
   const Plan plan = planOf(args, sms);
-  if (plan.scoresShared) return 0;
-  return plan.scoreFloats * static_cast<size_t>(args.cache.nKvHeads) * plan.blocksPerKvHead * args.n;
+  const size_t whole = plan.scoresShared ? 0 : plan.scoreFloats * static_cast<size_t>(args.cache.nKvHeads) * plan.blocksPerKvHead * args.n;
+  /* Also before it is far: a sequence that grows long takes no memory in the middle. */
+  return greatest(whole, maySplit(args, sms) ? attentionSplitScratch(args, sms) : 0);
 }
 
 }  // namespace bn

@@ -28,8 +28,6 @@ constexpr size_t SHARED_SCORES = 52 * 1024;
 /* Floats from one position to the next: two rows that are read together do not meet in a bank. */
 __host__ __device__ constexpr int pitchOf(int headDim) { return (headDim + 31) / 32 * 32 + 16; }
 __host__ __device__ constexpr int stepsOf(int headDim) { return (headDim + 15) / 16; }
-/* Distance of two pairs' scores, a multiple of 4. */
-__host__ __device__ constexpr int64_t scoreStride(int context) { return (static_cast<int64_t>(context) + 3) / 4 * 4; }
 
 /* Positions first .. first + 64 of keys or values into the tile; zeros behind `count` and between headDim and the pitch. */
 template <bool HALF>

@@ -12,6 +12,9 @@ __device__ __forceinline__ int64_t headStart(const CacheShape& cache, int kvHead
   return (static_cast<int64_t>(cache.layer) * cache.nKvHeads + kvHead) * cache.context * cache.headDim;
 }
 
+/* Distance of the scores of two heads where they lie one after the other: a multiple of 4, so that they are read by four. */
+__host__ __device__ constexpr int64_t scoreStride(int context) { return (static_cast<int64_t>(context) + 3) / 4 * 4; }
+
 template <bool HALF>
 __device__ __forceinline__ float loadCached(const unsigned char* base, int64_t at) {
   return HALF ? halfToFloat(reinterpret_cast<const uint16_t*>(base)[at]) : reinterpret_cast<const float*>(base)[at];

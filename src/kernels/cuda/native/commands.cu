@@ -180,12 +180,28 @@ int32_t walk(Context& c, const int32_t* words, int32_t count, Walk& out) {
   std::vector<std::vector<RowPlace>> tables;
   std::vector<std::pair<size_t, size_t>> groups; /* table, first row */
   out.key.assign(words, words + count);
+  /*
+   * Attentions one after the other, of which `fuse` makes one launch: whether they are far is one thing for all of them, and the only
+   * one of their positions that makes another list. Their position words in the key tell it.
+   */
+  std::vector<int32_t*> run;
+  int64_t heads = 0, furthest = 0;
+  const auto endRun = [&] {
+    if (c.split && isFar(furthest, heads, c.properties.multiProcessorCount)) {
+      for (int32_t* const word : run) *word = 1;
+    }
+    run.clear();
+    heads = furthest = 0;
+  };
   const int32_t code = forEach(c, words, count, [&](const Rule& rule, int index, const int32_t* command) -> int32_t {
+    if (rule.code != BN_ATTENTION) endRun();
     if (rule.code != BN_KV_APPEND && rule.code != BN_ATTENTION) return BN_OK;
     Arguments a(c, rule.name, index, command, nullptr);
     const KvCommand kv = readKv(a, rule.code);
     const CacheShape& cache = kv.cache;
-    const int64_t elements = (static_cast<int64_t>(cache.layer) + 1) * cache.nKvHeads * cache.context * cache.headDim;
+    const int64_t ofLayer = static_cast<int64_t>(cache.nKvHeads) * cache.context * cache.headDim;
+    a.want(a.code != BN_OK || cache.layer < INT64_MAX / ofLayer, "a cache of more elements than there are numbers");
+    const int64_t elements = a.code == BN_OK ? (static_cast<int64_t>(cache.layer) + 1) * ofLayer : 0;
     RowPlace place = {};
     place.keys = a.at<unsigned char>("keys", kv.keys, elements, cache.halfKeys ? 2 : 4);
     place.values = a.at<unsigned char>("values", kv.values, elements, cache.halfValues ? 2 : 4);
@@ -202,9 +218,15 @@ int32_t walk(Context& c, const int32_t* words, int32_t count, Walk& out) {
     int32_t* dynamic = out.key.data() + (command - words) + rule.words - DYNAMIC_WORDS;
     dynamic[0] = static_cast<int32_t>(table);
     dynamic[1] = dynamic[2] = 0;
+    if (rule.code == BN_ATTENTION && kv.count > 0) {
+      run.push_back(dynamic + 2);
+      heads += static_cast<int64_t>(kv.count) * kv.nHeads;
+      furthest = std::max(furthest, static_cast<int64_t>(kv.position) + kv.count - 1);
+    }
     return BN_OK;
   });
   if (code != BN_OK) return code;
+  endRun();
   std::vector<size_t> starts;
   for (const std::vector<RowPlace>& table : tables) {
     starts.push_back(out.places.size());
@@ -322,14 +344,14 @@ void parseRope(Arguments& a, std::vector<Op>& ops) {
   ops.push_back(op);
 }
 
-void parseKv(Arguments& a, int opcode, const RowPlace* places, std::vector<Op>& ops) {
+void parseKv(Arguments& a, int opcode, const RowPlace* places, bool far, std::vector<Op>& ops) {
   const KvCommand kv = readKv(a, opcode);
   const int64_t elements = static_cast<int64_t>(kv.count) * kv.cache.headDim * (opcode == BN_ATTENTION ? kv.nHeads : kv.cache.nKvHeads);
   float* const first = a.at<float>(opcode == BN_ATTENTION ? "out" : "k", kv.first, elements);
   float* const second = a.at<float>(opcode == BN_ATTENTION ? "q" : "v", kv.second, elements);
   Op op(opcode == BN_ATTENTION ? Op::Kind::ATTENTION : Op::Kind::ROPE);
   if (opcode == BN_ATTENTION) {
-    op.attention = {first, second, kv.nHeads, kv.cache, kv.scale, places, kv.count, kv.count > 1, nullptr};
+    op.attention = {first, second, kv.nHeads, kv.cache, kv.scale, places, kv.count, kv.count > 1, far, nullptr};
   } else {
     op.rope = {};
     op.rope.storeK = first;
@@ -384,7 +406,11 @@ int32_t parse(Context& c, const int32_t* words, int32_t count, const Walk& walke
       case BN_EMBED: parseEmbed(a, ops); break;
       case BN_ROPE: parseRope(a, ops); break;
       case BN_KV_APPEND:
-      case BN_ATTENTION: parseKv(a, rule.code, places + walked.tableOfGroup[group++], ops); break;
+      case BN_ATTENTION: {
+        const bool far = walked.key[static_cast<size_t>(command - words) + rule.words - 1] != 0;
+        parseKv(a, rule.code, places + walked.tableOfGroup[group++], far, ops);
+        break;
+      }
       case BN_TOP_K: parseTopK(a, ops); break;
       default: parseElements(a, rule.code, ops);
     }

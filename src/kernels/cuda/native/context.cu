@@ -341,8 +341,8 @@ BN_API int32_t bn_info(void* context, char* json, int32_t bytes) {
 
 BN_API int32_t bn_set(void* context, int32_t option, int32_t value) {
   return bn::guarded(context, [&](Context& c) -> int32_t {
-    bool* const options[] = {&c.graphs, &c.fuse, &c.overlap};
-    if (option < 0 || option > 2) return c.fail(BN_ERR_ARGUMENT, "set: no option " + std::to_string(option));
+    bool* const options[] = {&c.graphs, &c.fuse, &c.overlap, &c.split};
+    if (option < 0 || option > 3) return c.fail(BN_ERR_ARGUMENT, "set: no option " + std::to_string(option));
     *options[option] = value != 0;
     c.dropPrograms();
     return BN_OK;

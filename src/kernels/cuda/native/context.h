@@ -43,7 +43,7 @@ struct Context {
   std::list<Program> programs;     /* the one used last first */
   std::string message;
   int32_t dead = BN_OK; /* the code that every call returns after a failure of the device */
-  bool graphs = true, fuse = true, overlap = true;
+  bool graphs = true, fuse = true, overlap = true, split = true;
   bool waits = false; /* the code on the device has gridWait in it */
   uint64_t replays = 0, launches = 0;
 

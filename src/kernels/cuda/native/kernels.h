@@ -143,6 +143,7 @@ struct AttentionArgs {
   const RowPlace* places;
   int n;
   bool oneSequence; /* the rows are consecutive positions of one sequence */
+  bool far;         /* isFar() of the rows of the list that it is from: a part of the list's structure */
   float* scores;    /* attentionScratch() floats */
 };
 cudaError_t runAttention(const Stream&, const AttentionArgs&);
@@ -152,6 +153,18 @@ size_t attentionScratch(const AttentionArgs&, int sms);
 bool isTiled(const AttentionArgs&);
 cudaError_t runAttentionTiles(const Stream&, const AttentionArgs&);
 size_t attentionTilesScratch(const AttentionArgs&);
+/*
+ * The part of it for few rows that see much. From this position on a block to a head takes longer than two launches of many, where
+ * there are no more heads of rows than multiprocessors.
+ */
+constexpr int FAR_POSITION = 512;
+/* Blocks that share the scores of a head. */
+constexpr int MAX_SPLITS = 128;
+/* `position`: the greatest of the rows; `heads`: of all rows together. */
+bool isFar(int64_t position, int64_t heads, int sms);
+bool maySplit(const AttentionArgs&, int sms);
+cudaError_t runAttentionSplit(const Stream&, const AttentionArgs&);
+size_t attentionSplitScratch(const AttentionArgs&, int sms);
 
 struct TopKArgs {
   int* out;

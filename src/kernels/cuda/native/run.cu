@@ -1,10 +1,12 @@
 /* bn_run: a list is run directly the first time, captured the second, and replayed from then on. */
+#include <algorithm>
+
 #include "context.h"
 
 namespace bn {
 namespace {
 
-/* Lists that are remembered; a server has some batch sizes and some lengths of prompts. */
+/* Lists that are remembered; a server has some batch sizes, the small ones near and far (isFar), and some lengths of prompts. */
 constexpr size_t MAX_PROGRAMS = 48;
 /* Scores of attention that may lie in device memory at a time. */
 constexpr size_t MAX_SCORE_FLOATS = size_t(64) << 20;
@@ -41,11 +43,12 @@ std::vector<Op> cut(const std::vector<Op>& ops, int sms) {
     }
     const AttentionArgs& whole = op.attention;
     const int64_t width = static_cast<int64_t>(whole.nHeads) * whole.cache.headDim;
-    int rows = static_cast<int>(static_cast<size_t>(whole.n) * MAX_SCORE_FLOATS / floats);
-    if (rows < 1) rows = 1;
-    for (int first = 0; first < whole.n; first += rows) {
+    const int about = static_cast<int>(static_cast<size_t>(whole.n) * MAX_SCORE_FLOATS / floats);
+    for (int first = 0, rows = 0; first < whole.n; first += rows) {
       Op piece = op;
-      piece.attention.n = whole.n - first < rows ? whole.n - first : rows;
+      rows = std::max(1, std::min(about, whole.n - first));
+      /* Tiles are rounded up, and fewer rows may belong to another kernel. */
+      for (piece.attention.n = rows; rows > 1 && attentionScratch(piece.attention, sms) > MAX_SCORE_FLOATS;) piece.attention.n = --rows;
       piece.attention.q = whole.q + first * width;
       piece.attention.out = whole.out + first * width;
       piece.attention.places = whole.places + first;
