@@ -81,7 +81,7 @@ unsigned nextRandom(unsigned below) {
   block.random ^= block.random << 13;
   block.random ^= block.random >> 7;
   block.random ^= block.random << 17;
-  return static_cast<unsigned>(block.random % below);
+  return static_cast<unsigned>((block.random >> 32) * below >> 32);
 }
 
 void passBarrierIfComplete() {
