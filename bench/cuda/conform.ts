@@ -2,15 +2,16 @@
  * A built CUDA library on a card, against the CPU: node bench/cuda/conform.ts LIB.so (Node 22.18 or newer, or Bun; no build is
  * needed). Every case of the conformance suite and whole models of every architecture against `kernels/ts`, bit for bit; then the
  * greedy story of the embedded model, 512 tokens, against the wasm backend. The tests do the same with the CPU shim in its place.
- * `story` as second argument: nothing but the story.
+ * After the library: which of `ops`, `models` and `story`, all unless some are named.
  */
 import { type BackendFactory, cuda, wasm } from '../../src/engine/backends.ts';
 import { loadModel } from '../../src/index.ts';
 import type { Outcome } from '../../src/kernels/conformance/run.ts';
 import { runConformance, runModelConformance } from '../../src/oracle/conformance.ts';
 
-const [library, only] = process.argv.slice(2);
-if (library === undefined) throw new Error('usage: conform.ts LIB.so [story]');
+const [library, ...parts] = process.argv.slice(2);
+if (library === undefined) throw new Error('usage: conform.ts LIB.so [ops] [models] [story]');
+const wanted = (part: string) => parts.length === 0 || parts.includes(part);
 const open = cuda({ library });
 const seconds = () => `${(performance.now() / 1000).toFixed(1)} s`;
 const failures: string[] = [];
@@ -55,9 +56,7 @@ async function story(): Promise<void> {
   if (!same) failures.push('story');
 }
 
-if (only !== 'story') {
-  await ops();
-  report('checks of whole models', await runModelConformance(open));
-}
-await story();
+if (wanted('ops')) await ops();
+if (wanted('models')) report('checks of whole models', await runModelConformance(open));
+if (wanted('story')) await story();
 process.exitCode = failures.length === 0 ? 0 : 1;
