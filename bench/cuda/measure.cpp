@@ -4,7 +4,8 @@
 //
 // Weights are random but legal, of the shapes of BitNet-b1.58-2B-4T. Each kernel runs in a list of many with weights that are not in any
 // cache (several hundred MB between two uses), replayed as a graph as a token would: the time is that of a command within a token.
-// Every figure is the median of runs; the spread is (max - min) / median.
+// Every figure is the median of runs; the spread is (max - min) / median. Lines that begin with `reach |` say what was hoped for, and
+// the ceiling: bench/cuda/run.sh makes a table of them.
 #include <algorithm>
 #include <chrono>
 
@@ -85,6 +86,14 @@ std::string share(double gbps, double ceiling) {
   return text;
 }
 
+// `by` says what the ceiling follows from; 0 is a ceiling that was not measured.
+void reach(const std::string& what, double figure, double goal, double ceiling, const char* unit, const char* by) {
+  char most[48] = "not measured,", least[48] = "a share of it";
+  if (ceiling > 0) std::snprintf(most, sizeof(most), "%.0f", ceiling);
+  if (goal > 0) std::snprintf(least, sizeof(least), "%.0f", goal);
+  std::printf("reach | %s | %.0f %s | %s | %s by %s\n", what.c_str(), figure, unit, least, most, by);
+}
+
 std::vector<float> floats(size_t count) {
   Random random{5};
   std::vector<float> out(count);
@@ -110,7 +119,8 @@ std::vector<int32_t> copies(Library& lib, int32_t m, int32_t k, int count) {
   return out;
 }
 
-void ternary(Library& lib, const Sizes& s, double ceiling, int32_t m, int32_t k, int32_t n) {
+// Bytes of weights a second, in GB.
+double ternary(Library& lib, const Sizes& s, double ceiling, int32_t m, int32_t k, int32_t n) {
   const uint64_t bytes = static_cast<uint64_t>(m) * (strideOf(k) / 4);
   const int count = static_cast<int>(n > 64 ? 8 : s.rotate / bytes + 2);
   const std::vector<int32_t> weights = copies(lib, m, k, count);
@@ -130,6 +140,7 @@ void ternary(Library& lib, const Sizes& s, double ceiling, int32_t m, int32_t k,
   line(name, each * 1e6, t.spread, n > 64 ? rate : share(static_cast<double>(bytes) / each / 1e9, ceiling));
   for (const int32_t handle : weights) lib.free(handle);
   for (const int32_t handle : {x, codes, meta, out}) lib.free(handle);
+  return static_cast<double>(bytes) / each / 1e9;
 }
 
 void head(Library& lib, const Sizes& s, double ceiling, int32_t dtype, const char* name, int32_t n) {
@@ -262,8 +273,15 @@ struct Model {
   }
 };
 
-// Generation as a program would do it: a list a token, and a read of what the sampler needs.
-void generation(Library& lib, const Sizes& s, int32_t sequences, int32_t position, int32_t tokens) {
+// Bytes of ternary weights that a step reads.
+double ternaryBytes(const Sizes& s) {
+  const double q = s.heads * s.dim, kv = s.kvHeads * s.dim;
+  return s.layers * ((2 * q + 2 * kv) * s.hidden + 3.0 * s.ffn * s.hidden) / 4;
+}
+double headBytes(const Sizes& s) { return 2.0 * s.vocabulary * s.hidden; }
+
+// Generation as a program would do it: a list a token, and a read of what the sampler needs. Tokens a second.
+double generation(Library& lib, const Sizes& s, int32_t sequences, int32_t position, int32_t tokens) {
   Model model(lib, s, sequences, sequences);
   for (int i = 0; i < 3; i++) lib.run(model.step(position, 1, true));
   lib.wait();
@@ -278,9 +296,10 @@ void generation(Library& lib, const Sizes& s, int32_t sequences, int32_t positio
   char rate[80];
   std::snprintf(rate, sizeof(rate), "%8.0f tokens/s in all (F16 head)", sequences / t.seconds);
   line("generation, " + std::to_string(sequences) + " sequences from " + std::to_string(position), t.seconds * 1e6, t.spread, rate);
+  return sequences / t.seconds;
 }
 
-void prompt(Library& lib, const Sizes& s, int32_t tokens, int32_t chunk) {
+double prompt(Library& lib, const Sizes& s, int32_t tokens, int32_t chunk) {
   Model model(lib, s, chunk, 1);
   std::vector<double> times;
   for (int run = 0; run < 5; run++) {
@@ -293,6 +312,7 @@ void prompt(Library& lib, const Sizes& s, int32_t tokens, int32_t chunk) {
   char rate[80];
   std::snprintf(rate, sizeof(rate), "%8.0f tokens/s", tokens / t.seconds);
   line("prompt of " + std::to_string(tokens) + " in chunks of " + std::to_string(chunk), t.seconds * 1e6, t.spread, rate);
+  return tokens / t.seconds;
 }
 
 }  // namespace
@@ -310,20 +330,21 @@ int main(int argc, char** argv) {
   const int32_t qkv = (s.heads + 2 * s.kvHeads) * s.dim;
   const std::vector<std::pair<int32_t, int32_t>> shapes = {
       {s.hidden, s.hidden}, {qkv, s.hidden}, {2 * s.ffn, s.hidden}, {s.hidden, s.ffn}, {tiny ? 64 : 3200, tiny ? 64 : 3200}, {tiny ? 128 : 20480, tiny ? 64 : 3200}};
-  for (const auto& [m, k] : shapes) ternary(lib, s, ceiling, m, k, 1);
+  std::vector<double> vectors;
+  for (const auto& [m, k] : shapes) vectors.push_back(ternary(lib, s, ceiling, m, k, 1));
   for (const int32_t n : {2, 4, 8, 16, 64, 512, 2048}) ternary(lib, s, ceiling, 2 * s.ffn, s.hidden, tiny ? std::min(n, 64) : n);
   head(lib, s, ceiling, BN_F16, "F16", 1);
   head(lib, s, ceiling, BN_Q8_0, "Q8_0", 1);
   head(lib, s, ceiling, BN_Q6_K, "Q6_K", 1);
   head(lib, s, ceiling, BN_F16, "F16", 64);
   attention(lib, s, ceiling, tiny ? std::vector<int32_t>{20, 590} : std::vector<int32_t>{128, 512, 2048, 4000});
-  generation(lib, s, 1, tiny ? 3 : 64, tiny ? 4 : 64);
+  const double one = generation(lib, s, 1, tiny ? 3 : 64, tiny ? 4 : 64);
   generation(lib, s, 1, tiny ? 512 : 2000, tiny ? 4 : 64);
   generation(lib, s, 1, tiny ? 540 : 4000, tiny ? 4 : 64);
-  generation(lib, s, tiny ? 3 : 64, tiny ? 3 : 64, tiny ? 4 : 64);
+  const double many = generation(lib, s, tiny ? 3 : 64, tiny ? 3 : 64, tiny ? 4 : 64);
   prompt(lib, s, tiny ? 32 : 512, tiny ? 32 : 512);
-  prompt(lib, s, tiny ? 64 : 2048, tiny ? 32 : 512);
-  prompt(lib, s, tiny ? 64 : 2048, tiny ? 64 : 2048);
+  const double chunks = prompt(lib, s, tiny ? 64 : 2048, tiny ? 32 : 512);
+  const double whole = prompt(lib, s, tiny ? 64 : 2048, tiny ? 64 : 2048);
   lib.set(BN_OPTION_SPLIT, 0);
   std::printf("with one block of attention to a head:\n");
   generation(lib, s, 1, tiny ? 512 : 2000, tiny ? 4 : 64);
@@ -338,6 +359,14 @@ int main(int argc, char** argv) {
   lib.set(BN_OPTION_GRAPHS, 0);
   std::printf("and without graphs:\n");
   generation(lib, s, 1, tiny ? 3 : 64, tiny ? 4 : 64);
+  const double steps = ceiling * 1e9 / (ternaryBytes(s) + headBytes(s));
+  reach("one sequence, 64 tokens from 64, F16 head", one, 1200, steps, "tokens/s", "bytes of weights");
+  reach("64 sequences", many, 20000, 64 * steps, "tokens/s", "bytes of weights");
+  reach("prompt of 2048", std::max(chunks, whole), 40000, 1979e12 / (8 * ternaryBytes(s)), "tokens/s", "1979 int8 TOPS");
+  for (const size_t i : {2, 3, 5}) {
+    const std::string shape = std::to_string(shapes[i].first) + " x " + std::to_string(shapes[i].second);
+    reach("matrix x vector, " + shape, vectors[i], 0.7 * ceiling, ceiling, "GB/s", "a copy in device memory");
+  }
   std::printf("%s\n", lib.info().c_str());
   return 0;
 }

@@ -7,7 +7,8 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { ERR_DEVICE, ERR_DRIVER, Library, OK } from './library.ts';
+import { Code } from '../../src/kernels/cuda/abi.ts';
+import { Library } from './library.ts';
 
 const script = new URL('../../src/kernels/cuda/build.mjs', import.meta.url).pathname;
 
@@ -40,7 +41,7 @@ describe('npm run build:cuda', () => {
       expect(status, stderr).toBe(0);
       expect(stdout).toMatch(/^ternaryVectorKernel<8, 1, 1> +90 +\d+ +0 +0 +0$/m);
       const { code, count } = new Library(out).devices();
-      expect(code === OK ? count > 0 : code === ERR_DRIVER || code === ERR_DEVICE).toBe(true);
+      expect(code === Code.OK ? count > 0 : code === Code.DRIVER || code === Code.DEVICE).toBe(true);
       rmSync(folder, { recursive: true });
     },
     900_000,

@@ -2,23 +2,11 @@
  * The border of the CUDA library: what it refuses, how it fails, and that it goes on or can be opened again after that.
  */
 import { describe, expect, it } from 'vitest';
-import {
-  buildShim,
-  type Context,
-  ERR_ARGUMENT,
-  ERR_CUDA,
-  ERR_DEVICE,
-  ERR_DRIVER,
-  ERR_MEMORY,
-  Library,
-  NativeError,
-} from './library.ts';
+import { Code } from '../../src/kernels/cuda/abi.ts';
+import { type Context, Library, NativeError } from './library.ts';
+import { ILLEGAL_ADDRESS, OUT_OF_MEMORY, SHIM_MEMORY, shim, shimPath } from './shim.ts';
 
-const ILLEGAL_ADDRESS = 700;
-const OUT_OF_MEMORY = 2;
-
-const path = buildShim();
-const library = path === undefined ? undefined : new Library(path);
+const library = shimPath === undefined ? undefined : new Library(shimPath);
 
 function failure(act: () => unknown): NativeError {
   try {
@@ -60,25 +48,25 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
     const c = library!.open();
     const legal = legalCommands(c);
     expect(legal.size).toBe(16);
-    for (const words of legal.values()) c.run(Int32Array.from(words));
+    for (const words of legal.values()) c.run(words);
     const before = c.info().launches;
     for (const [name, words] of legal) {
       let refused = 0;
       for (let i = 2; i < words.length; i++) {
         // Too large for whatever it is, negative, and as good as endless; floats may be anything.
         for (const bad of [-1, 999, 65_000, 0x7fffffff]) {
-          const error = failureOf(() => c.run(Int32Array.from(words.with(i, bad))));
+          const error = failureOf(() => c.run(words.with(i, bad)));
           if (error === undefined) continue;
           refused++;
           expect([error.code, error.message], `${name} word ${i} = ${bad}`).toEqual([
-            ERR_ARGUMENT,
+            Code.ARGUMENT,
             expect.stringContaining(`${name} (command 0): `),
           ]);
         }
       }
       expect(refused, name).toBeGreaterThan((words.length - 2) * 2);
       for (const bad of [words.with(1, words[1] + 1), words.slice(0, -1), words.with(0, 77), [words[0]]]) {
-        expect(failure(() => c.run(Int32Array.from(bad))).code, name).toBe(ERR_ARGUMENT);
+        expect(failure(() => c.run(bad)).code, name).toBe(Code.ARGUMENT);
       }
     }
     c.read(1, new Uint8Array(4)); // looks at the guards of every buffer
@@ -92,7 +80,7 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
     const legal = legalCommands(c);
     const launches = c.info().launches;
     const list = [...legal.get('add')!, ...legal.get('scale')!.with(7, 999_999)];
-    const error = failure(() => c.run(Int32Array.from(list)));
+    const error = failure(() => c.run(list));
     expect(error.message).toContain('scale (command 1): out: elements 0 .. 999999 of a buffer of 1024');
     expect(c.info().launches).toBe(launches);
     c.close();
@@ -101,11 +89,11 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
   it('forgets a list that it replays when one of its buffers goes', () => {
     const c = library!.open();
     const words = legalCommands(c).get('add')!;
-    for (let i = 0; i < 4; i++) c.run(Int32Array.from(words));
+    for (let i = 0; i < 4; i++) c.run(words);
     expect(c.info()).toMatchObject({ graphs: 1, replays: 3 });
     c.free(words[4]);
     expect(c.info()).toMatchObject({ graphs: 0 });
-    expect(failure(() => c.run(Int32Array.from(words))).message).toContain(`add (command 0): first input: no buffer`);
+    expect(failure(() => c.run(words)).message).toContain(`add (command 0): first input: no buffer`);
     c.close();
   });
 
@@ -113,7 +101,7 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
     const c = library!.open();
     const words = legalCommands(c).get('embed')!;
     c.write(words[8], Int32Array.from([3, 8]));
-    c.run(Int32Array.from(words));
+    c.run(words);
     const rows = c.read(words[2], new Float32Array(256));
     expect([...rows.subarray(0, 128)]).toEqual(new Array(128).fill(0));
     expect([...rows.subarray(128)].every(Number.isNaN)).toBe(true);
@@ -121,25 +109,25 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
   });
 
   it('says how much memory there was, and goes on', () => {
-    library!.shim('memory', 1 << 20);
+    shim('memory', 1 << 20);
     const c = library!.open();
     const handle = c.alloc(500_000);
     const error = failure(() => c.alloc(600_000));
-    expect(error.code).toBe(ERR_MEMORY);
+    expect(error.code).toBe(Code.MEMORY);
     expect(error.message).toMatch(/expected 600000 bytes, got \d+ free of 1048576, of which \d+ are in use here/);
     c.free(handle);
     expect(c.read(c.alloc(600_000), new Uint8Array(8))).toEqual(new Uint8Array(8));
     c.close();
-    library!.shim('memory', 16 * 2 ** 30);
+    shim('memory', SHIM_MEMORY);
   });
 
   it('runs out of memory in the middle of a list without running it', () => {
     const c = library!.open();
     const words = legalCommands(c).get('topK')!;
-    library!.shim('failWith', OUT_OF_MEMORY);
-    library!.shim('failAfter', 1); // the counts of the top-k; the call before waits for the stream
-    expect(failure(() => c.run(Int32Array.from(words))).code).toBe(ERR_MEMORY);
-    c.run(Int32Array.from(words));
+    shim('failWith', OUT_OF_MEMORY);
+    shim('failAfter', 1); // the counts of the top-k; the call before waits for the stream
+    expect(failure(() => c.run(words)).code).toBe(Code.MEMORY);
+    c.run(words);
     c.close();
   });
 
@@ -147,30 +135,30 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
     const c = library!.open();
     const other = library!.open();
     const legal = legalCommands(c);
-    library!.shim('failWith', ILLEGAL_ADDRESS);
-    library!.shim('failAfter', 0);
-    const error = failure(() => c.run(Int32Array.from(legal.get('add')!)));
-    expect([error.code, error.message]).toEqual([ERR_CUDA, expect.stringContaining('cudaErrorIllegalAddress')]);
+    shim('failWith', ILLEGAL_ADDRESS);
+    shim('failAfter', 0);
+    const error = failure(() => c.run(legal.get('add')!));
+    expect([error.code, error.message]).toEqual([Code.CUDA, expect.stringContaining('cudaErrorIllegalAddress')]);
     expect(failure(() => c.alloc(4)).message).toBe(error.message);
-    expect(failure(() => c.read(1, new Uint8Array(4))).code).toBe(ERR_CUDA);
+    expect(failure(() => c.read(1, new Uint8Array(4))).code).toBe(Code.CUDA);
     c.close();
     // What another context had on that device is gone as well; it says so and can be closed.
-    expect(failure(() => other.alloc(4)).code).toBe(ERR_CUDA);
+    expect(failure(() => other.alloc(4)).code).toBe(Code.CUDA);
     other.close();
     const next = library!.open();
-    for (const words of legalCommands(next).values()) next.run(Int32Array.from(words));
+    for (const words of legalCommands(next).values()) next.run(words);
     next.close();
   });
 
   it('fails at every call of the runtime that can fail, without losing the next', () => {
     let failures = 0;
     for (let after = 0; after < 60; after++) {
-      library!.shim('failWith', after % 2 === 0 ? ILLEGAL_ADDRESS : OUT_OF_MEMORY);
-      library!.shim('failAfter', after);
+      shim('failWith', after % 2 === 0 ? ILLEGAL_ADDRESS : OUT_OF_MEMORY);
+      shim('failAfter', after);
       try {
         const c = library!.open();
         try {
-          const list = Int32Array.from([...legalCommands(c).values()].flat());
+          const list = [...legalCommands(c).values()].flat();
           for (let i = 0; i < 3; i++) c.run(list); // directly, captured, replayed
           c.read(1, new Uint8Array(4));
         } catch (error) {
@@ -183,7 +171,7 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
         if (!(error instanceof NativeError)) throw error;
         failures++;
       }
-      library!.shim('failAfter', -1);
+      shim('failAfter', -1);
       library!.open().close();
     }
     expect(failures).toBeGreaterThan(40);
@@ -191,22 +179,22 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
 
   it('says which driver, device or compute capability is missing', () => {
     const refusal = (name: string, value: number, normal: number) => {
-      library!.shim(name, value);
+      shim(name, value);
       const { code, message } = failure(() => library!.open());
-      library!.shim(name, normal);
+      shim(name, normal);
       return [code, message];
     };
     expect(refusal('driver', 11080, 13000)).toEqual([
-      ERR_DRIVER,
+      Code.DRIVER,
       'the driver is for CUDA 11.8, expected 13.0 or newer',
     ]);
-    expect(refusal('driver', 0, 13000)).toEqual([ERR_DRIVER, 'no NVIDIA driver on this machine']);
-    expect(refusal('devices', 0, 1)).toEqual([ERR_DEVICE, 'no CUDA device on this machine']);
-    expect(refusal('compute', 75, 90)).toEqual([ERR_DEVICE, 'CPU shim: compute capability 7.5, expected 8.0 or more']);
+    expect(refusal('driver', 0, 13000)).toEqual([Code.DRIVER, 'no NVIDIA driver on this machine']);
+    expect(refusal('devices', 0, 1)).toEqual([Code.DEVICE, 'no CUDA device on this machine']);
+    expect(refusal('compute', 75, 90)).toEqual([Code.DEVICE, 'CPU shim: compute capability 7.5, expected 8.0 or more']);
     expect(failure(() => library!.open(3)).message).toBe('no device 3, expected 0 to 0');
-    library!.shim('compute', 80);
+    shim('compute', 80);
     expect(library!.open().info().computeCapability).toBe('8.0');
-    library!.shim('compute', 90);
+    shim('compute', 90);
   });
 
   it('refuses handles and ranges that are not there', () => {
@@ -227,10 +215,10 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
       () => c.denseBytes(3, 4, 33),
       () => c.denseBytes(9, 4, 32),
     ]) {
-      expect(failure(act).code, act.toString()).toBe(ERR_ARGUMENT);
+      expect(failure(act).code, act.toString()).toBe(Code.ARGUMENT);
     }
     c.free(handle);
-    expect(failure(() => c.read(handle, new Uint8Array(1))).code).toBe(ERR_ARGUMENT);
+    expect(failure(() => c.read(handle, new Uint8Array(1))).code).toBe(Code.ARGUMENT);
     c.close();
   });
 });

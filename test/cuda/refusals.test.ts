@@ -9,9 +9,8 @@ import { BitnetError } from '../../src/errors.ts';
 import { loadModel } from '../../src/index.ts';
 import { ABI_VERSION } from '../../src/kernels/cuda/abi.ts';
 import { synthesized } from '../../src/oracle/kit/models.ts';
-import { ILLEGAL_ADDRESS, onShim, SHIM_MEMORY, shim, shimPath, watched } from './shim.ts';
+import { ILLEGAL_ADDRESS, OUT_OF_MEMORY, onShim, SHIM_MEMORY, shim, shimPath, watched } from './shim.ts';
 
-const OUT_OF_MEMORY = 2;
 const scratch = mkdtempSync(join(tmpdir(), 'bitnet-cuda-'));
 afterAll(() => rmSync(scratch, { recursive: true }));
 

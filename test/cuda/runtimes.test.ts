@@ -7,9 +7,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { root, runIn, runtimes, wantRuntime } from '../runtime/runtimes.ts';
-import { buildShim } from './library.ts';
+import { shimPath as shim } from './shim.ts';
 
-const shim = buildShim();
 const scratch = mkdtempSync(join(tmpdir(), 'bitnet-cuda-'));
 const main = join(root, 'dist/cli/main.js');
 const stories: unknown[] = [];

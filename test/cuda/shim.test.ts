@@ -8,25 +8,14 @@ import { trits, values } from '../../src/kernels/conformance/values.ts';
 import type { Backend, KvType } from '../../src/kernels/interface.ts';
 import { createTsBackend } from '../../src/kernels/ts/backend.ts';
 import { packRows } from '../../src/tensors/packed.ts';
-import { TestBackend } from './backend.ts';
 import { configOf, Graph, type Piece } from './graph.ts';
-import { buildShim, Library } from './library.ts';
+import { open, shim, shimPath } from './shim.ts';
 
+/** Options of `bn_set`. */
 const GRAPHS = 0;
 const FUSE = 1;
 
-const path = buildShim();
-if (path === undefined) console.warn('no C++ compiler here: the CUDA kernels are not tested');
-const library = path === undefined ? undefined : new Library(path);
-
-function open(seed: number, options: Record<number, number> = {}): TestBackend {
-  library!.shim('seed', seed);
-  const context = library!.open();
-  for (const [option, value] of Object.entries(options)) context.set(Number(option), value);
-  return new TestBackend(context);
-}
-
-describe.skipIf(library === undefined)('the CUDA kernels on the CPU shim', () => {
+describe.skipIf(shimPath === undefined)('the CUDA kernels on the CPU shim', () => {
   const cases = conformanceCases();
 
   it('agree with the ts backend on the conformance suite, bit for bit', async () => {
@@ -45,10 +34,10 @@ describe.skipIf(library === undefined)('the CUDA kernels on the CPU shim', () =>
       ({ op: 'ternaryMatmul', n, rows, columns, kind: 'normal', trits: 'random', seed }) as const;
     // Tiles of 128 x 128, full, with rests, and with several of each.
     some.push(make(65, 128, 128, 1), make(128, 130, 640, 2), make(150, 300, 257, 3), make(300, 150, 1152, 4));
-    library!.shim('sms', 1);
+    shim('sms', 1);
     const backend = open(1);
     const outcomes = await runConformance(backend, some, await expectedOutputs(some));
-    library!.shim('sms', 132);
+    shim('sms', 132);
     expect(outcomes.filter((outcome) => !outcome.ok)).toEqual([]);
     // Many sequences: heads of a group together.
     const config = configOf('bitnet-b1.58', { nLayers: 1, headDim: 128, nHeads: 5, nKvHeads: 1, hidden: 640 });
@@ -69,14 +58,14 @@ describe.skipIf(library === undefined)('the CUDA kernels on the CPU shim', () =>
       let broken = 0;
       for (const [i, one] of some.slice(-6).entries()) {
         const backend = open(3);
-        library!.shim('barriers', 0);
+        shim('barriers', 0);
         try {
           const [outcome] = await runConformance(backend, [one], [wanted[i]]);
           if (!outcome.ok) broken++;
         } catch {
           broken++; // threads of a warp went different ways, or a sum is not that of its codes
         } finally {
-          library!.shim('barriers', 1);
+          shim('barriers', 1);
           await backend.dispose();
         }
       }
@@ -183,7 +172,7 @@ describe.skipIf(library === undefined)('the CUDA kernels on the CPU shim', () =>
         const backend = open(11, { [FUSE]: fuse, [GRAPHS]: graphs });
         const got = await runSteps(backend, config, steps);
         for (const [i, want] of expected.entries()) expect(different(want, got[i]), `step ${i}`).toEqual([]);
-        const { replays, graphs: held, launches } = backend.context.info() as Record<string, number>;
+        const { replays, graphs: held, launches } = backend.counts();
         // The last four steps have the same list: run, captured and replayed, replayed, replayed.
         expect([replays, held]).toEqual(graphs === 1 ? [3, 1] : [0, 0]);
         expect(launches).toBeGreaterThan(50);
@@ -288,11 +277,11 @@ describe.skipIf(library === undefined)('the CUDA kernels on the CPU shim', () =>
     const backend = open(2);
     const graph = await Graph.make(config, backend, 4);
     for (const [i, step] of steps.entries()) expect(different(expected[i], (await graph.step(step)).x)).toEqual([]);
-    expect(backend.context.info()).toMatchObject({ graphs: 1, replays: 4 });
+    expect(backend.counts()).toMatchObject({ graphs: 1, replays: 4 });
     graph.free(0); // its cache is no part of the list
-    expect(backend.context.info()).toMatchObject({ graphs: 1 });
+    expect(backend.counts()).toMatchObject({ graphs: 1 });
     expect(different(expected[0], (await graph.step(decode(5, 0))).x)).not.toEqual([]); // another sequence, another token
-    expect(backend.context.info()).toMatchObject({ graphs: 1, replays: 5 });
+    expect(backend.counts()).toMatchObject({ graphs: 1, replays: 5 });
     await backend.dispose();
   }, 60_000);
 

@@ -3,52 +3,56 @@
  * that of the wasm backend.
  */
 import { describe, expect, it } from 'vitest';
-import { openModelFile } from '../../src/engine/model.ts';
-import { Stepper } from '../../src/engine/stepper.ts';
-import type { Backend } from '../../src/kernels/interface.ts';
-import { createWasmBackend } from '../../src/kernels/wasm/open.ts';
-import { loadWeights } from '../../src/model/load.ts';
-import { createNodeHost } from '../../src/platform/host-node.ts';
-import { TestBackend } from './backend.ts';
-import { buildShim, Library } from './library.ts';
+import { type BackendFactory, wasm } from '../../src/engine/backends.ts';
+import type { Session } from '../../src/engine/types.ts';
+import { loadModel } from '../../src/index.ts';
+import { onShim, open, shim, shimPath } from './shim.ts';
 
-const path = buildShim();
-const library = path === undefined ? undefined : new Library(path);
-const stories = new URL('../../fixtures/models/stories.gguf.gz', import.meta.url).pathname;
+const stories = new URL('../../fixtures/models/stories.gguf.gz', import.meta.url);
 
-/** A prompt of some tokens, in one piece and then a rest, and the likeliest tokens after it. */
-async function story(backend: Backend, tokens: number) {
-  const weights = await loadWeights(await openModelFile(stories), backend);
-  const { nLayers, nHeads, nKvHeads, headDim } = weights.config;
-  const kv = backend.allocKv({ nLayers, nHeads, nKvHeads, headDim, contextSize: 128, kType: 'f16', vType: 'f16' });
-  const stepper = new Stepper(backend, weights, 16);
+async function withSession<T>(backend: BackendFactory, use: (session: Session) => Promise<T>): Promise<T> {
+  const model = await loadModel(stories, { backend });
+  try {
+    return await use(model.createSession());
+  } finally {
+    await model.dispose();
+  }
+}
+
+/** A prompt in two pieces, and the likeliest tokens after it. Every other step asks for the greatest logits alone. */
+async function likeliest(session: Session, tokens: number) {
   const ids = Array.from({ length: 19 }, (_, i) => 5 + ((i * 29) % 400));
   const logits: Float32Array[] = [];
-  for (let position = 0; position < ids.length && logits.length < tokens; ) {
-    const piece = ids.slice(position, position + 16);
-    // Every other step asks for the greatest alone: the others may be left out.
-    const top = logits.length % 2 === 1 ? 10 : undefined;
-    const [{ values, ids: which }] = await stepper.step([{ kv, position, ids: piece, logits: 'last', top }]);
-    position += piece.length;
-    if (position < ids.length) continue;
-    const best = values.reduce((at, value, i) => (value > values[at] ? i : at), 0);
-    logits.push(top === undefined ? values : values.slice(best, best + 1));
-    ids.push(which === undefined ? best : which[best]);
+  await session.prefill(ids.slice(0, 16));
+  let row = (await session.prefill(ids.slice(16))).slice();
+  while (logits.length < tokens) {
+    const best = row.reduce((at, value, i) => (value > row[at] ? i : at), 0);
+    const asked = logits.length % 2 === 1;
+    logits.push(asked ? row.slice(best, best + 1) : row);
+    ids.push(best);
+    row = (await session.step(best, asked ? undefined : { top: 10 })).slice();
   }
   return { ids, logits };
 }
 
-describe.skipIf(library === undefined)('the embedded model on the CPU shim', () => {
-  it('tells the same story', async () => {
-    const wasm = await createWasmBackend({ threads: 1 }, await createNodeHost());
-    const expected = await story(wasm, 24);
-    await wasm.dispose();
-    library!.shim('seed', 5);
-    const backend = new TestBackend(library!.open());
-    const got = await story(backend, 24);
+describe.skipIf(shimPath === undefined)('the embedded model on the CPU shim', () => {
+  /** The whole context: a prompt of one token, and 512 after it, of which the last needs no position. */
+  it('tells the greedy story of the wasm backend, 512 tokens', async () => {
+    shim('seed', 0);
+    const tell = (backend: BackendFactory) =>
+      withSession(backend, (session) => session.generate('', { temperature: 0, ignoreEos: true }).result);
+    const [ours, expected] = [await tell(onShim), await tell(wasm({ threads: 1 }))];
+    expect([ours.tokens.length, ours.usage.promptTokens, ours.stopReason]).toEqual([512, 1, 'contextFull']);
+    expect(ours.tokens).toEqual(expected.tokens);
+    expect(ours.text).toBe(expected.text);
+    expect(ours.text).toContain('Once upon a time');
+  }, 600_000);
+
+  it('has its logits as well, whatever the order of threads', async () => {
+    const tell = (backend: BackendFactory) => withSession(backend, (session) => likeliest(session, 24));
+    const [got, expected] = [await tell(async () => open(5)), await tell(wasm({ threads: 1 }))];
     expect(got.ids).toEqual(expected.ids);
     expect(new Set(got.ids).size).toBeGreaterThan(12);
     expect(got.logits).toEqual(expected.logits);
-    await backend.dispose();
   }, 300_000);
 });

@@ -1,8 +1,6 @@
 /* Blocks of coroutines; see shim.h. */
-#undef _FORTIFY_SOURCE /* its longjmp refuses to change stacks */
 #include "shim.h"
 
-#include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -41,9 +39,12 @@ struct Copy {
   unsigned group;
 };
 
+/* Of __builtin_setjmp: it keeps no more than where the stack and the code are, and longjmp of libc takes a fifth of all time. */
+using Jump = void* [5];
+
 struct Thread {
   Place place;
-  jmp_buf resume;
+  Jump resume;
   ucontext_t context;
   bool started = false;
   bool done = true;
@@ -64,8 +65,12 @@ struct Block {
   unsigned generation = 0;
   const std::function<void()>* body = nullptr;
   const char* complaint = nullptr;
-  jmp_buf scheduler;
+  Jump scheduler;
   Thread* current = nullptr;
+  /* The order of this round, and who is next in it. */
+  std::vector<Thread*> order;
+  int cursor = 0;
+  bool progress = false;
   uint64_t random = 1;
   std::vector<unsigned char> shared;
 };
@@ -76,7 +81,7 @@ unsigned nextRandom(unsigned below) {
   block.random ^= block.random << 13;
   block.random ^= block.random >> 7;
   block.random ^= block.random << 17;
-  return static_cast<unsigned>(block.random % below);
+  return static_cast<unsigned>((block.random >> 32) * below >> 32);
 }
 
 void passBarrierIfComplete() {
@@ -85,13 +90,35 @@ void passBarrierIfComplete() {
   block.generation++;
 }
 
-[[noreturn]] void toScheduler() { _longjmp(block.scheduler, 1); }
+/* A jump must not be in the function that the jump leads to. */
+[[noreturn]] __attribute__((noinline)) void toScheduler() { __builtin_longjmp(block.scheduler, 1); }
+
+[[noreturn]] __attribute__((noinline)) void enter(Thread* thread) {
+  thread->waitsFor = nullptr;
+  block.progress = true;
+  block.current = thread;
+  here = &thread->place;
+  if (thread->started) __builtin_longjmp(thread->resume, 1);
+  thread->started = true;
+  setcontext(&thread->context);
+  std::abort(); /* cannot come back */
+}
+
+/* The next of this round that waits for nothing; the scheduler when there is none. */
+[[noreturn]] void toNext() {
+  while (block.cursor < block.count) {
+    Thread* thread = block.order[block.cursor++];
+    if (thread->done || (thread->waitsFor != nullptr && *thread->waitsFor == thread->waitsAt)) continue;
+    enter(thread);
+  }
+  toScheduler();
+}
 
 void waitOn(const unsigned* generation, unsigned at) {
   Thread* me = block.current;
   me->waitsFor = generation;
   me->waitsAt = at;
-  if (_setjmp(me->resume) == 0) toScheduler();
+  if (__builtin_setjmp(me->resume) == 0) toNext();
 }
 
 int indexOf(const Thread* thread) {
@@ -107,18 +134,15 @@ void coroutine() {
     block.alive--;
     block.warps[indexOf(me) / 32].alive &= ~(1u << (indexOf(me) & 31));
     passBarrierIfComplete();
-    if (_setjmp(me->resume) == 0) toScheduler();
+    if (__builtin_setjmp(me->resume) == 0) toNext();
   }
 }
 
-void resume(Thread* thread) {
-  block.current = thread;
-  here = &thread->place;
-  if (_setjmp(block.scheduler) != 0) return;
-  if (thread->started) _longjmp(thread->resume, 1);
-  thread->started = true;
-  setcontext(&thread->context);
-  std::abort(); /* cannot come back */
+/* Comes back when no thread of the round is left, or one complained. */
+__attribute__((noinline)) void runRound() {
+  block.cursor = 0;
+  block.progress = false;
+  if (__builtin_setjmp(block.scheduler) == 0) toNext();
 }
 
 Thread* makeThread() {
@@ -126,29 +150,22 @@ Thread* makeThread() {
   getcontext(&thread->context);
   thread->context.uc_stack.ss_sp =
       mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  thread->context.uc_stack.ss_size = STACK_BYTES;
+  /* Stacks of equal alignment would all meet in the same few lines of the cache. */
+  thread->context.uc_stack.ss_size = STACK_BYTES - block.threads.size() % 64 * 320;
   thread->context.uc_link = nullptr;
   makecontext(&thread->context, coroutine, 0);
   return thread;
 }
 
 /* Runs all threads of the block to their end; false when they wait for one another for ever. */
-bool runThreads(std::vector<int>& order) {
+bool runThreads() {
   while (block.alive > 0) {
-    bool progress = false;
     if (state().seed != 0) {
-      for (int i = block.count - 1; i > 0; i--) std::swap(order[i], order[nextRandom(i + 1)]);
+      for (int i = block.count - 1; i > 0; i--) std::swap(block.order[i], block.order[nextRandom(i + 1)]);
     }
-    for (const int i : order) {
-      Thread* thread = block.threads[i].get();
-      if (thread->done) continue;
-      if (thread->waitsFor != nullptr && *thread->waitsFor == thread->waitsAt) continue;
-      thread->waitsFor = nullptr;
-      progress = true;
-      resume(thread);
-      if (block.complaint != nullptr) return false;
-    }
-    if (!progress) {
+    runRound();
+    if (block.complaint != nullptr) return false;
+    if (!block.progress) {
       block.complaint = "threads of a block wait at different barriers";
       return false;
     }
@@ -208,8 +225,8 @@ void* sharedMemory() { return block.shared.data(); }
 const char* runGrid(dim3 grid, dim3 size, size_t sharedBytes, const std::function<void()>& body) {
   block.count = static_cast<int>(size.x);
   while (static_cast<int>(block.threads.size()) < block.count) block.threads.emplace_back(makeThread());
-  std::vector<int> order(block.count);
-  for (int i = 0; i < block.count; i++) order[i] = i;
+  block.order.clear();
+  for (int i = 0; i < block.count; i++) block.order.push_back(block.threads[i].get());
   block.random = static_cast<uint64_t>(state().seed) * 0x9e3779b97f4a7c15u + 1;
   block.body = &body;
   /* Blocks in any order as well: backwards when the seed is odd. */
@@ -235,7 +252,7 @@ const char* runGrid(dim3 grid, dim3 size, size_t sharedBytes, const std::functio
       block.warps[w].arrived = 0;
       block.warps[w].alive = lanes >= 32 ? 0xffffffffu : (1u << lanes) - 1;
     }
-    if (!runThreads(order)) {
+    if (!runThreads()) {
       block.threads.clear(); /* their stacks hold half-run kernels: leaked, on a path that only a bug takes */
       return block.complaint;
     }
