@@ -114,10 +114,13 @@ extern "C" int32_t bn_shim_set(const char* name, int64_t value) {
       {"memory", &s.memory}, {"failAfter", &s.failAfter}, {"failWith", &s.failWith},
       {"barriers", &s.barriers},
       {"sms", &s.sms},
+      {"tensor", &s.tensor},
+      {"tensorBits", &s.tensorBits},
   };
   const auto found = knobs.find(name);
   if (found == knobs.end()) return 0;
   *found->second = value;
+  shim::seedTensor();
   return 1;
 }
 

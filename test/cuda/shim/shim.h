@@ -54,6 +54,8 @@ void* sharedMemory();
 void sendCopy(void* to, const void* from, bool valid);
 void commitCopies();
 void awaitCopies(unsigned pending);
+/* start + sum of 8 pairs of f16 times 8 pairs, with the errors that a tensor core may make (tensor.cpp). */
+float tensorSum(float start, const unsigned* left, const unsigned* right);
 }  // namespace shim
 
 #define threadIdx (shim::here->threadIdx)
@@ -171,7 +173,8 @@ cudaError_t launch(cudaStream_t, dim3 grid, dim3 block, size_t sharedBytes, std:
 /*
  * Knobs of the shim, for tests: "seed" (order of threads), "devices", "compute" (80), "driver" (13000), "memory" (bytes of the
  * card), "failAfter" (that many calls of the runtime from now on, one fails), "failWith" (its code), "barriers" (0: __syncthreads
- * does nothing) and "sms" (multiprocessors, by which kernels are chosen). Returns 0 for an unknown name.
+ * does nothing), "sms" (multiprocessors, by which kernels are chosen), "tensor" and "tensorBits" (tensor.cpp). Returns 0 for an
+ * unknown name.
  */
 extern "C" __attribute__((visibility("default"))) int32_t bn_shim_set(const char* name, int64_t value);
 

@@ -16,9 +16,14 @@ struct State {
   int64_t failWith = 0;
   int64_t barriers = 1;
   int64_t sms = 132;
+  int64_t tensor = 0;
+  int64_t tensorBits = 24;
 };
 
 State& state();
+
+/* Begins the random numbers of tensorSum again. */
+void seedTensor();
 
 /* Runs every block of a grid; what went wrong, or null. */
 const char* runGrid(dim3 grid, dim3 block, size_t sharedBytes, const std::function<void()>& body);

@@ -88,15 +88,14 @@ __device__ __forceinline__ void decodeQuarter(const uint8_t* unit, int quarter, 
   }
 }
 
+/* ROWS rows of the matrix, and TOKENS of `n` rows of x: themselves, or those that `picked` names. */
 template <int DTYPE, int TOKENS>
-__global__ void __launch_bounds__(THREADS, 2) denseKernel(DenseArgs args) {
+__device__ __forceinline__ void denseTile(const DenseArgs& args, unsigned char* shared, int firstRow, int firstToken, int n,
+                                          const int* picked) {
   constexpr int STAGES = stagesOf(DTYPE), PITCH = pitchOf(DTYPE), PIECES = unitBytes(DTYPE) / 16;
   constexpr int STAGE = stageBytes(DTYPE, TOKENS);
-  BN_SHARED(unsigned char, shared);
   const int thread = static_cast<int>(threadIdx.x), p = thread & 1, mine = thread / 2;
-  /* Blocks with the same rows follow one another: all but the first find them in the L2. */
-  const int tokenTiles = ceilDiv(args.n, TOKENS);
-  const int firstRow = static_cast<int>(blockIdx.x) / tokenTiles * ROWS, firstToken = static_cast<int>(blockIdx.x) % tokenTiles * TOKENS;
+  const auto rowOf = [&](int token) { return static_cast<int64_t>(picked == nullptr ? token : picked[token]); };
   const int64_t rowBytes = denseRowBytes(DTYPE, args.columns);
   const int units = ceilDiv(args.columns, UNIT);
 
@@ -115,9 +114,9 @@ __global__ void __launch_bounds__(THREADS, 2) denseKernel(DenseArgs args) {
     unsigned char* stage = shared + unit % STAGES * STAGE + ROWS * PITCH;
     for (int i = thread; i < TOKENS * UNIT / 4; i += THREADS) {
       const int token = firstToken + i / (UNIT / 4), column = unit * UNIT + i % (UNIT / 4) * 4;
-      const bool valid = token < args.n && column < args.columns;
+      const bool valid = token < n && column < args.columns;
       const float* from = args.x;
-      if (valid) from += static_cast<int64_t>(token) * args.columns + column;
+      if (valid) from += rowOf(token) * args.columns + column;
       copyAsync(stage + i * 16, from, valid);
     }
   };
@@ -168,9 +167,28 @@ __global__ void __launch_bounds__(THREADS, 2) denseKernel(DenseArgs args) {
 #pragma unroll
     for (int e = 0; e < 4; e++) s[e] = s[e] + s[e + 4];
     const int row = firstRow + mine, token = firstToken + t;
-    if (p == 0 && row < args.rows && token < args.n) {
-      args.out[static_cast<int64_t>(token) * args.rows + row] = (s[0] + s[2]) + (s[1] + s[3]);
-    }
+    if (p == 0 && row < args.rows && token < n) args.out[rowOf(token) * args.rows + row] = (s[0] + s[2]) + (s[1] + s[3]);
+  }
+}
+
+template <int DTYPE, int TOKENS>
+__global__ void __launch_bounds__(THREADS, 2) denseKernel(DenseArgs args) {
+  BN_SHARED(unsigned char, shared);
+  /* Blocks with the same rows follow one another: all but the first find them in the L2. */
+  const int tokenTiles = ceilDiv(args.n, TOKENS);
+  const int firstRow = static_cast<int>(blockIdx.x) / tokenTiles * ROWS, firstToken = static_cast<int>(blockIdx.x) % tokenTiles * TOKENS;
+  denseTile<DTYPE, TOKENS>(args, shared, firstRow, firstToken, args.n, nullptr);
+}
+
+/* Mostly there is nothing to do, so a block takes all that there may be, instead of many blocks that end at once. */
+constexpr int PICKED_TOKENS = 8;
+template <int DTYPE>
+__global__ void __launch_bounds__(THREADS, 2) densePickedKernel(DenseArgs args, const int* picked) {
+  BN_SHARED(unsigned char, shared);
+  gridWait();
+  const int n = picked[0];
+  for (int first = 0; first < n; first += PICKED_TOKENS) {
+    denseTile<DTYPE, PICKED_TOKENS>(args, shared, static_cast<int>(blockIdx.x) * ROWS, first, n, picked + 1);
   }
 }
 
@@ -200,7 +218,23 @@ cudaError_t startTokens(const Stream& on, const DenseArgs& args) {
   return args.n <= 4 ? start<DTYPE, 4>(on, args) : start<DTYPE, 8>(on, args);
 }
 
+template <int DTYPE>
+cudaError_t startPicked(const Stream& on, const DenseArgs& args, const int* picked) {
+  const dim3 grid(static_cast<unsigned>(ceilDiv(args.rows, ROWS)));
+  return launch(on, densePickedKernel<DTYPE>, grid, THREADS, stagesOf(DTYPE) * stageBytes(DTYPE, PICKED_TOKENS), args, picked);
+}
+
 }  // namespace
+
+cudaError_t runDensePicked(const Stream& on, const DenseArgs& args, const int* picked) {
+  switch (args.dtype) {
+    case BN_F16: return startPicked<BN_F16>(on, args, picked);
+    case BN_BF16: return startPicked<BN_BF16>(on, args, picked);
+    case BN_Q8_0: return startPicked<BN_Q8_0>(on, args, picked);
+    case BN_Q6_K: return startPicked<BN_Q6_K>(on, args, picked);
+    default: return startPicked<BN_AFFINE>(on, args, picked);
+  }
+}
 
 cudaError_t runDense(const Stream& on, const DenseArgs& args) {
   if (args.columns % 32 != 0 || reinterpret_cast<uintptr_t>(args.x) % 16 != 0) {
