@@ -157,11 +157,8 @@ __device__ __forceinline__ void decode(const unsigned char* row, int step, int h
   for (int i = 0; i < 4; i++) out[i] = floatsToHalves(w[2 * i] * scale, w[2 * i + 1] * scale);
 }
 
-/* What shared memory allows on compute capability 9.0; a bound of registers below that would be for nothing. */
-__host__ __device__ constexpr int blocksOf(int dtype, int tokens) { return STAGES * stageBytes(dtype, tokens) <= 113 * 1024 ? 2 : 1; }
-
 template <int DTYPE, int TOKENS>
-__global__ void __launch_bounds__(THREADS, blocksOf(DTYPE, TOKENS)) headScoreKernel(DenseArgs args, const float* index, const uint16_t* halves) {
+__global__ void __launch_bounds__(THREADS, 2) headScoreKernel(DenseArgs args, const float* index, const uint16_t* halves) {
   constexpr int CHUNK = chunkOf(DTYPE), STAGE = stageBytes(DTYPE, TOKENS), PIECES = chunkBytes(DTYPE) / 16;
   constexpr int WEIGHT_PITCH = weightPitch(DTYPE), X_PITCH = xPitch(DTYPE);
   BN_SHARED(unsigned char, shared);
