@@ -96,26 +96,51 @@ function verdict(products: Float32Array, got: Float32Array, rows: number, k: num
 
 const x = (n: number, columns: number, seed: number) => values('normal', n * columns, seed);
 
+const DECEITS = ['rounding of x', 'rounding of the weights', 'sums of the tensor cores'] as const;
+
 /**
- * `near` rows whose products with x differ by less than 1e-6 of themselves from the next one, far above all others. Each row of x is a
- * little larger than the one before, so that in some the border of a bin of `top_k.cu` comes to lie between them.
+ * 20 rows that are the greatest by little, but of which estimates are too small, and 60 of which they are too great, or right: without
+ * the part of the bound that is for this error (head_bound.cuh), the 20 would be left out. All other rows are far below.
  */
-function nearTies(rows: number, columns: number, near: number, n: number): { head: Head; input: Float32Array } {
-  const data = values('normal', rows * columns, 71).map((value) => value / 16);
-  const first = data.slice(0, columns);
-  for (let i = 0; i < near; i++) {
-    const at = ((i * 7) % rows) * columns;
-    data.set(first, at);
-    // 2^-9 times steps of 2^-10, in two columns: what they make of a product of about 4.
-    data[at + 1] = 1 + ((i * 37) % near) / 1024;
-    data[at + 2] = ((i * 53) % near) / 1024;
+function deceive(how: (typeof DECEITS)[number]): { head: Head; input: Float32Array } {
+  const [rows, columns] = [620, 256];
+  const data = new Float32Array(rows * columns);
+  const row = new Float32Array(columns);
+  const fill = (to: Float32Array, from: number, end: number, value: (i: number) => number) => {
+    for (let i = from; i < end; i++) to[i] = value(i);
+  };
+  // f16 has 2^-10 between 1 and 2. Down to 1 by 2^-12, and up to 1 + 2^-10 by 1.5 * 2^-12; and some of the true ones, up by 2^-10.
+  const sinks = () => 1 + 2 ** -12;
+  const rises = () => 1 + 2.5 * 2 ** -12;
+  const lift = (i: number) => (i < 61 ? 1 + 2 ** -10 : 1);
+  const put = (first: number, count: number, of: Float32Array) => {
+    for (let i = first; i < first + count; i++) data.set(of, ((i * 7) % rows) * columns);
+  };
+  const [low, high, below] = [new Float32Array(columns), new Float32Array(columns), new Float32Array(columns)];
+  if (how === 'rounding of x') {
+    fill(row, 0, 128, sinks);
+    fill(row, 128, 256, rises);
+    fill(low, 0, 128, lift);
+    fill(high, 128, 256, () => 1);
+  } else if (how === 'rounding of the weights') {
+    fill(row, 0, 128, lift);
+    fill(row, 128, 256, () => 1);
+    fill(low, 0, 128, sinks);
+    fill(high, 128, 256, rises);
+  } else {
+    // 1, then much that vanishes beside it one by one, then -1.
+    fill(row, 0, 256, (i) => (i % 255 === 0 ? 1 : 2 ** -12));
+    fill(low, 1, 255, () => 2 ** -12);
+    low[0] = 1;
+    low[255] = -1;
+    high[1] = 2 ** -5; // 2^-17; the others are 253 * 2^-24, nearly twice that
   }
-  const input = Float32Array.from({ length: n * columns }, (_, i) => {
-    const column = i % columns;
-    const value = column === 1 || column === 2 ? 2 ** -9 : first[column] * 3 + 0.25;
-    return value * (1 + Math.floor(i / columns) * 2e-6);
-  });
-  return { head: headOf('F16', rows, columns, data), input };
+  fill(below, 0, 256, () => -1);
+  put(0, 20, low);
+  put(20, 60, high);
+  put(80, rows - 80, below);
+  const input = Float32Array.from({ length: 5 * columns }, (_, i) => row[i % columns] * 2 ** Math.floor(i / columns));
+  return { head: headOf(how === 'rounding of the weights' ? 'AFFINE' : 'F16', rows, columns, data), input };
 }
 
 describe.skipIf(shimPath === undefined)('the screened head on the CPU shim', () => {
@@ -165,20 +190,17 @@ describe.skipIf(shimPath === undefined)('the screened head on the CPU shim', () 
     60_000,
   );
 
-  it('does not mistake near ties', async () => {
-    const [rows, columns, k] = [640, 256, 20];
-    const { head, input } = nearTies(rows, columns, 100, 64);
+  it.each(DECEITS)('is not deceived by the %s', async (how) => {
+    const { head, input } = deceive(how);
     const products = await productsOf(head, input);
-    const row = products.slice(0, rows).sort().reverse();
-    expect((row[0] - row[99]) / row[0]).toBeLessThan(1e-4); // a hundred of them
-    expect(row[100]).toBeLessThan(row[99] / 2);
-    for (const tensor of [0, 1, 2, 3]) {
+    expect(products[0]).toBeGreaterThan(products[20 * 7]);
+    for (const tensor of [0, 1, 2]) {
       shim('tensor', tensor);
-      const { wrong, left } = verdict(products, await topOf(await open(), head, input, k), rows, k);
+      const { wrong, left } = verdict(products, await topOf(await open(), head, input, 20), head.rows, 20);
       expect(wrong).toEqual([]);
-      expect(Math.min(...left)).toBeGreaterThan(400);
+      expect(left).toEqual([540, 540, 540, 540, 540]);
     }
-  }, 60_000);
+  });
 
   it('would be wrong on tensor cores that keep fewer bits than the bound allows for', async () => {
     const head = headOf('F16', 701, 256, values('normal', 701 * 256, 3));
@@ -192,6 +214,7 @@ describe.skipIf(shimPath === undefined)('the screened head on the CPU shim', () 
   it('makes whole rows where estimates are of no use', async () => {
     const [rows, columns, k] = [620, 64, 40];
     const data = values('normal', rows * columns, 5);
+    for (let i = 0; i < 4 * columns; i++) data[i] *= 5000;
     const head = headOf('F16', rows, columns, data);
     const input = x(20, columns, 6);
     const row = (i: number) => input.subarray(i * columns, (i + 1) * columns);
@@ -200,7 +223,7 @@ describe.skipIf(shimPath === undefined)('the screened head on the CPU shim', () 
     row(2)[0] = Number.NEGATIVE_INFINITY;
     row(3).fill(0);
     row(4).fill(-0);
-    row(5).set(row(5).map((value) => value * 1e36)); // products overflow
+    row(5).set(row(5).map((value) => value * 1e35)); // products overflow
     row(6).set(row(6).map((value) => value * 1e-42)); // or vanish
     row(7)[5] = 3e38;
     row(8)[5] = 1e-45;

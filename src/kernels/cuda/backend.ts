@@ -317,8 +317,10 @@ export class CudaBackend implements Backend {
     const head = cudaWeight(this, weight);
     const { dtype, handle, rows, columns } = head;
     const room = Math.min(k, rows) + TOP_ROOM;
-    // A row no longer than its part is sent whole.
-    if (k < 1 || n < 1 || 2 + 2 * room >= rows) return this.denseMatmul(out, weight, x, n);
+    if (k < 1 || n < 1 || 2 + 2 * room >= rows) {
+      this.denseMatmul(out, weight, x, n); // the whole row is no longer than its part
+      return;
+    }
     const top = this.#needTop(n * (2 + 2 * room)).handle;
     if (screens(head, n)) {
       const refs = [this.#out(out), 0, top, 0, dtype, handle, this.#needIndex(head)];
