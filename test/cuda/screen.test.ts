@@ -202,13 +202,16 @@ describe.skipIf(shimPath === undefined)('the screened head on the CPU shim', () 
     }
   });
 
-  it('would be wrong on tensor cores that keep fewer bits than the bound allows for', async () => {
+  it('would be wrong on tensor cores that keep fewer bits than the bound allows for, which are refused', async () => {
     const head = headOf('F16', 701, 256, values('normal', 701 * 256, 3));
     const input = x(8, 256, 21);
+    const backend = await open();
     shim('tensorBits', 10);
-    expect(
-      verdict(await productsOf(head, input), await topOf(await open(), head, input, 40), 701, 40).wrong,
-    ).not.toEqual([]);
+    expect(verdict(await productsOf(head, input), await topOf(backend, head, input, 40), 701, 40).wrong).not.toEqual(
+      [],
+    );
+    shim('tensorBits', 23);
+    await expect(open()).rejects.toThrow('the device breaks rule 9 of the self-test');
   });
 
   it('makes whole rows where estimates are of no use', async () => {

@@ -17,6 +17,7 @@
  *    every instruction be B blocks of 16/B products in any order, whatever B from 1 to 16, and S = sum |w' x'|, which no partial sum
  *    exceeds by more than the errors. The greatest addend loses nothing, each other one less than 2^-23 S, and so does the result:
  *    at most B (16/B + 1) 2^-23 S <= 32 * 2^-23 S an instruction, KP * 2^-22 S in all; and S <= |w'| |x'| <= 1.002 |w| |x|.
+ *    That bits down to 2^-23 are kept is what `bn_open` has every card prove (the self-test in elementwise.cu).
  *    (The cards that this is for, A100 and newer, keep more bits and take longer blocks: an eighth of that is likely.)
  *
  * 3. dot16. Sixteen chains of K/16 products and sums and four more sums, each rounded: (K/16 + 5) u |w| |x|, to second order less than
