@@ -20,6 +20,7 @@ struct Sizes {
   int32_t hidden = 2560, ffn = 6912, heads = 20, kvHeads = 5, dim = 128, layers = 30, vocabulary = 128256;
   int32_t runs = 20, context = 4096;
   uint64_t rotate = uint64_t(400) << 20;
+  bool screens = true;
 };
 
 double now() {
@@ -184,6 +185,33 @@ void attention(Library& lib, const Sizes& s, double ceiling, const std::vector<i
   for (const int32_t handle : {keys, values, q, out}) lib.free(handle);
 }
 
+// The 40 greatest of each row without all products; the one above makes them all.
+void screenedHead(Library& lib, const Sizes& s, double ceiling, int32_t dtype, const char* name, int32_t n) {
+  const uint64_t bytes = lib.denseBytes(dtype, s.vocabulary, s.hidden);
+  const int32_t weights = halves(lib, (bytes + 1) / 2), index = lib.alloc(static_cast<uint64_t>(s.vocabulary) * 12);
+  const int32_t x = lib.put(floats(static_cast<size_t>(n) * s.hidden)), out = lib.alloc(static_cast<uint64_t>(n) * s.vocabulary * 4);
+  const int32_t top = lib.alloc(static_cast<uint64_t>(n) * 594 * 4);
+  Commands once, list;
+  once.add(BN_DENSE_INDEX, {index, dtype, weights, s.vocabulary, s.hidden});
+  const Timing first = timeList(lib, once.words, 1);
+  list.add(BN_DENSE_TOP_K, {out, 0, top, 0, dtype, weights, index, s.vocabulary, s.hidden, x, 0, 40, 296, n});
+  const Timing t = timeList(lib, list.words, s.runs);
+  int64_t taken = 0, whole = 0;
+  const std::vector<uint8_t> rows = lib.read(top, static_cast<uint64_t>(n) * 594 * 4);
+  for (int32_t row = 0; row < n; row++) {
+    int32_t head[2];
+    std::memcpy(head, &rows[static_cast<size_t>(row) * 594 * 4], 8);
+    taken += head[0];
+    whole += head[1] != 0;
+  }
+  char text[120];
+  std::snprintf(text, sizeof(text), "; %.0f products a row, %lld rows whole, index %.0f us", static_cast<double>(taken) / n,
+                static_cast<long long>(whole), first.seconds * 1e6);
+  line(std::string("screened head ") + name + ", top 40, " + std::to_string(n) + " rows", t.seconds * 1e6, t.spread,
+       share(static_cast<double>(bytes) / t.seconds / 1e9, ceiling) + text);
+  for (const int32_t handle : {weights, index, x, out, top}) lib.free(handle);
+}
+
 // The model: weights of all layers, buffers for `rows`, one cache for each of `sequences`.
 struct Model {
   Library& lib;
@@ -194,7 +222,7 @@ struct Model {
   };
   std::vector<Layer> layers;
   std::vector<int32_t> keys, values, all;
-  int32_t embedding, gain, ids, angles, x, h, q, k, v, a, gate, up, hCodes, hMeta, fCodes, fMeta, logits, top;
+  int32_t embedding, gain, ids, angles, x, h, q, k, v, a, gate, up, hCodes, hMeta, fCodes, fMeta, logits, top, index;
 
   int32_t keep(int32_t handle) {
     all.push_back(handle);
@@ -217,6 +245,10 @@ struct Model {
     gate = rowsOf(s.ffn), up = rowsOf(s.ffn), logits = keep(lib.alloc(static_cast<uint64_t>(std::min(rows, 64)) * s.vocabulary * 4));
     hCodes = rowsOf(strideOf(s.hidden) / 4), fCodes = rowsOf(strideOf(s.ffn) / 4), hMeta = rowsOf(2), fMeta = rowsOf(2);
     top = keep(lib.alloc(static_cast<uint64_t>(rows) * 600 * 4));
+    index = keep(lib.alloc(static_cast<uint64_t>(s.vocabulary) * 12));
+    Commands once;
+    once.add(BN_DENSE_INDEX, {index, BN_F16, embedding, s.vocabulary, s.hidden});
+    lib.run(once.words);
     const uint64_t cache = static_cast<uint64_t>(s.layers) * kvDim * s.context * 2;
     for (int32_t i = 0; i < sequences; i++) {
       keys.push_back(keep(lib.alloc(cache)));
@@ -267,8 +299,12 @@ struct Model {
     }
     const int32_t last = withHead ? std::min(n, 64) : 0;
     c.add(BN_RMS_NORM, {h, 0, x, 0, gain, 0, one, s.hidden, last});
-    c.add(BN_DENSE_MATMUL, {logits, 0, BN_F16, embedding, s.vocabulary, s.hidden, h, 0, last});
-    c.add(BN_TOP_K, {top, 0, logits, 0, s.vocabulary, 40, 296, last});
+    if (last >= 5 && s.screens) {  // as src/kernels/cuda/screen.ts has it
+      c.add(BN_DENSE_TOP_K, {logits, 0, top, 0, BN_F16, embedding, index, s.vocabulary, s.hidden, h, 0, 40, 296, last});
+    } else {
+      c.add(BN_DENSE_MATMUL, {logits, 0, BN_F16, embedding, s.vocabulary, s.hidden, h, 0, last});
+      c.add(BN_TOP_K, {top, 0, logits, 0, s.vocabulary, 40, 296, last});
+    }
     return c.words;
   }
 };
@@ -336,12 +372,21 @@ int main(int argc, char** argv) {
   head(lib, s, ceiling, BN_F16, "F16", 1);
   head(lib, s, ceiling, BN_Q8_0, "Q8_0", 1);
   head(lib, s, ceiling, BN_Q6_K, "Q6_K", 1);
-  head(lib, s, ceiling, BN_F16, "F16", 64);
+  for (const int32_t n : {4, 8, 16, 64}) {
+    head(lib, s, ceiling, BN_F16, "F16", n);
+    screenedHead(lib, s, ceiling, BN_F16, "F16", n);
+  }
+  screenedHead(lib, s, ceiling, BN_Q8_0, "Q8_0", 64);
+  screenedHead(lib, s, ceiling, BN_Q6_K, "Q6_K", 64);
   attention(lib, s, ceiling, tiny ? std::vector<int32_t>{20, 590} : std::vector<int32_t>{128, 512, 2048, 4000});
   const double one = generation(lib, s, 1, tiny ? 3 : 64, tiny ? 4 : 64);
   generation(lib, s, 1, tiny ? 512 : 2000, tiny ? 4 : 64);
   generation(lib, s, 1, tiny ? 540 : 4000, tiny ? 4 : 64);
-  const double many = generation(lib, s, tiny ? 3 : 64, tiny ? 3 : 64, tiny ? 4 : 64);
+  const double many = generation(lib, s, tiny ? 6 : 64, tiny ? 3 : 64, tiny ? 4 : 64);
+  s.screens = false;
+  std::printf("with all products of the head:\n");
+  generation(lib, s, tiny ? 6 : 64, tiny ? 3 : 64, tiny ? 4 : 64);
+  s.screens = true;
   prompt(lib, s, tiny ? 32 : 512, tiny ? 32 : 512);
   const double chunks = prompt(lib, s, tiny ? 64 : 2048, tiny ? 32 : 512);
   const double whole = prompt(lib, s, tiny ? 64 : 2048, tiny ? 64 : 2048);

@@ -22,7 +22,7 @@ function failure(act: () => unknown): NativeError {
 function legalCommands(c: Context): Map<string, number[]> {
   const f = (x: number) => new Int32Array(new Float32Array([x]).buffer)[0];
   const [a, b, out, codes, meta, ids] = [1024, 1024, 1024, 1024, 64, 64].map((elements) => c.alloc(elements * 4));
-  const [weight, dense, keys, values, top] = [1024, 4096, 4096, 4096, 4096].map((bytes) => c.alloc(bytes));
+  const [weight, dense, keys, values, top, index] = [1024, 4096, 4096, 4096, 4096, 96].map((bytes) => c.alloc(bytes));
   return new Map([
     ['embed', [1, 11, out, 0, 0, dense, 8, 128, ids, 0, 2]],
     ['rmsNorm', [2, 11, out, 0, a, 0, b, 0, f(1e-5), 128, 2]],
@@ -40,6 +40,8 @@ function legalCommands(c: Context): Map<string, number[]> {
     ['gatedGelu', [17, 9, out, 0, a, 0, b, 0, 256]],
     ['scale', [18, 8, out, 0, a, 0, f(2), 256]],
     ['topK', [19, 10, top, 0, a, 0, 128, 5, 100, 2]],
+    ['denseIndex', [20, 7, index, 1, dense, 8, 128]],
+    ['denseTopK', [21, 16, out, 0, top, 0, 1, dense, index, 8, 128, a, 0, 5, 100, 2]],
   ]);
 }
 
@@ -47,7 +49,7 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
   it('takes every op of its page, and refuses every one that reaches beyond its buffers', () => {
     const c = library!.open();
     const legal = legalCommands(c);
-    expect(legal.size).toBe(16);
+    expect(legal.size).toBe(18);
     for (const words of legal.values()) c.run(words);
     const before = c.info().launches;
     for (const [name, words] of legal) {

@@ -38,6 +38,8 @@ export const Op = {
   GATED_GELU: 17,
   SCALE: 18,
   TOP_K: 19,
+  DENSE_INDEX: 20,
+  DENSE_TOP_K: 21,
 } as const;
 export type Op = (typeof Op)[keyof typeof Op];
 

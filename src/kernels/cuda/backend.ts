@@ -42,6 +42,7 @@ import {
   kvBytes,
   quantizedBytes,
 } from './memory.ts';
+import { indexLength, screens } from './screen.ts';
 import { sortedPairs } from './top.ts';
 
 /** Matrices that are made ready in the host's memory at a time. */
@@ -65,6 +66,7 @@ export class CudaBackend implements Backend {
   readonly #books = new Books();
   readonly #turn = createTurns(LANES);
   readonly #stagingBytes: number;
+  readonly #indexes = new Map<CudaWeight, number>();
   #top: Top | undefined;
   /** Where TOP_K writes. */
   #topBuf: CudaBuf | undefined;
@@ -329,15 +331,37 @@ export class CudaBackend implements Backend {
     this.#push(Op.DENSE_MATMUL, this.#out(out), 0, dtype, handle, rows, columns, this.#in(x), 0, n);
   }
 
-  /** All products are made; only those that can matter are sent when the rows are read. */
+  /**
+   * All products are made, or of several rows estimated, and those that can matter made; only these are sent when the rows are read.
+   * Where the library sets flags, whole rows are in `out` either way.
+   */
   denseTopK(out: Buf, weight: Weight, x: Buf, k: number, n: number): void {
-    this.denseMatmul(out, weight, x, n);
-    const { rows } = cudaWeight(this, weight);
+    const head = cudaWeight(this, weight);
+    const { dtype, handle, rows, columns } = head;
     const room = Math.min(k, rows) + TOP_ROOM;
-    if (k < 1 || n < 1 || 2 + 2 * room >= rows) return; // the whole row is no longer than its part
-    const top = this.#needTop(n * (2 + 2 * room));
-    this.#push(Op.TOP_K, top.handle, 0, this.#in(out), 0, rows, Math.min(k, rows), room, n);
+    if (k < 1 || n < 1 || 2 + 2 * room >= rows) {
+      this.denseMatmul(out, weight, x, n); // the whole row is no longer than its part
+      return;
+    }
+    const top = this.#needTop(n * (2 + 2 * room)).handle;
+    if (screens(head, n)) {
+      const refs = [this.#out(out), 0, top, 0, dtype, handle, this.#needIndex(head)];
+      this.#push(Op.DENSE_TOP_K, ...refs, rows, columns, this.#in(x), 0, Math.min(k, rows), room, n);
+    } else {
+      this.denseMatmul(out, weight, x, n);
+      this.#push(Op.TOP_K, top, 0, this.#in(out), 0, rows, Math.min(k, rows), room, n);
+    }
     this.#top = { of: cudaBuf(this, out), rows: n, room };
+  }
+
+  /** The index of a matrix, made when it is first asked for; it lives as long as the matrix. */
+  #needIndex(weight: CudaWeight): number {
+    const known = this.#indexes.get(weight);
+    if (known !== undefined) return known;
+    const index = this.#take(indexLength(weight) * 4, `norms of ${weight.name}`);
+    this.#push(Op.DENSE_INDEX, index, weight.dtype, weight.handle, weight.rows, weight.columns);
+    this.#indexes.set(weight, index);
+    return index;
   }
 
   #needTop(words: number): CudaBuf {

@@ -32,7 +32,7 @@ const { values: options } = parseArgs({
 const ARITHMETIC = ['-fmad=false', '-prec-div=true', '-prec-sqrt=true', '-ftz=false'];
 const FLAGS = [...ARITHMETIC, '-std=c++17', '-O3', '-Xcompiler', '-fPIC,-fvisibility=hidden', '-Xptxas', '-v'];
 /** Kernels that a token's time goes into. */
-const HOT = /^(ternary|dense(?!Any)|attention|rows|rope)/;
+const HOT = /^(ternary|dense(?!Any)|head|attention|rows|rope)/;
 
 function stop(message) {
   process.stderr.write(`build:cuda: ${message}\n`);

@@ -20,7 +20,7 @@ const sources = [
   ...readdirSync(native)
     .filter((name) => name.endsWith('.cu'))
     .map((name) => join(native, name)),
-  ...['threads.cpp', 'runtime.cpp'].map((name) => join(here, name)),
+  ...['threads.cpp', 'tensor.cpp', 'runtime.cpp'].map((name) => join(here, name)),
 ];
 // No fused multiply-add: rounding after every operation is what is tested.
 const always = ['-std=c++17', '-O2', '-fPIC', '-ffp-contract=off', '-fvisibility=hidden', '-DBN_SHIM'];

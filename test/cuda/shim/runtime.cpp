@@ -134,10 +134,13 @@ extern "C" int32_t bn_shim_set(const char* name, int64_t value) {
       {"sms", &s.sms},
       {"shared", &s.shared},
       {"late", &s.late},
+      {"tensor", &s.tensor},
+      {"tensorBits", &s.tensorBits},
   };
   const auto found = knobs.find(name);
   if (found == knobs.end()) return 0;
   *found->second = value;
+  shim::seedTensor();
   return 1;
 }
 

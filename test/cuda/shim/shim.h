@@ -54,6 +54,8 @@ void* sharedMemory();
 void sendCopy(void* to, const void* from, bool valid);
 void commitCopies();
 void awaitCopies(unsigned pending);
+/* start + sum of 8 pairs of f16 times 8 pairs, with the errors that a tensor core may make (tensor.cpp). */
+float tensorSum(float start, const unsigned* left, const unsigned* right);
 }  // namespace shim
 
 #define threadIdx (shim::here->threadIdx)
@@ -175,8 +177,9 @@ cudaError_t launch(cudaStream_t, dim3 grid, dim3 block, size_t sharedBytes, std:
  * Knobs of the shim, for tests: "seed" (order of threads), "devices", "compute" (80), "driver" (13000), "memory" (bytes of the
  * card), "failAfter" (that many calls of the runtime from now on, one fails), "failWith" (its code), "barriers" (0: __syncthreads
  * does nothing), "sms" (multiprocessors, by which kernels are chosen), "shared" (most shared memory of a block: 232448 as on compute
- * capability 9.0; 101376 on 8.6 and 8.9) and "late" (1: streams do nothing until somebody waits for them, and the host's memory is
- * read only then, as cards do that read pageable memory themselves). Returns 0 for an unknown name.
+ * capability 9.0; 101376 on 8.6 and 8.9), "late" (1: streams do nothing until somebody waits for them, and the host's memory is
+ * read only then, as cards do that read pageable memory themselves), "tensor" and "tensorBits" (tensor.cpp). Returns 0 for an unknown
+ * name.
  */
 extern "C" __attribute__((visibility("default"))) int32_t bn_shim_set(const char* name, int64_t value);
 

@@ -18,9 +18,14 @@ struct State {
   int64_t sms = 132;
   int64_t shared = 232448;
   int64_t late = 0;
+  int64_t tensor = 0;
+  int64_t tensorBits = 24;
 };
 
 State& state();
+
+/* Begins the random numbers of tensorSum again. */
+void seedTensor();
 
 /* Runs every block of a grid; what went wrong, or null. */
 const char* runGrid(dim3 grid, dim3 block, size_t sharedBytes, const std::function<void()>& body);

@@ -55,7 +55,9 @@ enum {
   BN_RMS_NORM_QUANTIZE = 16,
   BN_GATED_GELU = 17,
   BN_SCALE = 18,
-  BN_TOP_K = 19
+  BN_TOP_K = 19,
+  BN_DENSE_INDEX = 20,
+  BN_DENSE_TOP_K = 21
 };
 
 /* Options of bn_set. */

@@ -31,6 +31,7 @@ const Rule RULES[] = {
     {BN_ADD, "add", 9},                     {BN_COPY, "copyRows", 7},
     {BN_RMS_NORM_QUANTIZE, "rmsNormQuantize", 13}, {BN_GATED_GELU, "gatedGelu", 9},
     {BN_SCALE, "scale", 8},                 {BN_TOP_K, "topK", 10},
+    {BN_DENSE_INDEX, "denseIndex", 7},      {BN_DENSE_TOP_K, "denseTopK", 16},
 };
 
 const Rule* ruleOf(int32_t code) {
@@ -377,6 +378,49 @@ void parseTopK(Arguments& a, std::vector<Op>& ops) {
   ops.push_back(op);
 }
 
+/* Dense types whose rows DENSE_TOP_K can estimate. F32 is not among them: nobody keeps a head that large. */
+void wantEstimable(Arguments& a, int dtype, int columns) {
+  a.want(columns % greatest(32, blockColumns(dtype)) == 0, "columns are no whole blocks of the type, or no multiple of 32");
+}
+
+void parseDenseIndex(Arguments& a, std::vector<Op>& ops) {
+  Op op(Op::Kind::DENSE_INDEX);
+  DenseIndexArgs& d = op.denseIndex;
+  const Ref index = {a.word(), 0};
+  d.dtype = a.number("type", BN_F16, BN_AFFINE);
+  const Ref weight = {a.word(), 0};
+  d.rows = a.number("rows of the matrix", 1, INT32_MAX);
+  d.columns = a.number("columns", 1, 1 << 24);
+  wantEstimable(a, d.dtype, d.columns);
+  d.index = a.at<float>("index", index, 3 * static_cast<int64_t>(d.rows));
+  d.weights = a.at<uint8_t>("weight", weight, d.rows * denseRowBytes(d.dtype, d.columns));
+  ops.push_back(op);
+}
+
+void parseDenseTopK(Arguments& a, std::vector<Op>& ops) {
+  Op op(Op::Kind::DENSE_TOP_K);
+  DenseTopKArgs& t = op.denseTopK;
+  DenseArgs& d = t.dense;
+  const Ref out = a.ref(), top = a.ref();
+  d.dtype = a.number("type", BN_F16, BN_AFFINE);
+  const Ref weight = {a.word(), 0}, index = {a.word(), 0};
+  d.rows = a.number("rows of the matrix", 1, INT32_MAX);
+  d.columns = a.number("columns", 1, 1 << 24);
+  const Ref x = a.ref();
+  t.k = a.number("k", 1, d.rows);
+  t.room = a.number("room", 1, 1 << 24);
+  d.n = a.number("rows", 0, MAX_ROWS);
+  wantEstimable(a, d.dtype, d.columns);
+  a.want(x.first % 4 == 0, "x: expected a multiple of 4");
+  d.weights = a.at<uint8_t>("weight", weight, d.rows * denseRowBytes(d.dtype, d.columns));
+  t.index = a.at<float>("index", index, 3 * static_cast<int64_t>(d.rows));
+  d.out = a.at<float>("out", out, static_cast<int64_t>(d.n) * d.rows);
+  d.x = a.at<float>("x", x, static_cast<int64_t>(d.n) * d.columns);
+  t.top = a.at<int32_t>("top", top, d.n * (2 + 2 * static_cast<int64_t>(t.room)));
+  t.scratch = nullptr;
+  ops.push_back(op);
+}
+
 int rowsOf(const Op& op) {
   switch (op.kind) {
     case Op::Kind::ROWS: return op.rows.n;
@@ -386,6 +430,8 @@ int rowsOf(const Op& op) {
     case Op::Kind::EMBED: return op.embed.n;
     case Op::Kind::ROPE: return op.rope.n;
     case Op::Kind::ATTENTION: return op.attention.n;
+    case Op::Kind::DENSE_INDEX: return op.denseIndex.rows;
+    case Op::Kind::DENSE_TOP_K: return op.denseTopK.dense.n;
     default: return op.topK.n;
   }
 }
@@ -412,6 +458,8 @@ int32_t parse(Context& c, const int32_t* words, int32_t count, const Walk& walke
         break;
       }
       case BN_TOP_K: parseTopK(a, ops); break;
+      case BN_DENSE_INDEX: parseDenseIndex(a, ops); break;
+      case BN_DENSE_TOP_K: parseDenseTopK(a, ops); break;
       default: parseElements(a, rule.code, ops);
     }
     if (a.code == BN_OK && rowsOf(ops.back()) == 0) ops.pop_back();

@@ -77,7 +77,7 @@ int32_t walk(Context&, const int32_t* words, int32_t count, Walk& out);
 
 /* One launch, or a few that belong together. */
 struct Op {
-  enum class Kind { ROWS, ELEMENTS, TERNARY, DENSE, EMBED, ROPE, ATTENTION, TOP_K } kind;
+  enum class Kind { ROWS, ELEMENTS, TERNARY, DENSE, EMBED, ROPE, ATTENTION, TOP_K, DENSE_INDEX, DENSE_TOP_K } kind;
   union {
     RowsArgs rows;
     ElementArgs elements;
@@ -87,6 +87,8 @@ struct Op {
     RopeArgs rope;
     AttentionArgs attention;
     TopKArgs topK;
+    DenseIndexArgs denseIndex;
+    DenseTopKArgs denseTopK;
   };
   explicit Op(Kind kind) : kind(kind), ternary() {}
 };

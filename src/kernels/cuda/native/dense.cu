@@ -88,15 +88,14 @@ __device__ __forceinline__ void decodeQuarter(const uint8_t* unit, int quarter, 
   }
 }
 
+/* ROWS rows of the matrix, and TOKENS of `n` rows of x: themselves, or those that `picked` names. */
 template <int DTYPE, int TOKENS, int STAGES>
-__global__ void __launch_bounds__(THREADS, 2) denseKernel(DenseArgs args) {
+__device__ __forceinline__ void denseTile(const DenseArgs& args, unsigned char* shared, int firstRow, int firstToken, int n,
+                                          const int* picked) {
   constexpr int PITCH = pitchOf(DTYPE), PIECES = unitBytes(DTYPE) / 16;
   constexpr int STAGE = stageBytes(DTYPE, TOKENS);
-  BN_SHARED(unsigned char, shared);
   const int thread = static_cast<int>(threadIdx.x), p = thread & 1, mine = thread / 2;
-  /* Blocks with the same rows follow one another: all but the first find them in the L2. */
-  const int tokenTiles = ceilDiv(args.n, TOKENS);
-  const int firstRow = static_cast<int>(blockIdx.x) / tokenTiles * ROWS, firstToken = static_cast<int>(blockIdx.x) % tokenTiles * TOKENS;
+  const auto rowOf = [&](int token) { return static_cast<int64_t>(picked == nullptr ? token : picked[token]); };
   const int64_t rowBytes = denseRowBytes(DTYPE, args.columns);
   const int units = ceilDiv(args.columns, UNIT);
 
@@ -115,9 +114,9 @@ __global__ void __launch_bounds__(THREADS, 2) denseKernel(DenseArgs args) {
     unsigned char* stage = shared + unit % STAGES * STAGE + ROWS * PITCH;
     for (int i = thread; i < TOKENS * UNIT / 4; i += THREADS) {
       const int token = firstToken + i / (UNIT / 4), column = unit * UNIT + i % (UNIT / 4) * 4;
-      const bool valid = token < args.n && column < args.columns;
+      const bool valid = token < n && column < args.columns;
       const float* from = args.x;
-      if (valid) from += static_cast<int64_t>(token) * args.columns + column;
+      if (valid) from += rowOf(token) * args.columns + column;
       copyAsync(stage + i * 16, from, valid);
     }
   };
@@ -168,9 +167,27 @@ __global__ void __launch_bounds__(THREADS, 2) denseKernel(DenseArgs args) {
 #pragma unroll
     for (int e = 0; e < 4; e++) s[e] = s[e] + s[e + 4];
     const int row = firstRow + mine, token = firstToken + t;
-    if (p == 0 && row < args.rows && token < args.n) {
-      args.out[static_cast<int64_t>(token) * args.rows + row] = (s[0] + s[2]) + (s[1] + s[3]);
-    }
+    if (p == 0 && row < args.rows && token < n) args.out[rowOf(token) * args.rows + row] = (s[0] + s[2]) + (s[1] + s[3]);
+  }
+}
+
+template <int DTYPE, int TOKENS, int STAGES>
+__global__ void __launch_bounds__(THREADS, 2) denseKernel(DenseArgs args) {
+  BN_SHARED(unsigned char, shared);
+  /* Blocks with the same rows follow one another: all but the first find them in the L2. */
+  const int tokenTiles = ceilDiv(args.n, TOKENS);
+  const int firstRow = static_cast<int>(blockIdx.x) / tokenTiles * ROWS, firstToken = static_cast<int>(blockIdx.x) % tokenTiles * TOKENS;
+  denseTile<DTYPE, TOKENS, STAGES>(args, shared, firstRow, firstToken, args.n, nullptr);
+}
+
+/* Mostly there is nothing to do, so a block takes all that there may be, instead of many blocks that end at once. */
+template <int DTYPE, int TOKENS, int STAGES>
+__global__ void __launch_bounds__(THREADS, 2) densePickedKernel(DenseArgs args, const int* picked) {
+  BN_SHARED(unsigned char, shared);
+  gridWait();
+  const int n = picked[0];
+  for (int first = 0; first < n; first += TOKENS) {
+    denseTile<DTYPE, TOKENS, STAGES>(args, shared, static_cast<int>(blockIdx.x) * ROWS, first, n, picked + 1);
   }
 }
 
@@ -192,17 +209,33 @@ cudaError_t startAny(const Stream& on, const DenseArgs& args) {
   return launch(on, denseAnyKernel, grid, THREADS, 0, args);
 }
 
-/* Where a block gets 99 KiB of shared memory: fewer stages, or else fewer tokens at a time; F32 has no other kernel. */
+template <int N>
+struct Number {
+  static constexpr int value = N;
+};
+
+/*
+ * Has `begin(tokens, stages, bytes)` start a kernel that the card has shared memory for: where a block gets 99 KiB with fewer stages, or
+ * else with fewer tokens at a time. F32 has no such kernel.
+ */
+template <int DTYPE, int TOKENS, typename Begin, typename Otherwise>
+cudaError_t fitting(const Stream& on, Begin begin, Otherwise otherwise) {
+  constexpr int STAGES = stagesOf(DTYPE), STAGE = stageBytes(DTYPE, TOKENS);
+  if (size_t(STAGES * STAGE) <= on.sharedLimit) return begin(Number<TOKENS>(), Number<STAGES>(), STAGES * STAGE);
+  if constexpr (DTYPE == BN_F16 || DTYPE == BN_BF16) {
+    if (size_t(2 * STAGE) <= on.sharedLimit) return begin(Number<TOKENS>(), Number<2>(), 2 * STAGE);
+  }
+  if constexpr (TOKENS > 1) return fitting<DTYPE, TOKENS / 2>(on, begin, otherwise);
+  return otherwise();
+}
+
 template <int DTYPE, int TOKENS>
 cudaError_t start(const Stream& on, const DenseArgs& args) {
-  constexpr int STAGES = stagesOf(DTYPE), STAGE = stageBytes(DTYPE, TOKENS);
-  const dim3 grid(static_cast<unsigned>(ceilDiv(args.rows, ROWS)) * static_cast<unsigned>(ceilDiv(args.n, TOKENS)));
-  if (size_t(STAGES * STAGE) <= on.sharedLimit) return launch(on, denseKernel<DTYPE, TOKENS, STAGES>, grid, THREADS, STAGES * STAGE, args);
-  if constexpr (DTYPE == BN_F16 || DTYPE == BN_BF16) {
-    if (size_t(2 * STAGE) <= on.sharedLimit) return launch(on, denseKernel<DTYPE, TOKENS, 2>, grid, THREADS, 2 * STAGE, args);
-  }
-  if constexpr (TOKENS > 1) return start<DTYPE, TOKENS / 2>(on, args);
-  return startAny(on, args);
+  const auto begin = [&](auto tokens, auto stages, int bytes) {
+    const dim3 grid(static_cast<unsigned>(ceilDiv(args.rows, ROWS)) * static_cast<unsigned>(ceilDiv(args.n, tokens.value)));
+    return launch(on, denseKernel<DTYPE, tokens.value, stages.value>, grid, THREADS, static_cast<size_t>(bytes), args);
+  };
+  return fitting<DTYPE, TOKENS>(on, begin, [&] { return startAny(on, args); });
 }
 
 template <int DTYPE>
@@ -212,7 +245,28 @@ cudaError_t startTokens(const Stream& on, const DenseArgs& args) {
   return args.n <= 4 ? start<DTYPE, 4>(on, args) : start<DTYPE, 8>(on, args);
 }
 
+constexpr int PICKED_TOKENS = 8;
+
+template <int DTYPE>
+cudaError_t startPicked(const Stream& on, const DenseArgs& args, const int* picked) {
+  const auto begin = [&](auto tokens, auto stages, int bytes) {
+    const dim3 grid(static_cast<unsigned>(ceilDiv(args.rows, ROWS)));
+    return launch(on, densePickedKernel<DTYPE, tokens.value, stages.value>, grid, THREADS, static_cast<size_t>(bytes), args, picked);
+  };
+  return fitting<DTYPE, PICKED_TOKENS>(on, begin, [] { return static_cast<cudaError_t>(cudaErrorInvalidValue); });
+}
+
 }  // namespace
+
+cudaError_t runDensePicked(const Stream& on, const DenseArgs& args, const int* picked) {
+  switch (args.dtype) {
+    case BN_F16: return startPicked<BN_F16>(on, args, picked);
+    case BN_BF16: return startPicked<BN_BF16>(on, args, picked);
+    case BN_Q8_0: return startPicked<BN_Q8_0>(on, args, picked);
+    case BN_Q6_K: return startPicked<BN_Q6_K>(on, args, picked);
+    default: return startPicked<BN_AFFINE>(on, args, picked);
+  }
+}
 
 cudaError_t runDense(const Stream& on, const DenseArgs& args) {
   if (args.columns % 32 != 0 || reinterpret_cast<uintptr_t>(args.x) % 16 != 0) return startAny(on, args);

@@ -50,6 +50,39 @@ __device__ bool multipliesMatrices() {
   return right;
 }
 
+/* Whether mmaF16 takes its operands from where platform.h says: A[i][k] = i + 16 k, B[k][j] = 8 k + j, sums exact in any order. */
+__device__ bool mmaIsPlaced() {
+  const int g = static_cast<int>(threadIdx.x) / 4, t = static_cast<int>(threadIdx.x) % 4;
+  const auto pair = [](int first, int step) { return floatsToHalves(static_cast<float>(first), static_cast<float>(first + step)); };
+  const unsigned a[4] = {pair(g + 32 * t, 16), pair(g + 8 + 32 * t, 16), pair(g + 128 + 32 * t, 16), pair(g + 136 + 32 * t, 16)};
+  const unsigned b[2] = {pair(g + 16 * t, 8), pair(g + 64 + 16 * t, 8)};
+  float d[4] = {1.0f, 1.0f, 1.0f, 1.0f};
+  mmaF16(d, a, b);
+  bool right = true;
+  for (int k = 0; k < 4; k++) {
+    const int i = g + k / 2 * 8, j = 2 * t + k % 2;
+    if (d[k] != static_cast<float>(1 + 16 * i * j + 960 * i + 1920 * j + 158720)) right = false;
+  }
+  return right;
+}
+
+/* Whether it keeps 2^-23 beside 1, which head_bound.cuh counts on: in each of 16 products beside the accumulator, and beside one of them. */
+__device__ bool mmaKeepsBits() {
+  const unsigned small = floatsToHalves(0x1p-12f, 0x1p-12f), tiny = floatsToHalves(0x1p-11f, 0x1p-11f);
+  const unsigned first = floatsToHalves(0x1p11f, 0x1p-12f); /* times 2^-11: 1, and 2^-23 */
+  const bool leads = threadIdx.x % 4 == 0;
+  float beside[4] = {1.0f, 1.0f, -1.0f, -1.0f}, among[4] = {};
+  const unsigned negative = small | 0x80008000u, b[2] = {tiny, tiny};
+  mmaF16(beside, {small, negative, small, negative}, b);
+  mmaF16(among, {leads ? first : small, leads ? first : small, small, small}, b);
+  bool right = true;
+  for (int i = 0; i < 4; i++) {
+    if (beside[i] != (i < 2 ? 1.0f : -1.0f) * (1.0f + 0x1p-19f)) right = false;
+    if (among[i] != 1.0f + 15.0f * 0x1p-23f) right = false;
+  }
+  return right;
+}
+
 /* Each rule with operands that come from memory, so that the compiler cannot work them out. */
 __global__ void __launch_bounds__(32) selfTestKernel(int* result) {
   gridWait();
@@ -64,6 +97,8 @@ __global__ void __launch_bounds__(32) selfTestKernel(int* result) {
   if (floatToHalf(one * 65519.0f) != 0x7bffu || halfToFloat(1u) != 0x1p-24f * one) broken = 6;
   if (__dp4a(0x02010002, static_cast<int>(0x80ff7f80u), 0) != -256 - 1 - 256) broken = 7;
   if (__ballot_sync(FULL_WARP, multipliesMatrices()) != FULL_WARP) broken = 8; /* and all have read what is overwritten */
+  if (__ballot_sync(FULL_WARP, mmaIsPlaced()) != FULL_WARP) broken = 9;
+  if (__ballot_sync(FULL_WARP, mmaKeepsBits()) != FULL_WARP) broken = 10;
   if (threadIdx.x == 0) result[0] = broken, result[1] = BN_WAITS;
 }
 

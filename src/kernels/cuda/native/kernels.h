@@ -79,6 +79,8 @@ struct DenseArgs {
   int n;
 };
 cudaError_t runDense(const Stream&, const DenseArgs&);
+/* Only rows picked[1] .. picked[picked[0]] of x, in rows of out with the same numbers. Columns are a multiple of 32, and x of 16 bytes. */
+cudaError_t runDensePicked(const Stream&, const DenseArgs&, const int* picked);
 
 struct EmbedArgs {
   int dtype;
@@ -177,6 +179,40 @@ struct TopKArgs {
 };
 cudaError_t runTopK(const Stream&, const TopKArgs&);
 size_t topKScratch(int n);
+
+/* What is kept of a row of the input of a head: the factors of |w| and of |w - w'| in the bound of head_bound.cuh. */
+struct ErrorFactors {
+  float ofNorm;
+  float ofError;
+};
+/*
+ * The same of estimates: takes whatever can be among the k greatest, with the estimate as value. In `x`, which is written as well, what
+ * is not taken becomes minus infinity.
+ */
+cudaError_t runTopEstimates(const Stream&, const TopKArgs&, const float* index, const ErrorFactors* factors);
+
+/* What DENSE_TOP_K needs of a matrix: 3 floats a row. */
+struct DenseIndexArgs {
+  int dtype;
+  const uint8_t* weights;
+  int rows;
+  int columns;
+  float* index;
+};
+cudaError_t runDenseIndex(const Stream&, const DenseIndexArgs&);
+/* Estimates of all products into `out`; `halves` and `factors` take what is made of x. */
+cudaError_t runHeadScores(const Stream&, const DenseArgs&, const float* index, uint16_t* halves, ErrorFactors* factors);
+
+struct DenseTopKArgs {
+  DenseArgs dense; /* `out` takes the products that can be among the greatest, minus infinity for the others */
+  const float* index;
+  int* top; /* as runTopK has it; where flags are set the whole row is in `out` */
+  int k;
+  int room;
+  unsigned char* scratch; /* denseTopKScratch() bytes */
+};
+cudaError_t runDenseTopK(const Stream&, const DenseTopKArgs&);
+size_t denseTopKScratch(const DenseTopKArgs&);
 
 /*
  * result[0]: 0 where the device computes what the contract says, else a number that tells which rule it breaks. result[1] has to be

@@ -178,6 +178,34 @@ __device__ __forceinline__ void mmaS8(int (&d)[4], const unsigned (&a)[4], const
 #endif
 }
 
+/*
+ * d += A B on the tensor cores, A 16 x 16 and B 16 x 8 of f16, in pairs with the lower column in the lower half; the sum as the cards
+ * make it, which is not that of f32 operations (head_bound.cuh). Of lane l, with g = l / 4 and t = l % 4 (PTX ISA, mma.m16n8k16):
+ *
+ *     a[0] A[g][2t..2t+1]   a[1] A[g+8][2t..]   a[2] A[g][8+2t..]   a[3] A[g+8][8+2t..]
+ *     b[0] B[2t..2t+1][g]   b[1] B[8+2t..][g]
+ *     d[0] D[g][2t]         d[1] D[g][2t+1]     d[2] D[g+8][2t]     d[3] D[g+8][2t+1]
+ */
+__device__ __forceinline__ void mmaF16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#ifdef BN_SHIM
+  const unsigned mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  const shim::Slots& all = shim::meetWarp(FULL_WARP, mine, sizeof(mine));
+  const int lane = static_cast<int>(threadIdx.x & 31), g = lane / 4, t = lane % 4;
+  for (int i = 0; i < 4; i++) {
+    unsigned left[8], right[8]; /* pairs of columns */
+    for (int pair = 0; pair < 8; pair++) {
+      left[pair] = all.words[g * 4 + pair % 4][i / 2 + pair / 4 * 2];
+      right[pair] = all.words[(2 * t + i % 2) * 4 + pair % 4][4 + pair / 4];
+    }
+    d[i] = shim::tensorSum(d[i], left, right);
+  }
+#else
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
 __device__ __forceinline__ float halfToFloat(unsigned bits) {
 #ifdef BN_SHIM
   const unsigned sign = (bits & 0x8000u) << 16, magnitude = bits & 0x7fffu;
@@ -198,6 +226,17 @@ __device__ __forceinline__ unsigned floatToHalf(float x) {
   return sign | ((magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13);
 #else
   return __half_as_ushort(__float2half_rn(x));
+#endif
+}
+
+/* Two at once, the first in the lower half. */
+__device__ __forceinline__ unsigned floatsToHalves(float low, float high) {
+#ifdef BN_SHIM
+  return floatToHalf(low) | floatToHalf(high) << 16;
+#else
+  unsigned out;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+  return out;
 #endif
 }
 

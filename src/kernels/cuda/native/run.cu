@@ -20,6 +20,8 @@ cudaError_t start(const Stream& on, const Op& op) {
     case Op::Kind::EMBED: return runEmbed(on, op.embed);
     case Op::Kind::ROPE: return runRope(on, op.rope);
     case Op::Kind::ATTENTION: return runAttention(on, op.attention);
+    case Op::Kind::DENSE_INDEX: return runDenseIndex(on, op.denseIndex);
+    case Op::Kind::DENSE_TOP_K: return runDenseTopK(on, op.denseTopK);
     default: return runTopK(on, op.topK);
   }
 }
@@ -65,13 +67,15 @@ int32_t provide(Context& c, std::vector<Op>& ops) {
     if (op.kind == Op::Kind::ATTENTION) scores = scores < attentionScratch(op.attention, c.properties.multiProcessorCount)
                                                      ? attentionScratch(op.attention, c.properties.multiProcessorCount)
                                                      : scores;
-    if (op.kind == Op::Kind::TOP_K && counts < topKScratch(op.topK.n)) counts = topKScratch(op.topK.n);
+    if (op.kind == Op::Kind::TOP_K && counts < topKScratch(op.topK.n) * sizeof(unsigned)) counts = topKScratch(op.topK.n) * sizeof(unsigned);
+    if (op.kind == Op::Kind::DENSE_TOP_K && counts < denseTopKScratch(op.denseTopK)) counts = denseTopKScratch(op.denseTopK);
   }
   if (const int32_t code = c.grow(c.scores, scores * sizeof(float), "scores of attention")) return code;
-  if (const int32_t code = c.grow(c.counts, counts * sizeof(unsigned), "counts of the top-k")) return code;
+  if (const int32_t code = c.grow(c.counts, counts, "counts of the top-k")) return code;
   for (Op& op : ops) {
     if (op.kind == Op::Kind::ATTENTION) op.attention.scores = reinterpret_cast<float*>(c.scores.at);
     if (op.kind == Op::Kind::TOP_K) op.topK.scratch = reinterpret_cast<unsigned*>(c.counts.at);
+    if (op.kind == Op::Kind::DENSE_TOP_K) op.denseTopK.scratch = c.counts.at;
   }
   return BN_OK;
 }

@@ -2,7 +2,10 @@
  * The greatest elements of long rows: what of the logits has to travel. Floats are ordered as unsigned integers; a first pass counts
  * them by their upper 11 bits, a second counts those of the bin with the k-th by their next 11, a third takes everything from there on.
  * So ties, and neighbours in the last 10 bits, come along: `room` has space for some.
+ *
+ * Of estimates (head.cu) the lower ends of their intervals are counted, and taken is what reaches the k-th of them with its upper end.
  */
+#include "head_bound.cuh"
 #include "kernels.h"
 #include "numbers.cuh"
 
@@ -53,9 +56,22 @@ __global__ void __launch_bounds__(THREADS) clearKernel(TopKArgs args) {
   if (threadIdx.x < 2) args.out[blockIdx.x * (2 + 2 * static_cast<int64_t>(args.room)) + threadIdx.x] = 0;
 }
 
+/* Products: each is its own interval. */
+struct Exact {
+  static constexpr bool estimated = false;
+  __device__ Interval interval(int, int, float value) const { return {value, value}; }
+};
+
+struct Estimated {
+  static constexpr bool estimated = true;
+  RowIndex index;
+  const ErrorFactors* factors;
+  __device__ Interval interval(int row, int column, float value) const { return around(value, index, column, factors[row]); }
+};
+
 /* PASS 0 and 1 count, PASS 2 takes. */
-template <int PASS>
-__global__ void __launch_bounds__(THREADS) topKKernel(TopKArgs args) {
+template <int PASS, typename Source>
+__global__ void __launch_bounds__(THREADS) topKKernel(TopKArgs args, Source source) {
   BN_SHARED(unsigned, local);
   int* const words = reinterpret_cast<int*>(local + BINS);
   const int thread = static_cast<int>(threadIdx.x);
@@ -77,8 +93,9 @@ __global__ void __launch_bounds__(THREADS) topKKernel(TopKArgs args) {
   const int step = static_cast<int>(gridDim.x) * THREADS;
   for (int i = static_cast<int>(blockIdx.x) * THREADS + thread; i < args.columns; i += step) {
     const float value = x[i];
-    const unsigned key = keyOf(value);
-    if (isNaN(value)) {
+    const Interval interval = source.interval(static_cast<int>(blockIdx.y), i, value);
+    const unsigned key = keyOf(PASS < 2 ? interval.low : interval.high);
+    if (isNaN(interval.low)) {
       atomicOr(reinterpret_cast<unsigned*>(out + 1), 1u);
     } else if (PASS == 0) {
       atomicAdd(local + (key >> 21), 1u);
@@ -92,6 +109,8 @@ __global__ void __launch_bounds__(THREADS) topKKernel(TopKArgs args) {
       } else {
         atomicOr(reinterpret_cast<unsigned*>(out + 1), 2u);
       }
+    } else if (Source::estimated) {
+      const_cast<float*>(x)[i] = -infinity();
     }
   }
   if (PASS < 2) {
@@ -101,17 +120,24 @@ __global__ void __launch_bounds__(THREADS) topKKernel(TopKArgs args) {
   }
 }
 
-}  // namespace
-
-cudaError_t runTopK(const Stream& on, const TopKArgs& args) {
+template <typename Source>
+cudaError_t startPasses(const Stream& on, const TopKArgs& args, Source source) {
   const size_t shared = (BINS + THREADS + 2) * sizeof(int);
   const int blocks = least(MAX_BLOCKS, ceilDiv(args.columns, THREADS));
   const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(args.n));
   cudaError_t e = launch(on, clearKernel, dim3(static_cast<unsigned>(args.n)), THREADS, 0, args);
-  if (e == cudaSuccess) e = launch(on, topKKernel<0>, grid, THREADS, shared, args);
-  if (e == cudaSuccess) e = launch(on, topKKernel<1>, grid, THREADS, shared, args);
-  if (e == cudaSuccess) e = launch(on, topKKernel<2>, grid, THREADS, shared, args);
+  if (e == cudaSuccess) e = launch(on, topKKernel<0, Source>, grid, THREADS, shared, args, source);
+  if (e == cudaSuccess) e = launch(on, topKKernel<1, Source>, grid, THREADS, shared, args, source);
+  if (e == cudaSuccess) e = launch(on, topKKernel<2, Source>, grid, THREADS, shared, args, source);
   return e;
+}
+
+}  // namespace
+
+cudaError_t runTopK(const Stream& on, const TopKArgs& args) { return startPasses(on, args, Exact()); }
+
+cudaError_t runTopEstimates(const Stream& on, const TopKArgs& args, const float* index, const ErrorFactors* factors) {
+  return startPasses(on, args, Estimated{RowIndex(index, args.columns), factors});
 }
 
 size_t topKScratch(int n) { return static_cast<size_t>(n) * 2 * BINS; }
