@@ -8,8 +8,10 @@ import { BitnetError } from '../errors.ts';
 import type { CudaHost, NativeLibrary } from '../kernels/cuda/host.ts';
 
 const WHERE = 'backend cuda';
-/** At the same place seen from src/platform and dist/platform; what `npm run build:cuda` writes. */
+/** At the same place seen from src/platform and dist/platform; what `bitnet build-cuda` writes. */
 const BUILT = new URL('../../dist/kernels/cuda/libbitnet-cuda.so', import.meta.url);
+/** What Deno has to be allowed; the environment only where it names the library. */
+const PERMISSIONS = '--allow-read --allow-env --allow-ffi';
 const VARIABLE = 'BITNET_CUDA_LIBRARY';
 
 /** The part of koffi that is used. */
@@ -28,32 +30,39 @@ export function createCudaHost(): CudaHost {
 }
 
 async function findLibrary(option: string | undefined): Promise<string> {
-  const { access } = await import('node:fs/promises');
+  const { stat } = await import('node:fs/promises');
   const { fileURLToPath } = await import('node:url');
   const { resolve } = await import('node:path');
-  const named = option ?? (process.env[VARIABLE] || undefined);
+  const named = option ?? fromEnvironment();
   // A whole path: a bare name would be looked for in the system's folders.
   const path = resolve(named ?? fileURLToPath(BUILT));
-  await access(path).catch((cause) => {
-    const facts = {
-      where: WHERE,
-      got: `no file ${path}`,
-      hint: 'npm run build:cuda makes it; it needs nvcc, not a GPU',
-    };
-    const what =
-      named === undefined
-        ? 'the library is not built'
-        : `there is no library where ${option === undefined ? VARIABLE : 'the option library'} says`;
-    throw new BitnetError('backend-unavailable', what, facts, cause);
+  const what =
+    named === undefined
+      ? 'the library is not built'
+      : `there is no library where ${option === undefined ? VARIABLE : 'the option library'} says`;
+  const hint = 'bitnet build-cuda makes it; it needs nvcc, not a GPU';
+  // `access` would ask more of Deno's permissions.
+  const found = await stat(path).catch((cause: unknown) => {
+    const got = hasCode(cause, 'ENOENT') ? `no file ${path}` : firstLine(cause);
+    throw new BitnetError('backend-unavailable', what, { where: WHERE, got, hint: allowing(cause) ?? hint }, cause);
   });
-  return path;
+  if (found.isFile()) return path;
+  throw new BitnetError('backend-unavailable', what, { where: WHERE, got: `${path}, which is no file`, hint });
+}
+
+function fromEnvironment(): string | undefined {
+  try {
+    return process.env[VARIABLE] || undefined;
+  } catch {
+    return undefined; // Deno without --allow-env: nothing that could be read was named
+  }
 }
 
 async function loadKoffi(): Promise<Koffi> {
   try {
     return (await import('koffi')).default as unknown as Koffi;
   } catch (cause) {
-    const facts = { where: WHERE, got: firstLine(cause), hint: 'npm install koffi' };
+    const facts = { where: WHERE, got: firstLine(cause), hint: allowing(cause) ?? 'npm install koffi' };
     throw new BitnetError(
       'backend-unavailable',
       'the package koffi, which calls the library, cannot be loaded',
@@ -68,9 +77,21 @@ function open(koffi: Koffi, path: string): NativeLibrary {
     const library = koffi.load(path);
     return { path, find: (prototype) => library.func(prototype) };
   } catch (cause) {
-    const facts = { where: WHERE, got: firstLine(cause), hint: 'build it again on this machine: npm run build:cuda' };
+    const hint = allowing(cause) ?? 'build it again on this machine: bitnet build-cuda';
+    const facts = { where: WHERE, got: firstLine(cause), hint };
     throw new BitnetError('backend-unavailable', `${path} cannot be loaded`, facts, cause);
   }
+}
+
+/** What to do where it is only a permission of Deno's that is missing. */
+function allowing(cause: unknown): string | undefined {
+  const isDenied = cause instanceof Error && (cause.name === 'NotCapable' || hasCode(cause, 'EPERM'));
+  const isDeno = process.versions.deno !== undefined;
+  return isDeno && isDenied ? `deno run ${PERMISSIONS}` : undefined;
+}
+
+function hasCode(error: unknown, code: string): boolean {
+  return error instanceof Error && 'code' in error && error.code === code;
 }
 
 function firstLine(error: unknown): string {
