@@ -46,8 +46,35 @@ async function findLibrary(option: string | undefined): Promise<string> {
     const got = hasCode(cause, 'ENOENT') ? `no file ${path}` : firstLine(cause);
     throw new BitnetError('backend-unavailable', what, { where: WHERE, got, hint: allowing(cause) ?? hint }, cause);
   });
-  if (found.isFile()) return path;
+  if (found.isFile()) {
+    await wantWhole(path, found.size);
+    return path;
+  }
   throw new BitnetError('backend-unavailable', what, { where: WHERE, got: `${path}, which is no file`, hint });
+}
+
+/**
+ * A library that was cut off, by a full disk say, would be mapped and then end the process with a bus error. What stands last in an
+ * ELF file is its table of sections: bytes 40 to 47 of the header tell where that begins, 58 and 60 its entries' bytes and number.
+ */
+async function wantWhole(path: string, bytes: number): Promise<void> {
+  const { open } = await import('node:fs/promises');
+  const header = new DataView(new ArrayBuffer(64));
+  const file = await open(path, 'r');
+  const { bytesRead } = await file.read(new Uint8Array(header.buffer), 0, 64, 0).finally(() => file.close());
+  const [ELF, BITS_64, LITTLE] = [0x7f454c46, 2, 1];
+  const isElf = bytesRead === 64 && header.getUint32(0) === ELF;
+  // What is none, or of another machine, the loader refuses in its own words.
+  if (!isElf || header.getUint8(4) !== BITS_64 || header.getUint8(5) !== LITTLE) return;
+  const sections = header.getUint16(58, true) * header.getUint16(60, true);
+  const end = Number(header.getBigUint64(40, true)) + sections;
+  if (end <= bytes) return;
+  throw new BitnetError('backend-unavailable', `${path} is cut off`, {
+    where: WHERE,
+    expected: `${end} bytes`,
+    got: `${bytes}`,
+    hint: 'copy it again, or build it again: bitnet build-cuda',
+  });
 }
 
 function fromEnvironment(): string | undefined {
