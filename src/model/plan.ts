@@ -249,9 +249,10 @@ function tooLarge(
   last: Reckoning & { readonly requantized: ReadonlyMap<string, SmallType> },
   options: PlanOptions,
 ): BitnetError {
-  const fits = (contextSize: number) => {
+  const fits = (contextSize: number, batchSize = options.batchSize) => {
     const kv = { ...options.kv, contextSize };
-    const { spanBytes, capacityBytes } = reckon(model, rehearsalOf(backend), last.requantized, { ...options, kv });
+    const asked = { ...options, kv, batchSize };
+    const { spanBytes, capacityBytes } = reckon(model, rehearsalOf(backend), last.requantized, asked);
     return spanBytes <= capacityBytes;
   };
   let [largest, beyond] = [0, options.kv.contextSize];
@@ -260,6 +261,9 @@ function tooLarge(
     if (fits(middle)) largest = middle;
     else beyond = middle;
   }
+  let batch = 1;
+  while (batch * 2 < options.batchSize && fits(options.kv.contextSize, batch * 2)) batch *= 2;
+  const smallerBatch = batch < options.batchSize && fits(options.kv.contextSize, batch) ? batch : undefined;
   const types = new Set(last.requantized.values());
   const kept = types.size === 0 ? '' : ` (as ${[...types].join(' and ')})`;
   const parts = [
@@ -272,16 +276,18 @@ function tooLarge(
     where: model.label,
     expected: `at most ${gib(last.capacityBytes)} (${last.capacityBytes} bytes)`,
     got: `${gib(last.spanBytes)} (${last.spanBytes} bytes): ${parts.join(', ')}`,
-    hint: adviceOf(largest, options),
+    hint: adviceOf(largest, smallerBatch, options),
   });
 }
 
-function adviceOf(largestContext: number, { tables = 'auto' }: PlanOptions): string {
-  const context =
-    largestContext === 0
-      ? 'not even one position would fit: it takes a smaller batch (-b, batchSize) or a smaller model'
-      : `a context of ${largestContext} positions would fit: -c, or planFor.contextSize`;
-  return tables === 'file' ? `${context}; --embd-type auto, or embeddingType, makes the tables smaller` : context;
+function adviceOf(largestContext: number, smallerBatch: number | undefined, { tables = 'auto' }: PlanOptions): string {
+  const ways = [
+    ...(largestContext === 0 ? [] : [`a context of ${largestContext} positions would fit: -c, or planFor.contextSize`]),
+    ...(smallerBatch === undefined ? [] : [`a batch of ${smallerBatch} tokens would fit: -b, or batchSize`]),
+  ];
+  if (ways.length === 0) ways.push('not even one position would fit: it takes a smaller model');
+  if (tables === 'file') ways.push('--embd-type auto, or embeddingType, makes the tables smaller');
+  return ways.join('; ');
 }
 
 function gib(bytes: number): string {

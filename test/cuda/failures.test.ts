@@ -168,17 +168,28 @@ describe.skipIf(shimPath === undefined)('when memory ends', () => {
   });
 
   it('a model larger than the card is refused with the numbers and the context that would fit', async () => {
-    const { code, out, last } = await bitnet('memory=17000000', tell('-n', '3'));
+    const { code, out, last } = await bitnet('memory=17000000', tell('-n', '3', '-b', '128'));
     expect([code, out]).toEqual([1, '']);
     expect(last).toMatch(
       /^bitnet: out-of-memory: .*tiny\.gguf: does not fit into the memory of backend cuda, expected/,
     );
-    const fits = /\(a context of (\d+) positions would fit: -c, or planFor\.contextSize\)$/.exec(last)?.[1] ?? '';
-    const again = await bitnet('memory=17000000', tell('-n', '3', '-c', fits));
-    expect([again.code, again.last]).toEqual([0, expect.stringContaining('generated 3 tokens')]);
-    expect((await bitnet('memory=17000000', tell('-n', '3', '-c', `${Number(fits) + 1}`))).code).toBe(1);
+    const [, context = '', batch = ''] =
+      /\(a context of (\d+) positions would fit: -c, or planFor\.contextSize; a batch of (\d+) tokens would fit: -b, or batchSize\)$/.exec(
+        last,
+      ) ?? [];
+    for (const way of [
+      ['-b', '128', '-c', context],
+      ['-b', batch],
+    ]) {
+      const again = await bitnet('memory=17000000', tell('-n', '3', ...way));
+      expect([again.code, again.last]).toEqual([0, expect.stringContaining('generated 3 tokens')]);
+    }
+    expect((await bitnet('memory=17000000', tell('-b', '128', '-c', `${Number(context) + 1}`))).code).toBe(1);
     const hopeless = await bitnet('memory=500000', tell('-n', '3', '-c', '64'));
-    expect([hopeless.code, hopeless.last]).toEqual([1, expect.stringContaining('a smaller batch (-b, batchSize)')]);
+    expect([hopeless.code, hopeless.last]).toEqual([
+      1,
+      expect.stringMatching(/\(not even one position would fit: it /),
+    ]);
   });
 
   it('a session too long for what is left is refused, and shorter ones are not', async () => {
