@@ -39,6 +39,7 @@ export type {
   OverflowedOutput,
   OverflowReport,
   Piece,
+  PlannedMemory,
   Prompt,
   Run,
   Session,

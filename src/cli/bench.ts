@@ -3,7 +3,7 @@
  * @module
  */
 
-import { type BenchTest, benchmark, benchName, checkFits, medianOf, spreadOf } from '../engine/bench.ts';
+import { type BenchTest, benchmark, benchName, checkFits, medianOf, spreadOf, tokensOf } from '../engine/bench.ts';
 import type { Model } from '../engine/types.ts';
 import { openGguf } from '../formats/index.ts';
 import { readModelConfig } from '../model/load.ts';
@@ -246,9 +246,10 @@ async function runSetting(args: Args, setting: Setting, context: Context): Promi
       threads: setting.threads,
       'batch-size': setting.batchSize,
       'embd-type': undefined,
-      'ctx-size': undefined,
-      'cache-type-k': undefined,
-      'cache-type-v': undefined,
+      // Memory is planned for the largest of the sessions, which are no longer than their tests.
+      'ctx-size': Math.max(...plan.tests.map(tokensOf)),
+      'cache-type-k': largestType(plan.caches.map(({ kType }) => kType)),
+      'cache-type-v': largestType(plan.caches.map(({ vType }) => vType)),
       'threads-batch': undefined,
       'no-mmap': false,
     },
@@ -292,6 +293,10 @@ async function runSetting(args: Args, setting: Setting, context: Context): Promi
   const ceiling = name === 'wasm' ? await readSpeed(nThreads) : undefined;
   await out.completed(rows.map((row) => ({ ...row, memory_gb_per_s: rounded(ceiling) })));
   return receipt === undefined ? undefined : modelOf(model, receipt.file);
+}
+
+function largestType(types: readonly ('f32' | 'f16')[]): 'f32' | 'f16' {
+  return types.includes('f32') ? 'f32' : 'f16';
 }
 
 function topOf(args: Args): number | undefined {

@@ -4,6 +4,7 @@
  */
 
 import { bench } from './bench.ts';
+import { buildCuda } from './build-cuda.ts';
 import { chat } from './chat.ts';
 import type { Command } from './command.ts';
 import { convert } from './convert.ts';
@@ -42,4 +43,5 @@ export const commands: readonly Command[] = [
   quantize,
   synth,
   pull,
+  buildCuda,
 ];

@@ -8,6 +8,7 @@ import type { GgufFile } from '../formats/index.ts';
 import type { Backend } from '../kernels/interface.ts';
 import type { ModelConfig } from '../model/config.ts';
 import type { TernaryLayout } from '../model/forms.ts';
+import type { PlannedMemory } from '../model/plan.ts';
 import type { Attempt } from './describe.ts';
 import type { Values } from './flags.ts';
 import { type runtimeFlags, sessionOptions } from './flags-common.ts';
@@ -19,6 +20,8 @@ export interface Fit {
   readonly capacityBytes: number;
   /** Whose memory that is. */
   readonly of: string;
+  /** The span by its parts. */
+  readonly parts: PlannedMemory | undefined;
   /** What is kept in another form than the file's, and why. */
   readonly notes: readonly string[];
 }
@@ -50,8 +53,10 @@ export async function fitOf(
     const of = isCuda ? `free memory of ${backend.info.variant}` : 'a WebAssembly memory';
     const forms = await decideForms(gguf, modelTensors(gguf), { layout, allowDense: true });
     const kv = kvShapeOf(config, sessionOptions(args, config.contextLength));
-    const { spanBytes = 0, notes } = planMemory(gguf, backend, { batchSize: batchOf(backend, {}), kv, forms });
-    return { ok: true, value: { spanBytes, capacityBytes: backend.rehearse?.().capacityBytes ?? 0, of, notes } };
+    const options = { batchSize: batchOf(backend, {}), kv, forms };
+    const { spanBytes = 0, memory: parts, notes } = planMemory(gguf, backend, options);
+    const capacityBytes = backend.rehearse?.().capacityBytes ?? 0;
+    return { ok: true, value: { spanBytes, capacityBytes, of, parts, notes } };
   } catch (error) {
     if (error instanceof BitnetError) return { ok: false, why: error.message };
     throw error;

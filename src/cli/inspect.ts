@@ -15,7 +15,7 @@ import { UsageError, type Values } from './flags.ts';
 import { jsonFlag, layoutFlags, layoutOptions, modelFlag, preFlag, runtimeFlags } from './flags-common.ts';
 import { bytes, count, grouped, oneLine, plural, shortFloat, table } from './format.ts';
 import type { Io } from './io.ts';
-import { kernelTable } from './kernels.ts';
+import { conformanceTable, conforms, kernelTable } from './kernels.ts';
 import { openSource } from './open.ts';
 import { isAnyBad, verdictCounts, verdictLines, verdictsOn } from './verdicts.ts';
 
@@ -28,7 +28,7 @@ const flags = {
     type: 'string',
     choices: ['wasm', 'cuda'],
     group: 'Model',
-    describe: 'whose memory to reckon with [wasm]',
+    describe: 'whose memory to reckon with, or whose kernels to test [wasm]',
   },
   device: runtimeFlags.device,
   'cache-type-k': runtimeFlags['cache-type-k'],
@@ -49,7 +49,9 @@ const flags = {
   kernels: {
     type: 'boolean',
     group: 'Output',
-    describe: 'test and time the builds of the wasm kernels on this runtime; some seconds. Needs no file',
+    describe:
+      'test and time the builds of the wasm kernels on this runtime, or test those of --backend cuda on its device, by the ' +
+      'conformance suite; some seconds. Needs no file',
   },
   ...jsonFlag,
 } as const;
@@ -77,10 +79,13 @@ export const inspect = command({
     ['bitnet inspect model.gguf -c 4096 --json', 'for programs'],
     ['bitnet inspect model.gguf --verify', 'is it what it says it is, and whole?'],
     ['bitnet inspect --kernels', 'which build of the kernels runs here, and how fast'],
+    ['bitnet inspect --kernels --backend cuda', 'does this GPU compute what it should? exit status 1 if not'],
   ],
   async run(args, io) {
+    if (args.device !== undefined && args.backend !== 'cuda') throw new UsageError('--device needs --backend cuda');
     if (args.kernels) {
       if (args.word !== undefined) throw new UsageError('--kernels is about this machine and takes no FILE');
+      if (args.backend === 'cuda') return await testDevice(args, io);
       await io.write(await kernelsText(args, io));
       return 0;
     }
@@ -111,6 +116,29 @@ async function verify(gguf: GgufFile, args: Args, io: Io): Promise<number> {
   if (args.json) await io.write(`${JSON.stringify({ file: gguf.label, good: isGood, verdicts }, null, 2)}\n`);
   else await io.write(`${verdictLines(verdicts)}\n\n${verdictCounts(verdicts)}. ${NEXT}\n`);
   return isGood ? 0 : 1;
+}
+
+/** The whole conformance suite on a GPU, ops and models; the exit status. */
+async function testDevice(args: Args, io: Io): Promise<number> {
+  const [{ cuda, surveyBackend }, { runModelConformance }] = await Promise.all([
+    import('../engine/backends.ts'),
+    import('../oracle/conformance.ts'),
+  ]);
+  const open = cuda({ device: args.device });
+  const survey = await surveyBackend(open, (what) => {
+    io.signal.throwIfAborted();
+    io.status(what);
+  });
+  const onOutcome = ({ name }: { readonly name: string }) => {
+    io.signal.throwIfAborted();
+    io.status(name);
+  };
+  const conformance = { ...survey, models: await runModelConformance(open, { onOutcome }) };
+  io.status('');
+  const ok = conforms(conformance);
+  const document = { ok, ...conformance };
+  await io.write(args.json ? `${JSON.stringify(document, null, 2)}\n` : `${conformanceTable(conformance)}\n`);
+  return ok ? 0 : 1;
 }
 
 async function kernelsText(args: Args, io: Io): Promise<string> {

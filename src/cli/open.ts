@@ -13,6 +13,7 @@ import { layoutOptions, type modelFlag, type quietFlag, type runtimeFlags, sessi
 import { bytes, percent } from './format.ts';
 import { isOffline, openHubModel, referenceOf } from './hub.ts';
 import type { Io } from './io.ts';
+import { planLine } from './memory-plan.ts';
 import { tellOverflowsAtEnd } from './overflows.ts';
 
 /** The story model inside the package; at the same place seen from src/cli and dist/cli. */
@@ -111,6 +112,8 @@ export async function openModel(
     const model = await loadModel(source, options);
     io.status('');
     if (args.quiet !== true) {
+      const plan = planLine(model);
+      if (plan !== undefined) io.note(plan);
       for (const note of model.notes) io.note(`note: ${note}`);
       if (args['gpu-layers'] !== undefined && args['gpu-layers'] > 0)
         if (model.backend.name !== 'cuda') io.note('note: -ngl is ignored: --backend cuda runs all layers on a GPU');

@@ -23,6 +23,7 @@ import { UsageError, type Values } from './flags.ts';
 import { jsonFlag, quietFlag, runtimeFlags, sessionOptions } from './flags-common.ts';
 import { percent } from './format.ts';
 import type { Io } from './io.ts';
+import { planLine } from './memory-plan.ts';
 import { namesModel, openModel, openSource } from './open.ts';
 import { inputFlags, inputOf } from './oracle-input.ts';
 
@@ -37,6 +38,7 @@ const flags = {
     group: B,
     describe: 'as --backend, of B [that of A]',
   },
+  'device-b': { type: 'integer', min: 0, group: B, describe: 'as --device, of B [that of A]' },
   'kernels-b': {
     type: 'string',
     choices: runtimeFlags.kernels.choices,
@@ -74,6 +76,7 @@ export const oracleCompare = command({
   examples: [
     ['bitnet oracle compare -m model.gguf dump.npz', "a dump, step by step on the dump's own inputs"],
     ['bitnet oracle compare -m model.gguf --kernels-b simd -p "Hello"', 'two builds of the kernels'],
+    ['bitnet oracle compare -m model.gguf --backend-b cuda -p "Hello"', 'a GPU against what runs here'],
     ['bitnet oracle compare a.gguf b.gguf -p "Hello"', 'two files of one model'],
     ['bitnet oracle compare a.npz b.npz', 'two dumps, number by number'],
     ['bitnet oracle compare -m model.gguf -p "Hello" native.log', 'what llama-eval-callback printed'],
@@ -96,7 +99,7 @@ async function compared(args: Args, words: readonly Word[], io: Io): Promise<Com
   const isSame = models.length < 2 && (models.length === 0 || !namesModel(args));
   if (isSame && !hasSecond(args)) {
     throw new UsageError(
-      'nothing to compare with: name two of dumps and models, or say what is other about B (--kernels-b)',
+      'nothing to compare with: name two of dumps and models, or say what is other about B (--backend-b, --kernels-b)',
     );
   }
   if (models.length === 1 && namesModel(args)) return twoRuns(args, models[0].path, io);
@@ -111,7 +114,7 @@ async function wordOf(path: string): Promise<Word> {
 }
 
 function hasSecond(args: Args): boolean {
-  const own = ['backend-b', 'kernels-b', 'threads-b', 'cache-type-b', 'i2s-layout-b'] as const;
+  const own = ['backend-b', 'device-b', 'kernels-b', 'threads-b', 'cache-type-b', 'i2s-layout-b'] as const;
   return own.some((name) => args[name] !== undefined);
 }
 
@@ -151,11 +154,14 @@ async function dumpAndModel(args: Args, path: string, io: Io): Promise<Compariso
 
 async function twoRuns(args: Args, other: string | undefined, io: Io): Promise<Comparison> {
   const idsOf = await inputOf(args);
-  const a = await openModel(args, io);
+  const a = await openModel(firstArgs(args), io);
   let b: Model | undefined;
   let run: TraceSource | undefined;
   try {
     b = await openModel(secondArgs(args, other), io);
+    // Of the second run of one file nothing else is new.
+    const plan = args.quiet || other !== undefined ? undefined : planLine(b);
+    if (plan !== undefined) io.note(plan);
     const tokens = idsOf(a);
     const { kType, vType } = sessionOptions(args, a.info.contextLength);
     const session = { kType, vType };
@@ -174,18 +180,39 @@ async function twoRuns(args: Args, other: string | undefined, io: Io): Promise<C
   }
 }
 
+/**
+ * What A is opened with. A flag that only one backend has is meant for the run that has this backend: `--device 1` of the two runs
+ * `--backend ts --backend-b cuda` for B. Where neither has it, it stays with A, which refuses it.
+ */
+function firstArgs(args: Args): Args {
+  const [a, b] = [args.backend, args['backend-b'] ?? args.backend];
+  return {
+    ...args,
+    device: hasDevices(a) || !hasDevices(b) ? args.device : undefined,
+    kernels: hasKernels(a) || !hasKernels(b) ? args.kernels : undefined,
+  };
+}
+
+function hasDevices(backend: Args['backend']): boolean {
+  return backend === 'cuda';
+}
+
+/** And threads. */
+function hasKernels(backend: Args['backend']): boolean {
+  return backend !== 'ts' && backend !== 'cuda';
+}
+
 /** What is not said of B is as for A. */
 function secondArgs(args: Args, other: string | undefined): Args {
   const backend = args['backend-b'] ?? args.backend;
-  const isWasm = backend !== 'ts' && backend !== 'cuda';
   return {
     ...args,
     quiet: args.quiet || other === undefined,
     ...(other === undefined ? {} : { model: other, 'model-url': undefined, 'hf-repo': undefined }),
     backend,
-    device: backend === 'cuda' ? args.device : undefined,
-    kernels: args['kernels-b'] ?? (isWasm ? args.kernels : undefined),
-    threads: args['threads-b'] ?? (isWasm ? args.threads : undefined),
+    device: args['device-b'] ?? (hasDevices(backend) ? args.device : undefined),
+    kernels: args['kernels-b'] ?? (hasKernels(backend) ? args.kernels : undefined),
+    threads: args['threads-b'] ?? (hasKernels(backend) ? args.threads : undefined),
     'i2s-layout': args['i2s-layout-b'] ?? args['i2s-layout'],
   };
 }

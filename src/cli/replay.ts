@@ -25,6 +25,7 @@ import type { Values } from './flags.ts';
 import { jsonFlag, modelFlag, quietFlag, runtimeFlags } from './flags-common.ts';
 import { plural } from './format.ts';
 import type { Io } from './io.ts';
+import { planLine } from './memory-plan.ts';
 import { namesModel, openSource } from './open.ts';
 import { type FileFacts, factsOf, machineOf } from './receipt.ts';
 
@@ -173,7 +174,10 @@ async function load(
   };
   if (!args.quiet) io.status('loading');
   const { loadModel } = await import('../index.ts');
-  return loadModel(source, options);
+  const loaded = await loadModel(source, options);
+  const plan = args.quiet ? undefined : planLine(loaded);
+  if (plan !== undefined) io.note(plan);
+  return loaded;
 }
 
 type Outcome = Replay & { readonly unit: 'token' | 'row' };

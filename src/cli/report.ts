@@ -5,6 +5,7 @@
 
 import type { GenerateResult, Model } from '../engine/types.ts';
 import { bytes, duration, grouped, plural, rate } from './format.ts';
+import { planText } from './memory-plan.ts';
 
 /** `seed 7 | prompt 5 tokens, 310 tokens/s | generated 64 tokens, 52.3 tokens/s | eos`. */
 export function summary(result: GenerateResult): string {
@@ -38,10 +39,12 @@ export function statistics(model: Model, result: GenerateResult): string {
   const { info, backend } = model;
   const { timings, usage } = result;
   const memory = model.memory();
+  const plan = model.memoryPlan;
   return [
     `model        ${info.name}, ${info.architecture}, ${grouped(info.parameters)} parameters, ${bytes(info.fileBytes)}`,
     `backend      ${backend.name} ${backend.variant}, ${plural(backend.nThreads, 'thread')}`,
     `memory       ${bytes(memory.usedBytes)}, at most ${bytes(memory.peakBytes)}`,
+    ...(plan === undefined ? [] : [`planned      ${planText(plan)}, of ${bytes(plan.capacityBytes)}`]),
     `load         ${duration(model.loadMs)}`,
     `first token  ${duration(timings.firstTokenMs)}`,
     `prompt       ${plural(usage.promptTokens, 'token')} in ${duration(timings.promptMs)}, ${rate(timings.promptTokensPerSecond)}`,

@@ -161,7 +161,11 @@ async function complete(
   if (args.json) {
     const result = await generation.result;
     const { name, architecture } = model.info;
-    const document = { model: { name, architecture, backend: model.backend }, prompt, ...result };
+    const document = {
+      model: { name, architecture, backend: model.backend, memoryPlan: model.memoryPlan },
+      prompt,
+      ...result,
+    };
     await io.write(`${JSON.stringify(document, null, 2)}\n`);
   } else {
     const echo = args['no-display-prompt'] ? '' : prompt;

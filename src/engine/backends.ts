@@ -10,11 +10,11 @@ import type { Backend, BackendInfo } from '../kernels/interface.ts';
 import { createTsBackend } from '../kernels/ts/backend.ts';
 import { createWasmBackend, type WasmOptions } from '../kernels/wasm/open.ts';
 import { detectPlatform } from '../platform/detect.ts';
-import type { KernelSurvey } from './kernel-survey.ts';
+import type { BackendSurvey, KernelSurvey } from './kernel-survey.ts';
 
 export type { CudaOptions } from '../kernels/cuda/open.ts';
 export type { KernelsChoice, WasmOptions } from '../kernels/wasm/open.ts';
-export type { KernelSurvey, VariantReport } from './kernel-survey.ts';
+export type { BackendSurvey, KernelReport, KernelSurvey, VariantReport } from './kernel-survey.ts';
 
 /** Opens a backend of its own for whoever calls it. */
 export type BackendFactory = () => Promise<Backend>;
@@ -30,7 +30,7 @@ export function wasm(options: WasmOptions = {}): BackendFactory {
 }
 
 /**
- * An NVIDIA GPU of compute capability 8.0 or more, by a library that `npm run build:cuda` makes and the package koffi calls; neither
+ * An NVIDIA GPU of compute capability 8.0 or more, by a library that `bitnet build-cuda` makes and the package koffi calls; neither
  * is needed for anything else, and nothing chooses this backend but its name. Opening it throws `backend-unavailable` with the
  * reason where one of them, a driver or a device is missing.
  */
@@ -93,4 +93,13 @@ export async function surveyKernels(onProgress?: (what: string) => void): Promis
   const { surveyHost } = await import('./kernel-survey.ts');
   const { runtime, wasmHost } = detectPlatform();
   return surveyHost(runtime, await wasmHost(), onProgress);
+}
+
+/**
+ * Tests one backend by the whole conformance suite, op by op, each in a backend of its own. What
+ * `bitnet inspect --kernels --backend cuda` prints, besides `runModelConformance` of `bitnet-ts/conformance`.
+ */
+export async function surveyBackend(open: BackendFactory, onProgress?: (what: string) => void): Promise<BackendSurvey> {
+  const { surveyOne } = await import('./kernel-survey.ts');
+  return surveyOne(detectPlatform().runtime, open, onProgress);
 }

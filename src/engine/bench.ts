@@ -77,7 +77,7 @@ export function benchName({ nPrompt, nGenerate, nDepth }: BenchTest): string {
   return parts.filter(Boolean).join('+') + (nDepth > 0 ? ` @ d${nDepth}` : '');
 }
 
-function tokensOf({ nPrompt, nGenerate, nDepth }: BenchTest): number {
+export function tokensOf({ nPrompt, nGenerate, nDepth }: BenchTest): number {
   return nPrompt + nGenerate + nDepth;
 }
 

@@ -1,10 +1,11 @@
 /**
  * What each build of the wasm kernels does on this runtime: whether it compiles, whether every kernel agrees with the
- * definition, how fast it is.
+ * definition, how fast it is. And the same of any other backend, as far as it applies.
  * @module
  */
 
 import { type ConformanceCase, conformanceCases, expectedOutputs, runConformance } from '../kernels/conformance/run.ts';
+import type { Backend, BackendInfo } from '../kernels/interface.ts';
 import type { VariantName, WasmHost } from '../kernels/wasm/host.ts';
 import { kernelOrder } from '../kernels/wasm/open.ts';
 import { multiplySpeed } from '../kernels/wasm/speed.ts';
@@ -41,6 +42,13 @@ export interface KernelSurvey {
   readonly variants: readonly VariantReport[];
 }
 
+/** One backend. */
+export interface BackendSurvey {
+  readonly runtime: string;
+  readonly backend: BackendInfo;
+  readonly kernels: readonly KernelReport[];
+}
+
 const PROMPT_TOKENS = 32;
 const TIMING_MS = 150;
 
@@ -55,26 +63,7 @@ export async function surveyHost(
     host.threads === undefined ? 'threads' : typeof SharedArrayBuffer === 'undefined' ? 'SharedArrayBuffer' : undefined;
   // Builds with threads where there are threads, since those will run.
   const threaded = noThreads === undefined;
-  onProgress('what the kernels should compute');
-  const cases = conformanceCases();
-  const expected = await expectedOutputs(cases);
-  const byOp = new Map<string, number[]>();
-  for (const [i, { op }] of cases.entries()) byOp.set(op, [...(byOp.get(op) ?? []), i]);
-
-  const testKernel = async (variant: Variant, op: string, which: readonly number[]): Promise<KernelReport> => {
-    const mine: ConformanceCase[] = which.map((i) => cases[i]);
-    const answers = which.map((i) => expected[i]);
-    let fault: string | undefined;
-    try {
-      // Its own backend: one that a kernel has brought down is of no more use.
-      const outcomes = await runConformance(await openUntested(variant), mine, answers);
-      const bad = outcomes.find(({ ok }) => !ok);
-      if (bad !== undefined) fault = `${bad.name}: ${bad.detail}`;
-    } catch (error) {
-      fault = reasonOf(error);
-    }
-    return { op, cases: which.length, fault };
-  };
+  const suite = await suiteByOp(onProgress);
 
   const survey = async (name: VariantName): Promise<VariantReport> => {
     const nothing = { name, kernels: [], vectorGmacs: undefined, promptGmacs: undefined };
@@ -84,11 +73,7 @@ export async function surveyHost(
     } catch (error) {
       return { ...nothing, refused: reasonOf(error) };
     }
-    const kernels: KernelReport[] = [];
-    for (const [op, which] of byOp) {
-      onProgress(`${name}: ${op}`);
-      kernels.push(await testKernel(variant, op, which));
-    }
+    const kernels = await testKernels(suite, name, () => openUntested(variant), onProgress);
     if (kernels.some(({ fault }) => fault !== undefined)) return { ...nothing, refused: undefined, kernels };
     onProgress(`${name}: how fast`);
     const backend = await openUntested(variant);
@@ -107,6 +92,61 @@ export async function surveyHost(
     chosen: variant?.name,
     variants,
   };
+}
+
+/** Surveys one backend: every op, without its speed. Throws what `open` throws at first. */
+export async function surveyOne(
+  runtime: string,
+  open: () => Promise<Backend>,
+  onProgress: (what: string) => void = () => undefined,
+): Promise<BackendSurvey> {
+  const first = await open();
+  const { info } = first;
+  await first.dispose();
+  const suite = await suiteByOp(onProgress);
+  return { runtime, backend: info, kernels: await testKernels(suite, info.name, open, onProgress) };
+}
+
+/** The conformance suite, op by op, with the answers of the definition. */
+type Suite = ReadonlyMap<string, { readonly cases: ConformanceCase[]; readonly expected: Outputs[] }>;
+type Outputs = Awaited<ReturnType<typeof expectedOutputs>>[number];
+
+async function suiteByOp(onProgress: (what: string) => void): Promise<Suite> {
+  onProgress('what the kernels should compute');
+  const cases = conformanceCases();
+  const expected = await expectedOutputs(cases);
+  const suite = new Map<string, { readonly cases: ConformanceCase[]; readonly expected: Outputs[] }>();
+  for (const [i, one] of cases.entries()) {
+    const ofOp = suite.get(one.op) ?? { cases: [], expected: [] };
+    ofOp.cases.push(one);
+    ofOp.expected.push(expected[i]);
+    suite.set(one.op, ofOp);
+  }
+  return suite;
+}
+
+async function testKernels(
+  suite: Suite,
+  name: string,
+  open: () => Promise<Backend>,
+  onProgress: (what: string) => void,
+): Promise<KernelReport[]> {
+  const reports: KernelReport[] = [];
+  for (const [op, { cases, expected }] of suite) {
+    onProgress(`${name}: ${op}`);
+    let fault: string | undefined;
+    try {
+      // Its own backend: one that a kernel has brought down is of no more use.
+      const backend = await open();
+      const outcomes = await runConformance(backend, cases, expected).finally(() => backend.dispose());
+      const bad = outcomes.find(({ ok }) => !ok);
+      if (bad !== undefined) fault = `${bad.name}: ${bad.detail}`;
+    } catch (error) {
+      fault = reasonOf(error);
+    }
+    reports.push({ op, cases: cases.length, fault });
+  }
+  return reports;
 }
 
 function reasonOf(error: unknown): string {

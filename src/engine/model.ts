@@ -20,7 +20,7 @@ import { type Forms, isDecidedByTypes } from '../model/forms.ts';
 import type { ModelWeights } from '../model/graph.ts';
 import { I2S_LAYOUTS } from '../model/layout.ts';
 import { countParameters, loadWeights, readModelConfig } from '../model/load.ts';
-import { type MemoryPlan, modelTensors, planMemory, TABLE_TYPES } from '../model/plan.ts';
+import { type MemoryPlan, modelTensors, type PlannedMemory, planMemory, TABLE_TYPES } from '../model/plan.ts';
 import { detectPlatform } from '../platform/detect.ts';
 import { createTokenizer, type Tokenizer } from '../tokenizer/index.ts';
 import { backendFactory } from './backends.ts';
@@ -140,7 +140,7 @@ async function openParts(
     const weights = await loadWeights(gguf, backend, { plan, onProgress, signal });
     const stepper = new Stepper(backend, weights, batchOf(backend, options));
     const notes = [...backend.info.notes, ...plan.notes, ...embeddingNotes(weights.config)];
-    return { gguf, config: weights.config, backend, tokenizer, stepper, weights, notes };
+    return { gguf, config: weights.config, backend, tokenizer, stepper, weights, notes, memoryPlan: plan.memory };
   } catch (error) {
     await backend.dispose();
     throw error;
@@ -169,6 +169,7 @@ interface OpenedParts extends Speaker {
   readonly gguf: GgufFile;
   readonly weights: ModelWeights;
   readonly notes: readonly string[];
+  readonly memoryPlan: PlannedMemory | undefined;
 }
 
 interface ModelParts extends OpenedParts {
@@ -212,6 +213,10 @@ class LoadedModel implements Model {
 
   get notes(): readonly string[] {
     return this.#parts.notes;
+  }
+
+  get memoryPlan(): PlannedMemory | undefined {
+    return this.#parts.memoryPlan;
   }
 
   get overflows(): OverflowReport | undefined {

@@ -7,7 +7,7 @@ import type { Activations, I16KernelName, OverflowReport } from '../kernels/fore
 import type { Backend, BackendInfo, KvType } from '../kernels/interface.ts';
 import type { KernelsChoice } from '../kernels/wasm/open.ts';
 import type { I2sLayout, TilesChoice } from '../model/layout.ts';
-import type { TableType } from '../model/plan.ts';
+import type { PlannedMemory, TableType } from '../model/plan.ts';
 import type { SamplingOptions } from '../sampling/chain.ts';
 import type { ChatMessage } from '../tokenizer/index.ts';
 import type { EmbedOptions, QuantizedEmbedding, QuantizedFormat } from './embed.ts';
@@ -23,6 +23,7 @@ export type {
 } from '../kernels/foreign/foreign.ts';
 export type { KernelsChoice } from '../kernels/wasm/open.ts';
 export type { I2sLayout, TilesChoice } from '../model/layout.ts';
+export type { PlannedMemory } from '../model/plan.ts';
 export type { TraceData, TraceOp, TraceOptions, TraceSite, TraceTensor } from './trace/types.ts';
 
 export interface LoadProgress {
@@ -260,7 +261,13 @@ export interface Model {
   ): Promise<QuantizedEmbedding[]>;
   /** With options whose `quantize` is only known when running. */
   embed(texts: readonly string[], options?: EmbedOptions): Promise<Float32Array[] | QuantizedEmbedding[]>;
+  /** In the backend's memory, by its own account: now, and at most so far. */
   memory(): { readonly usedBytes: number; readonly peakBytes: number };
+  /**
+   * What that was reckoned to be before loading, with the session of `planFor`, and what there was; undefined where the backend's
+   * memory has no end (`ts`).
+   */
+  readonly memoryPlan: PlannedMemory | undefined;
   /** Waits for running steps, frees everything, ends worker threads. Sessions become unusable. Idempotent. */
   dispose(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;

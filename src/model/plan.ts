@@ -33,12 +33,27 @@ export interface PlanOptions {
   readonly forms?: Forms | undefined;
 }
 
+/** What a model takes in a backend's memory, reckoned before anything of it is there. The three parts add up to `totalBytes`. */
+export interface PlannedMemory {
+  readonly weightBytes: number;
+  /** Keys and values of one session of `contextSize` positions; each further session takes as much again. */
+  readonly kvBytes: number;
+  readonly contextSize: number;
+  /** Activations of one step, what loading needs for a while, and what is lost between pieces. */
+  readonly scratchBytes: number;
+  readonly totalBytes: number;
+  /** What there is: of a GPU what was free, less what its driver may need while the model runs. */
+  readonly capacityBytes: number;
+}
+
 export interface MemoryPlan {
   readonly forms: Forms | undefined;
   /** Tensors that are kept in another type than the file's. */
   readonly requantized: ReadonlyMap<string, SmallType>;
   /** How long the backend's memory must be for all of it; undefined where it has no ceiling. */
   readonly spanBytes: number | undefined;
+  /** The same by its parts. */
+  readonly memory: PlannedMemory | undefined;
   /** What the user should know: which tables and projections are not as in the file, and why. */
   readonly notes: readonly string[];
 }
@@ -104,7 +119,8 @@ export function planMemory(gguf: GgufFile, backend: Backend, options: PlanOption
   const only = tables === 'auto' ? 'file' : tables;
   if (backend.rehearse === undefined) {
     const requantized = requantizedAs(model, only);
-    return { forms, requantized, spanBytes: undefined, notes: notesOf(model, requantized, 'as asked') };
+    const notes = notesOf(model, requantized, 'as asked');
+    return { forms, requantized, spanBytes: undefined, memory: undefined, notes };
   }
   const candidates = tables === 'auto' ? (['file', 'Q8_0', 'Q6_K'] as const) : [only];
   const reckonings = candidates.map((candidate) => {
@@ -119,7 +135,8 @@ export function planMemory(gguf: GgufFile, backend: Backend, options: PlanOption
       tables === 'auto'
         ? `since it would need ${gib(first.spanBytes)} and there are ${gib(first.capacityBytes)}`
         : 'as asked';
-    return { forms, requantized, spanBytes, notes: notesOf(model, requantized, why) };
+    const memory = partsOf(found, options.kv);
+    return { forms, requantized, spanBytes, memory, notes: notesOf(model, requantized, why) };
   }
   throw tooLarge(model, backend, reckonings[reckonings.length - 1], options);
 }
@@ -133,10 +150,20 @@ interface PlannedModel extends ModelTensors {
 interface Reckoning {
   readonly projections: number;
   readonly tables: number;
+  /** Projections and tables as they lie in memory. */
+  readonly weights: number;
   readonly scratch: number;
   readonly kv: number;
   readonly spanBytes: number;
   readonly capacityBytes: number;
+}
+
+function partsOf({ weights, spanBytes, capacityBytes }: Reckoning, kv: KvShape): PlannedMemory {
+  const { nLayers, nKvHeads, headDim, contextSize } = kv;
+  const elementBytes = [kv.kType, kv.vType].reduce((sum, type) => sum + (type === 'f32' ? 4 : 2), 0);
+  const kvBytes = nLayers * nKvHeads * headDim * contextSize * elementBytes;
+  const scratchBytes = spanBytes - weights - kvBytes;
+  return { weightBytes: weights, kvBytes, contextSize, scratchBytes, totalBytes: spanBytes, capacityBytes };
 }
 
 /** Read when loading, or used by TypeScript, so never in a backend's memory. */
@@ -165,6 +192,7 @@ function reckon(
   { batchSize, kv }: PlanOptions,
 ): Reckoning {
   const used = () => memory.memory().usedBytes;
+  const atFirst = used(); // a backend may have begun with memory of its own
   let tables = 0;
   let projections = 0;
   for (const [name, tensor] of tensors) {
@@ -178,12 +206,13 @@ function reckon(
       projections += tensor.elements * 4;
     }
   }
+  const weights = used() - atFirst;
   createScratch(memory, config, batchSize);
   const scratch = used() - tables - projections;
   const before = used();
   memory.allocKv(kv);
   const { spanBytes, capacityBytes } = memory;
-  return { projections, tables, scratch, kv: used() - before, spanBytes, capacityBytes };
+  return { projections, tables, weights, scratch, kv: used() - before, spanBytes, capacityBytes };
 }
 
 function rehearsalOf(backend: Backend): Rehearsal {
@@ -220,9 +249,10 @@ function tooLarge(
   last: Reckoning & { readonly requantized: ReadonlyMap<string, SmallType> },
   options: PlanOptions,
 ): BitnetError {
-  const fits = (contextSize: number) => {
+  const fits = (contextSize: number, batchSize = options.batchSize) => {
     const kv = { ...options.kv, contextSize };
-    const { spanBytes, capacityBytes } = reckon(model, rehearsalOf(backend), last.requantized, { ...options, kv });
+    const asked = { ...options, kv, batchSize };
+    const { spanBytes, capacityBytes } = reckon(model, rehearsalOf(backend), last.requantized, asked);
     return spanBytes <= capacityBytes;
   };
   let [largest, beyond] = [0, options.kv.contextSize];
@@ -231,6 +261,9 @@ function tooLarge(
     if (fits(middle)) largest = middle;
     else beyond = middle;
   }
+  let batch = 1;
+  while (batch * 2 < options.batchSize && fits(options.kv.contextSize, batch * 2)) batch *= 2;
+  const smallerBatch = batch < options.batchSize && fits(options.kv.contextSize, batch) ? batch : undefined;
   const types = new Set(last.requantized.values());
   const kept = types.size === 0 ? '' : ` (as ${[...types].join(' and ')})`;
   const parts = [
@@ -243,16 +276,18 @@ function tooLarge(
     where: model.label,
     expected: `at most ${gib(last.capacityBytes)} (${last.capacityBytes} bytes)`,
     got: `${gib(last.spanBytes)} (${last.spanBytes} bytes): ${parts.join(', ')}`,
-    hint: adviceOf(largest, options),
+    hint: adviceOf(largest, smallerBatch, options),
   });
 }
 
-function adviceOf(largestContext: number, { tables = 'auto' }: PlanOptions): string {
-  const context =
-    largestContext === 0
-      ? 'not even one position would fit: it takes a smaller model'
-      : `a context of ${largestContext} positions would fit: -c, or planFor.contextSize`;
-  return tables === 'file' ? `${context}; --embd-type auto, or embeddingType, makes the tables smaller` : context;
+function adviceOf(largestContext: number, smallerBatch: number | undefined, { tables = 'auto' }: PlanOptions): string {
+  const ways = [
+    ...(largestContext === 0 ? [] : [`a context of ${largestContext} positions would fit: -c, or planFor.contextSize`]),
+    ...(smallerBatch === undefined ? [] : [`a batch of ${smallerBatch} tokens would fit: -b, or batchSize`]),
+  ];
+  if (ways.length === 0) ways.push('not even one position would fit: it takes a smaller model');
+  if (tables === 'file') ways.push('--embd-type auto, or embeddingType, makes the tables smaller');
+  return ways.join('; ');
 }
 
 function gib(bytes: number): string {

@@ -42,7 +42,7 @@ describe('without a library', () => {
     const nowhere = join(scratch, 'nowhere.so');
     expect(await refusal(cuda({ library: nowhere }))).toEqual([
       'backend-unavailable',
-      `backend cuda: there is no library where the option library says, got no file ${nowhere} (npm run build:cuda makes it; it needs nvcc, not a GPU)`,
+      `backend cuda: there is no library where the option library says, got no file ${nowhere} (bitnet build-cuda makes it; it needs nvcc, not a GPU)`,
     ]);
     vi.stubEnv('BITNET_CUDA_LIBRARY', nowhere);
     expect((await refusal(cuda()))[1]).toContain('there is no library where BITNET_CUDA_LIBRARY says');
@@ -84,12 +84,12 @@ describe.skipIf(shimPath === undefined)('with a library', () => {
     const older = compiled('older', `extern "C" int bn_abi_version(void) { return ${ABI_VERSION + 1}; }`);
     expect(await refusal(cuda({ library: older }))).toEqual([
       'backend-unavailable',
-      `backend cuda: ${older} was built for another version of bitnet-ts, expected ABI version ${ABI_VERSION}, got ${ABI_VERSION + 1} (build it again: npm run build:cuda)`,
+      `backend cuda: ${older} was built for another version of bitnet-ts, expected ABI version ${ABI_VERSION}, got ${ABI_VERSION + 1} (build it again: bitnet build-cuda)`,
     ]);
     const other = compiled('other', 'extern "C" int something(void) { return 1; }');
     expect(await refusal(cuda({ library: other }))).toEqual([
       'backend-unavailable',
-      `backend cuda: ${other} is not the CUDA library of bitnet-ts (build it again: npm run build:cuda)`,
+      `backend cuda: ${other} is not the CUDA library of bitnet-ts (build it again: bitnet build-cuda)`,
     ]);
   });
 

@@ -84,7 +84,7 @@ describe.skipIf(shim === undefined)('bitnet --backend cuda', () => {
     ]);
     expect(await refused(['--device', '0'])).toEqual([1, expect.stringContaining('only the cuda backend has devices')]);
     process.env.BITNET_CUDA_LIBRARY = '/nowhere.so';
-    expect(await refused(['--backend', 'cuda'])).toEqual([1, expect.stringContaining('(npm run build:cuda makes it')]);
+    expect(await refused(['--backend', 'cuda'])).toEqual([1, expect.stringContaining('(bitnet build-cuda makes it')]);
     process.env.BITNET_CUDA_LIBRARY = shim;
   }, 60_000);
 

@@ -175,7 +175,7 @@ function refusal(code: number, message: string): BitnetError {
 
 /** All functions, if the library is the one that this package was written for. */
 function functionsOf(library: NativeLibrary): Functions {
-  const facts = { where: WHERE, hint: 'build it again: npm run build:cuda' };
+  const facts = { where: WHERE, hint: 'build it again: bitnet build-cuda' };
   let version: unknown;
   try {
     version = library.find(PROTOTYPES.bn_abi_version)();
@@ -189,6 +189,15 @@ function functionsOf(library: NativeLibrary): Functions {
       got: String(version),
     });
   }
-  const found = Object.entries(PROTOTYPES).map(([name, prototype]) => [name, library.find(prototype)] as const);
-  return Object.fromEntries(found) as Functions;
+  const functions: Partial<Functions> = {};
+  for (const [name, prototype] of Object.entries(PROTOTYPES)) {
+    try {
+      functions[name as FunctionName] = library.find(prototype);
+    } catch (cause) {
+      // A build from between two versions has the number of the one and not yet its functions.
+      const what = `${library.path} was built for another version of bitnet-ts`;
+      throw new BitnetError('backend-unavailable', what, { ...facts, got: `no function ${name}` }, cause);
+    }
+  }
+  return functions as Functions;
 }

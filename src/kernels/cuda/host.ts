@@ -15,7 +15,7 @@ export interface NativeLibrary {
 
 export interface CudaHost {
   /**
-   * Loads the library: `path`, or what the environment names, or where `npm run build:cuda` leaves it. Throws
+   * Loads the library: `path`, or what the environment names, or where `bitnet build-cuda` leaves it. Throws
    * `backend-unavailable` with the reason and what to do about it.
    */
   loadLibrary(path: string | undefined): Promise<NativeLibrary>;

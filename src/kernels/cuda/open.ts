@@ -14,7 +14,7 @@ export interface CudaOptions {
   readonly device?: number | undefined;
   /**
    * The library. Default: what BITNET_CUDA_LIBRARY names, else `dist/kernels/cuda/libbitnet-cuda.so` of the package, where
-   * `npm run build:cuda` leaves it.
+   * `bitnet build-cuda` leaves it.
    */
   readonly library?: string | undefined;
 }
