@@ -358,14 +358,16 @@ describe.skipIf(library === undefined)('attention of few rows that see much', ()
   });
 
   it('takes no more memory than is planned, and from the first step on', async () => {
-    for (const [contextSize, nHeads, nKvHeads, pieces] of [
+    for (const [contextSize, nHeads, nKvHeads, pieces, sms = SMS] of [
       [513, 4, 2, [1]],
       [4000, 20, 5, [1, 1]],
       [40_000, 6, 1, [1, 1, 1]],
       [3000, 40, 1, [1, 1, 1]],
+      [40_000, 5, 1, Array<number>(9).fill(1), 1], // heads together
       [1 << 17, 20, 5, [51]], // in pieces: 51 rows have more scores than may lie there at a time
     ] as const) {
       const rows = pieces.reduce<number>((a, b) => a + b, 0);
+      library!.shim('sms', sms);
       const { backend, device } = await watched();
       const shape = { nLayers: 1, nHeads, nKvHeads, headDim: 16, contextSize, ...HALVES } as const;
       const rehearsal = backend.rehearse();

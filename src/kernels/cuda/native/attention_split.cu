@@ -106,31 +106,50 @@ __device__ __forceinline__ void sendTile(unsigned char* tile, const unsigned cha
   }
 }
 
-/* The chain of one column through a tile. Products are made while those before them are added, so that it waits for nothing. */
+/* Terms and values of 16 positions in registers, not yet multiplied. */
+template <bool HALF>
+struct Pending {
+  float4 terms[4];
+  float values[16];
+
+  __device__ __forceinline__ void read(const unsigned char* tile, const float* from, int j, int lane) {
+#pragma unroll
+    for (int u = 0; u < 4; u++) terms[u] = *reinterpret_cast<const float4*>(from + j + 4 * u);
+#pragma unroll
+    for (int u = 0; u < 16; u++) values[u] = loadCached<HALF>(tile, (j + u) * COLUMNS + lane);
+  }
+  __device__ __forceinline__ void multiply(float (&out)[16]) const {
+#pragma unroll
+    for (int u = 0; u < 4; u++) {
+      out[4 * u] = terms[u].x * values[4 * u];
+      out[4 * u + 1] = terms[u].y * values[4 * u + 1];
+      out[4 * u + 2] = terms[u].z * values[4 * u + 2];
+      out[4 * u + 3] = terms[u].w * values[4 * u + 3];
+    }
+  }
+};
+
+/* The chain of one column through a tile. While 16 products are added the next 16 are made and those after them read. */
 template <bool HALF>
 __device__ __forceinline__ float addTile(float sum, const unsigned char* tile, const float* terms, int positions, int lane) {
-  constexpr int AHEAD = 16;
-  const auto products = [&](float (&out)[AHEAD], int j) {
+  const int last = positions / 16 * 16 - 16;
+  if (last >= 0) {
+    Pending<HALF> pending;
+    float now[16], next[16];
+    pending.read(tile, terms, 0, lane);
+    pending.multiply(now);
+    pending.read(tile, terms, least(16, last), lane);
+#pragma unroll 2
+    for (int j = 0; j <= last; j += 16) {
+      pending.multiply(next);
+      pending.read(tile, terms, least(j + 32, last), lane); /* in the end the last ones once more, for nothing */
 #pragma unroll
-    for (int u = 0; u < AHEAD; u += 4) {
-      const float4 e = *reinterpret_cast<const float4*>(terms + j + u);
-      out[u] = e.x * loadCached<HALF>(tile, (j + u) * COLUMNS + lane);
-      out[u + 1] = e.y * loadCached<HALF>(tile, (j + u + 1) * COLUMNS + lane);
-      out[u + 2] = e.z * loadCached<HALF>(tile, (j + u + 2) * COLUMNS + lane);
-      out[u + 3] = e.w * loadCached<HALF>(tile, (j + u + 3) * COLUMNS + lane);
+      for (int u = 0; u < 16; u++) sum = sum + now[u];
+#pragma unroll
+      for (int u = 0; u < 16; u++) now[u] = next[u];
     }
-  };
-  const int whole = positions / AHEAD * AHEAD;
-  float now[AHEAD], next[AHEAD];
-  if (whole > 0) products(now, 0);
-  for (int j = 0; j < whole; j += AHEAD) {
-    products(next, least(j + AHEAD, whole - AHEAD)); /* the last ones once more, for nothing */
-#pragma unroll
-    for (int u = 0; u < AHEAD; u++) sum = sum + now[u];
-#pragma unroll
-    for (int u = 0; u < AHEAD; u++) now[u] = next[u];
   }
-  for (int j = whole; j < positions; j++) sum = sum + terms[j] * loadCached<HALF>(tile, j * COLUMNS + lane);
+  for (int j = last + 16; j < positions; j++) sum = sum + terms[j] * loadCached<HALF>(tile, j * COLUMNS + lane);
   return sum;
 }
 
@@ -160,17 +179,18 @@ __global__ void __launch_bounds__(THREADS) attentionValuesKernel(AttentionArgs a
     copyCommit();
   };
   float max = -infinity();
-  const auto makeTerms = [&](int t) {
-    const float* const from = scores + t * POSITIONS;
-    float* const to = terms + (t & 1) * POSITIONS;
-    const int positions = positionsOf(t);
+  float pending[POSITIONS / MAKERS]; /* scores under way */
+  const auto readScores = [&](int t) {
 #pragma unroll
-    for (int u = 0; u < POSITIONS / MAKERS; u++) {
-      const int i = u * MAKERS + maker;
-      if (i < positions) to[i] = expF32(from[i] - max);
-    }
+    for (int u = 0; u < POSITIONS / MAKERS; u++) pending[u] = scores[least(t * POSITIONS + u * MAKERS + maker, count - 1)];
+  };
+  const auto makeTerms = [&](int t) {
+    float* const to = terms + (t & 1) * POSITIONS;
+#pragma unroll
+    for (int u = 0; u < POSITIONS / MAKERS; u++) to[u * MAKERS + maker] = expF32(pending[u] - max); /* those behind `count` for nobody */
   };
   if (maker >= 0) {
+    readScores(0);
     send(0);
     send(1);
     const float* const maxima = args.scores + maximaAt(args) + pair * splits;
@@ -194,6 +214,7 @@ __global__ void __launch_bounds__(THREADS) attentionValuesKernel(AttentionArgs a
         for (int i = lane; i < positions; i += 8) sumOfTerms += static_cast<double>(termsOfTile[i]);
       }
     } else {
+      if (t + 1 < nTiles) readScores(t + 1);
       send(t + 2);
       if (t + 1 < nTiles) makeTerms(t + 1);
     }
