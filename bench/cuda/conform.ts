@@ -5,6 +5,7 @@
  * After the library: which of `ops`, `models` and `story`, all unless some are named.
  */
 import { type BackendFactory, cuda, wasm } from '../../src/engine/backends.ts';
+import { BitnetError } from '../../src/errors.ts';
 import { loadModel } from '../../src/index.ts';
 import type { Outcome } from '../../src/kernels/conformance/run.ts';
 import { runConformance, runModelConformance } from '../../src/oracle/conformance.ts';
@@ -56,7 +57,13 @@ async function story(): Promise<void> {
   if (!same) failures.push('story');
 }
 
-if (wanted('ops')) await ops();
-if (wanted('models')) report('checks of whole models', await runModelConformance(open));
-if (wanted('story')) await story();
+try {
+  if (wanted('ops')) await ops();
+  if (wanted('models')) report('checks of whole models', await runModelConformance(open));
+  if (wanted('story')) await story();
+} catch (error) {
+  if (!(error instanceof BitnetError)) throw error;
+  console.log(`BAD ${error.message}`);
+  failures.push(error.code);
+}
 process.exitCode = failures.length === 0 ? 0 : 1;

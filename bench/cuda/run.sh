@@ -29,6 +29,7 @@ START=$(date +%s)
 have() { command -v "$1" >/dev/null 2>&1; }
 step() { echo; echo "== $1 ($(($(date +%s) - START)) s)"; }
 failed() { echo "FAILED: $1"; FAILED=1; }
+why() { if [ "$1" = 124 ]; then echo "out of time"; else echo "exit status $1"; fi; }
 # A step that takes too long must not take the others with it: exit status 124.
 limited() {
   seconds=$1
@@ -105,7 +106,7 @@ else
 fi
 
 step "every op against the CPU shim, bit for bit"
-limited 40 "$WORK/check" "$LIBRARY" "$SHIM" ${TINY:+small} || failed "check, exit status $? (124: out of time)"
+limited 40 "$WORK/check" "$LIBRARY" "$SHIM" ${TINY:+small} || failed "check, $(why $?)"
 
 step "compute-sanitizer"
 if [ -n "$TINY" ]; then
@@ -113,7 +114,7 @@ if [ -n "$TINY" ]; then
 elif have compute-sanitizer; then
   for tool in memcheck racecheck; do
     limited 30 compute-sanitizer --tool $tool --error-exitcode 9 "$WORK/check" "$LIBRARY" "$SHIM" small >"$OUT/$tool.txt" 2>&1 ||
-      failed "$tool, exit status $? (124: out of time), see $OUT/$tool.txt"
+      failed "$tool, $(why $?), see $OUT/$tool.txt"
     tail -n 2 "$OUT/$tool.txt"
   done
 else
@@ -122,14 +123,14 @@ fi
 
 step "the conformance suite and whole models against kernels/ts, bit for bit"
 if [ -n "$TYPESCRIPT" ]; then
-  limited 50 "$JS" bench/cuda/conform.ts "$LIBRARY" ops models || failed "conformance, exit status $? (124: out of time)"
+  limited 50 "$JS" bench/cuda/conform.ts "$LIBRARY" ops models || failed "conformance, $(why $?)"
 else
   echo "needs JS: not run"
 fi
 
 step "a story of the embedded model, greedy, against the CPU"
 if [ -n "$TYPESCRIPT" ]; then
-  limited 20 "$JS" bench/cuda/conform.ts "$LIBRARY" story >"$OUT/story.txt" || failed "story, exit status $? (124: out of time)"
+  limited 20 "$JS" bench/cuda/conform.ts "$LIBRARY" story >"$OUT/story.txt" || failed "story, $(why $?)"
   cat "$OUT/story.txt"
 else
   echo "needs JS: not run"
@@ -137,7 +138,7 @@ fi
 
 step "kernels and steps"
 # Not in a pipe, which would lose the exit status.
-limited 60 "$WORK/measure" "$LIBRARY" ${TINY:+tiny} >"$OUT/measure.txt" || failed "measure, exit status $? (124: out of time)"
+limited 60 "$WORK/measure" "$LIBRARY" ${TINY:+tiny} >"$OUT/measure.txt" || failed "measure, $(why $?)"
 grep -v '^reach |' "$OUT/measure.txt"
 
 step "from JavaScript"
@@ -156,7 +157,7 @@ if [ -n "$TYPESCRIPT" ]; then
   for one in $PUBLISHED; do set -- "$@" -pg "${one%:*}"; done
   [ -z "$TINY" ] || set -- -p 8 -n 4 -pg 3,2
   BITNET_CUDA_LIBRARY=$LIBRARY limited 55 "$JS" "$CLI" bench -m "$MODEL" --backend cuda -r 3 "$@" -o csv >"$OUT/bench.csv" ||
-    failed "bench, exit status $? (124: out of time)"
+    failed "bench, $(why $?)"
   awk -F'","' 'NR > 1 { printf "%-12s %10.1f ms %12.1f tokens/s\n", $20, $22 / 1e6, $24 }' "$OUT/bench.csv"
 else
   echo "needs JS: not run"
