@@ -8,9 +8,8 @@ import type { Backend, Buf, KvCache, KvShape, KvType } from '../../src/kernels/i
 import { createTsBackend } from '../../src/kernels/ts/backend.ts';
 import { expF32 } from '../../src/numeric/exp.ts';
 import { encodeF16 } from '../../src/tensors/floats.ts';
-import { TestBackend } from './backend.ts';
-import { buildShim, Library } from './library.ts';
-import { watched } from './shim.ts';
+import { Library } from './library.ts';
+import { open, shim, shimPath, TestBackend, watched } from './shim.ts';
 
 const GRAPHS = 0;
 const FUSE = 1;
@@ -18,17 +17,6 @@ const SPLIT = 3;
 /** `FAR_POSITION` of `native/kernels.h`. */
 const FAR = 512;
 const SMS = 132;
-
-const path = buildShim();
-if (path === undefined) console.warn('no C++ compiler here: attention of the CUDA library is not tested');
-const library = path === undefined ? undefined : new Library(path);
-
-function open(seed: number, options: Record<number, number> = {}): TestBackend {
-  library!.shim('seed', seed);
-  const context = library!.open();
-  for (const [option, value] of Object.entries(options)) context.set(Number(option), value);
-  return new TestBackend(context);
-}
 
 interface Shape {
   readonly nHeads: number;
@@ -112,18 +100,18 @@ function filled(backend: Backend, shape: KvShape, seed: number, kind: Kind): KvC
       heads[(head * contextSize + position) * headDim + (i % headDim)] = data[i];
     }
     const bytes = type === 'f16' ? encodeF16(heads) : new Uint8Array(heads.buffer);
-    backend.context.write(handle, bytes, bytes.length);
+    backend.device.write(handle, bytes, bytes.length); // layer 1
   }
   return kv;
 }
 
 /** What `attend` gives, and how many kernels it started. */
 async function counted(sequences: Sequences, pieces: readonly Piece[]) {
-  const { context } = sequences.backend as TestBackend;
+  const backend = sequences.backend as TestBackend;
   await sequences.attend(pieces.map(() => ({ position: 0, count: 1 }))); // caches are made
-  const before = Number(context.info().launches);
+  const before = backend.counts().launches;
   const out = await sequences.attend(pieces);
-  return { out, launches: Number(context.info().launches) - before };
+  return { out, launches: backend.counts().launches - before };
 }
 
 /** Where two arrays differ, the first few. */
@@ -148,8 +136,8 @@ async function compare(shape: Shape, pieces: readonly Piece[], seed: number, opt
 
 const one = (position: number): Piece[] => [{ position, count: 1 }];
 
-describe.skipIf(library === undefined)('attention of few rows that see much', () => {
-  afterEach(() => library!.shim('sms', SMS));
+describe.skipIf(shimPath === undefined)('attention of few rows that see much', () => {
+  afterEach(() => shim('sms', SMS));
 
   it.each([
     [4, 4, 64, 'f16', 'f16', 'normal'],
@@ -171,11 +159,11 @@ describe.skipIf(library === undefined)('attention of few rows that see much', ()
         expect(launches).toBe(position < FAR ? 1 : 2);
       }
       // Tiles of values end here, and splits have several pieces of keys where there are few multiprocessors.
-      library!.shim('sms', nHeads);
+      shim('sms', nHeads);
       for (const [i, position] of [767, 786].entries()) {
         expect(await compare(shape, one(position), 11 + i, {}, kind)).toBe(2);
       }
-      library!.shim('sms', SMS);
+      shim('sms', SMS);
     },
     60_000,
   );
@@ -189,10 +177,10 @@ describe.skipIf(library === undefined)('attention of few rows that see much', ()
       [16, 4, 2],
       [16, 5, 1],
     ]) {
-      library!.shim('sms', sms);
+      shim('sms', sms);
       expect(await compare(SMALL, rows(count), sms), `${sms} for ${count}`).toBe(launches);
     }
-    library!.shim('sms', SMS);
+    shim('sms', SMS);
     // Pieces of a prompt: by rows, or by tiles where they are long.
     expect(await compare(SMALL, [{ position: FAR - 3, count: 4 }], 3)).toBe(2);
     expect(await compare(SMALL, [{ position: FAR - 4, count: 4 }], 4)).toBe(1);
@@ -226,7 +214,7 @@ describe.skipIf(library === undefined)('attention of few rows that see much', ()
     for (const position of positions) {
       const want = await law.attend(one(position));
       expect(different(want, await ours.attend(one(position))), `position ${position}`).toEqual([]);
-      const { graphs, replays } = backend.context.info();
+      const { graphs, replays } = backend.counts();
       seen.push(`${graphs} ${replays}`);
     }
     // Run, captured, replayed; run, captured, replayed; and whatever comes.
@@ -252,7 +240,7 @@ describe.skipIf(library === undefined)('attention of few rows that see much', ()
         pieces[step % count] = { position: far ? FAR + 1 : 5, count: 1 };
         expect(different(await law.attend(pieces), await ours.attend(pieces))).toEqual([]);
       }
-      expect(backend.context.info().graphs).toBe(graphs);
+      expect(backend.counts().graphs).toBe(graphs);
       await backend.dispose();
     }
   }, 60_000);
@@ -319,11 +307,11 @@ describe.skipIf(library === undefined)('attention of few rows that see much', ()
     const backend = open(3);
     const ours = new Sequences(backend, SMALL, 1, FAR + 200);
     await ours.attend(one(0));
-    library!.shim('barriers', 0);
+    shim('barriers', 0);
     try {
       expect(different(want, await ours.attend(one(FAR + 190)))).not.toEqual([]);
     } finally {
-      library!.shim('barriers', 1);
+      shim('barriers', 1);
     }
     await backend.dispose();
   });
@@ -337,7 +325,7 @@ describe.skipIf(library === undefined)('attention of few rows that see much', ()
     async (nHeads, position, sms, split) => {
       const shape = { nHeads, nKvHeads: 1, headDim: 16, ...HALVES };
       const run = (backend: Backend) => new Sequences(backend, shape, 1, 1 << 17).attend(one(position));
-      library!.shim('sms', sms);
+      shim('sms', sms);
       const backend = open(4, { [SPLIT]: split });
       expect(different(await run(createTsBackend()), await run(backend))).toEqual([]);
       await backend.dispose();
@@ -346,14 +334,14 @@ describe.skipIf(library === undefined)('attention of few rows that see much', ()
   );
 
   it('refuses a cache of more elements than there are numbers', () => {
-    const context = library!.open();
+    const context = new Library(shimPath!).open();
     const [rows, keys, cached] = [context.alloc(4), context.alloc(64), context.alloc(64)];
     const [layer, heads, width, positions] = [2 ** 20 - 1, 2 ** 15, 2 ** 10, 2 ** 19]; // 2^64 elements, which is 0 in 64 bits
     const facts = [heads, width, layer, 0, 1, 1, positions];
     const append = [7, 16, rows, 0, rows, 0, ...facts, keys, cached, 0];
-    expect(() => context.run(Int32Array.from(append))).toThrow('kvAppend (command 0): a cache of more elements');
+    expect(() => context.run(append)).toThrow('kvAppend (command 0): a cache of more elements');
     const attend = [8, 18, rows, 0, rows, 0, heads, ...facts, 0, keys, cached, 0];
-    expect(() => context.run(Int32Array.from(attend))).toThrow('attention (command 0): a cache of more elements');
+    expect(() => context.run(attend)).toThrow('attention (command 0): a cache of more elements');
     context.close();
   });
 
@@ -367,7 +355,7 @@ describe.skipIf(library === undefined)('attention of few rows that see much', ()
       [1 << 17, 20, 5, [51]], // in pieces: 51 rows have more scores than may lie there at a time
     ] as const) {
       const rows = pieces.reduce<number>((a, b) => a + b, 0);
-      library!.shim('sms', sms);
+      shim('sms', sms);
       const { backend, device } = await watched();
       const shape = { nLayers: 1, nHeads, nKvHeads, headDim: 16, contextSize, ...HALVES } as const;
       const rehearsal = backend.rehearse();

@@ -9,12 +9,12 @@ import { surveyBackend, wasm } from '../../src/engine/backends.ts';
 import type { Backend } from '../../src/kernels/interface.ts';
 import { synthesized } from '../../src/oracle/kit/models.ts';
 import { root } from '../runtime/runtimes.ts';
-import { buildShim } from './library.ts';
+import { shimPath } from './shim.ts';
 
 // The whole suite, on a CPU that plays a GPU.
 vi.setConfig({ testTimeout: 400_000 });
 
-const shim = buildShim();
+const shim = shimPath;
 const scratch = mkdtempSync(join(tmpdir(), 'bitnet-cuda-'));
 const tiny = join(scratch, 'tiny.gguf');
 const text = join(scratch, 'text.txt');

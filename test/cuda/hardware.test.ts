@@ -4,34 +4,32 @@
  */
 import { afterEach, describe, expect, it } from 'vitest';
 import { conformanceCases, expectedOutputs, runConformance } from '../../src/kernels/conformance/run.ts';
-import { TestBackend } from './backend.ts';
-import { buildShim, Library } from './library.ts';
+import { Library } from './library.ts';
+import { open, shim, shimPath } from './shim.ts';
 
 /** Of a block of compute capability 8.6, 8.9 and 12.0, and of 9.0. */
 const LITTLE_SHARED = 99 * 1024;
 const MUCH_SHARED = 232448;
 
-const path = buildShim();
-if (path === undefined) console.warn('no C++ compiler here: differences between cards are not tested');
-const library = path === undefined ? undefined : new Library(path);
+const library = shimPath === undefined ? undefined : new Library(shimPath);
 
-describe.skipIf(library === undefined)('the CUDA library on other cards', () => {
+describe.skipIf(shimPath === undefined)('the CUDA library on other cards', () => {
   const cases = conformanceCases();
 
   afterEach(() => {
-    library!.shim('shared', MUCH_SHARED);
-    library!.shim('sms', 132);
-    library!.shim('late', 0);
-    library!.shim('failAfter', -1);
+    shim('shared', MUCH_SHARED);
+    shim('sms', 132);
+    shim('late', 0);
+    shim('failAfter', -1);
   });
 
   // One multiprocessor chooses the large tiles, many the small ones.
   it.each([1, 132])(
     'has kernels for 99 KiB of shared memory a block (%i multiprocessors)',
     async (sms) => {
-      library!.shim('shared', LITTLE_SHARED);
-      library!.shim('sms', sms);
-      const backend = new TestBackend(library!.open());
+      shim('shared', LITTLE_SHARED);
+      shim('sms', sms);
+      const backend = open(0);
       const ops = ['ternaryMatmul', 'ternaryGroup', 'denseMatmul', 'attention', 'rmsNormQuantize'];
       const some = cases.filter((one) => ops.includes(one.op));
       const ternary = { op: 'ternaryMatmul', kind: 'normal', trits: 'random', seed: 5 } as const;
@@ -39,6 +37,9 @@ describe.skipIf(library === undefined)('the CUDA library on other cards', () => 
       for (const dtype of ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K', 'AFFINE'] as const) {
         for (const n of [1, 2, 4, 9])
           some.push({ op: 'denseMatmul', n, rows: 70, columns: 768, dtype, kind: 'normal', seed: n });
+        // Estimates on tensor cores, and, of equal rows, all products.
+        for (const kind of ['normal', 'zeros'] as const)
+          some.push({ op: 'denseTopK', n: 40, rows: 700, columns: 256, dtype, kind, k: 3, seed: 9 });
       }
       // Contexts at both sides of the limits, in the kernel for prompts and in that for single rows, one head and four.
       const half = { headDim: 128, kType: 'f16', vType: 'f16' } as const;
@@ -75,11 +76,11 @@ describe.skipIf(library === undefined)('the CUDA library on other cards', () => 
   );
 
   it('refuses a row that is longer than the shared memory of a block', () => {
-    library!.shim('shared', LITTLE_SHARED);
+    shim('shared', LITTLE_SHARED);
     const context = library!.open();
     const [columns, most] = [30000, (LITTLE_SHARED - 528) / 4];
     const [x, gain, out] = [columns, columns, columns].map((floats) => context.alloc(floats * 4));
-    const RMS_NORM = (width: number) => Int32Array.of(2, 11, out, 0, x, 0, gain, 0, 0x3727c5ac, width, 1);
+    const RMS_NORM = (width: number) => [2, 11, out, 0, x, 0, gain, 0, 0x3727c5ac, width, 1];
     expect(() => context.run(RMS_NORM(columns))).toThrow(`columns: expected 1 to ${most}, got ${columns}`);
     context.run(RMS_NORM(most));
     expect(context.read(out, new Float32Array(most))[most - 1]).toBe(0);
@@ -87,8 +88,8 @@ describe.skipIf(library === undefined)('the CUDA library on other cards', () => 
   });
 
   it('needs nothing of the host that has changed before the stream comes to it', async () => {
-    library!.shim('late', 1);
-    const backend = new TestBackend(library!.open());
+    shim('late', 1);
+    const backend = open(0);
     const some = cases.filter((one) => 'n' in one && one.n <= 3);
     const outcomes = await runConformance(backend, some, await expectedOutputs(some));
     expect(outcomes.length).toBeGreaterThan(100);
@@ -97,7 +98,7 @@ describe.skipIf(library === undefined)('the CUDA library on other cards', () => 
   }, 600_000);
 
   it('sends more between two waits than its own memory for that holds', () => {
-    library!.shim('late', 1);
+    shim('late', 1);
     const context = library!.open();
     const [count, floats] = [40, 75_001]; // 12 MB through 4 MiB, in pieces that do not divide it
     const handles = Array.from({ length: count }, () => context.alloc(floats * 4));
@@ -116,8 +117,8 @@ describe.skipIf(library === undefined)('the CUDA library on other cards', () => 
     const [one, other] = [library!.open(), library!.open()];
     const handle = other.alloc(4);
     other.write(handle, Float32Array.of(3));
-    library!.shim('failAfter', 0);
-    library!.shim('failWith', 1); // invalid value
+    shim('failAfter', 0);
+    shim('failWith', 1); // invalid value
     expect(() => one.alloc(4)).toThrow('cudaErrorInvalidValue');
     one.close();
     expect(other.read(handle, new Float32Array(1))[0]).toBe(3);
@@ -132,8 +133,8 @@ describe.skipIf(library === undefined)('the CUDA library on other cards', () => 
   ])('says why a device cannot be had (error %i)', (failWith, code, words) => {
     const messages: string[] = [];
     for (let after = 0; after < 9; after++) {
-      library!.shim('failAfter', after);
-      library!.shim('failWith', failWith);
+      shim('failAfter', after);
+      shim('failWith', failWith);
       try {
         library!.open().close();
       } catch (error) {

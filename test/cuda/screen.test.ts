@@ -211,7 +211,7 @@ describe.skipIf(shimPath === undefined)('the screened head on the CPU shim', () 
       [],
     );
     shim('tensorBits', 23);
-    await expect(open()).rejects.toThrow('the device breaks rule 9 of the self-test');
+    await expect(open()).rejects.toThrow('the device breaks rule 10 of the self-test');
   });
 
   it('makes whole rows where estimates are of no use', async () => {

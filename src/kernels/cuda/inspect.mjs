@@ -11,7 +11,7 @@
  */
 
 /** Kernels that read weights before gridWait, as they may. */
-const EARLY = /^(ternary|dense(?!Any))/;
+const EARLY = /^(ternary|dense(?!Any)|headScore)/;
 
 /** `denseKernel<3, 1, 4>` of a mangled name: the name in it that ends with Kernel, with its numbers. */
 export function kernelName(mangled) {
