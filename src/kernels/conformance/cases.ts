@@ -271,6 +271,11 @@ function* allCases(): Generator<WithoutSeed<ConformanceCase>> {
     yield { op: 'headNorm', n: 3, nHeads: 3, headDim: 22, kind };
   }
   for (const headDim of [2, 18, 128, 256]) yield { op: 'headNorm', n: 5, nHeads: 4, headDim, kind: 'normal' };
+
+  // The head of a batch, which a backend may take another way.
+  for (const dtype of DENSE_TYPES)
+    yield { op: 'denseTopK', n: 9, rows: 1027, columns: 256, dtype, kind: 'normal', k: 40 };
+  yield { op: 'denseTopK', n: 9, rows: 1027, columns: 256, dtype: 'F16', kind: 'special', k: 40 };
 }
 
 /** All cases, each with a seed of its own. */

@@ -101,7 +101,7 @@ cudaError_t runDenseTopK(const Stream& on, const DenseTopKArgs& args) {
   uint16_t* const halves = reinterpret_cast<uint16_t*>(args.scratch + parts.halves);
   const TopKArgs top = {args.top, dense.out, dense.rows, args.k, args.room, dense.n, reinterpret_cast<unsigned*>(args.scratch)};
   cudaError_t e = runHeadScores(on, dense, args.index, halves, factors);
-  if (e == cudaSuccess) e = runTopEstimates(on, top, args.index, factors);
+  if (e == cudaSuccess) e = runTopEstimates(on, top, dense.out, args.index, factors);
   if (e == cudaSuccess) e = runExact(on, args);
   if (e == cudaSuccess) e = launch(on, pickKernel, dim3(1), THREADS, 0, args.top, args.room, dense.n, picked);
   if (e == cudaSuccess) e = runDensePicked(on, dense, picked);

@@ -185,11 +185,8 @@ struct ErrorFactors {
   float ofNorm;
   float ofError;
 };
-/*
- * The same of estimates: takes whatever can be among the k greatest, with the estimate as value. In `x`, which is written as well, what
- * is not taken becomes minus infinity.
- */
-cudaError_t runTopEstimates(const Stream&, const TopKArgs&, const float* index, const ErrorFactors* factors);
+/* The same of estimates, which are `x`: takes whatever can be among the k greatest; the others become minus infinity. */
+cudaError_t runTopEstimates(const Stream&, const TopKArgs&, float* estimates, const float* index, const ErrorFactors* factors);
 
 /* What DENSE_TOP_K needs of a matrix: 3 floats a row. */
 struct DenseIndexArgs {

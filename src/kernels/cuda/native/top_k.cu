@@ -58,15 +58,17 @@ __global__ void __launch_bounds__(THREADS) clearKernel(TopKArgs args) {
 
 /* Products: each is its own interval. */
 struct Exact {
-  static constexpr bool estimated = false;
   __device__ Interval interval(int, int, float value) const { return {value, value}; }
+  __device__ void leave(int, int) const {}
 };
 
 struct Estimated {
-  static constexpr bool estimated = true;
   RowIndex index;
   const ErrorFactors* factors;
+  float* estimates;
+  int columns;
   __device__ Interval interval(int row, int column, float value) const { return around(value, index, column, factors[row]); }
+  __device__ void leave(int row, int column) const { estimates[static_cast<int64_t>(row) * columns + column] = -infinity(); }
 };
 
 /* PASS 0 and 1 count, PASS 2 takes. */
@@ -109,8 +111,8 @@ __global__ void __launch_bounds__(THREADS) topKKernel(TopKArgs args, Source sour
       } else {
         atomicOr(reinterpret_cast<unsigned*>(out + 1), 2u);
       }
-    } else if (Source::estimated) {
-      const_cast<float*>(x)[i] = -infinity();
+    } else {
+      source.leave(static_cast<int>(blockIdx.y), i);
     }
   }
   if (PASS < 2) {
@@ -136,8 +138,8 @@ cudaError_t startPasses(const Stream& on, const TopKArgs& args, Source source) {
 
 cudaError_t runTopK(const Stream& on, const TopKArgs& args) { return startPasses(on, args, Exact()); }
 
-cudaError_t runTopEstimates(const Stream& on, const TopKArgs& args, const float* index, const ErrorFactors* factors) {
-  return startPasses(on, args, Estimated{RowIndex(index, args.columns), factors});
+cudaError_t runTopEstimates(const Stream& on, const TopKArgs& args, float* estimates, const float* index, const ErrorFactors* factors) {
+  return startPasses(on, args, Estimated{RowIndex(index, args.columns), factors, estimates, args.columns});
 }
 
 size_t topKScratch(int n) { return static_cast<size_t>(n) * 2 * BINS; }
