@@ -98,7 +98,7 @@ limited 180 "$WORK/measure" "$LIBRARY" ${MEASURE:-} | tee "$OUT/measure.txt"
 
 step "from JavaScript"
 if [ -n "$JS" ] && [ -f dist/cli/main.js ] && [ -n "${MODEL:-}" ]; then
-  BITNET_CUDA_LIBRARY=$LIBRARY limited 90 "$JS" dist/cli/main.js bench "$MODEL" --backend cuda | tee "$OUT/bench.txt"
+  BITNET_CUDA_LIBRARY=$LIBRARY limited 90 "$JS" dist/cli/main.js bench -m "$MODEL" --backend cuda | tee "$OUT/bench.txt"
 else
   echo "needs JS, a built dist/ and MODEL: not run"
 fi
