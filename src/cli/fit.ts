@@ -53,7 +53,7 @@ export async function fitOf(
     const of = isCuda ? `free memory of ${backend.info.variant}` : 'a WebAssembly memory';
     const forms = await decideForms(gguf, modelTensors(gguf), { layout, allowDense: true });
     const kv = kvShapeOf(config, sessionOptions(args, config.contextLength));
-    const options = { batchSize: batchOf(backend, {}), kv, forms };
+    const options = { ...batchOf(backend, {}), kv, forms };
     const { spanBytes = 0, memory: parts, notes } = planMemory(gguf, backend, options);
     const capacityBytes = backend.rehearse?.().capacityBytes ?? 0;
     return { ok: true, value: { spanBytes, capacityBytes, of, parts, notes } };

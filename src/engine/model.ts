@@ -20,7 +20,14 @@ import { type Forms, isDecidedByTypes } from '../model/forms.ts';
 import type { ModelWeights } from '../model/graph.ts';
 import { I2S_LAYOUTS } from '../model/layout.ts';
 import { countParameters, loadWeights, readModelConfig } from '../model/load.ts';
-import { type MemoryPlan, modelTensors, type PlannedMemory, planMemory, TABLE_TYPES } from '../model/plan.ts';
+import {
+  type MemoryPlan,
+  modelTensors,
+  type PlannedMemory,
+  type PlanOptions,
+  planMemory,
+  TABLE_TYPES,
+} from '../model/plan.ts';
 import { detectPlatform } from '../platform/detect.ts';
 import { createTokenizer, type Tokenizer } from '../tokenizer/index.ts';
 import { backendFactory } from './backends.ts';
@@ -42,8 +49,14 @@ import type { LoadOptions, Model, ModelInfo, ModelInput, Session, SessionOptions
 const DEFAULT_BATCH = 128;
 const MAX_BATCH = 4096;
 
-export function batchOf(backend: Backend, { batchSize }: Pick<LoadOptions, 'batchSize'>): number {
-  return batchSize ?? backend.batchRows ?? DEFAULT_BATCH;
+/** The batch that was asked for; else the backend's own, or less where that does not fit. */
+export function batchOf(
+  backend: Backend,
+  { batchSize }: Pick<LoadOptions, 'batchSize'>,
+): Pick<PlanOptions, 'batchSize' | 'smallerBatch'> {
+  const { batchRows = DEFAULT_BATCH } = backend;
+  if (batchSize !== undefined) return { batchSize };
+  return batchRows > DEFAULT_BATCH ? { batchSize: batchRows, smallerBatch: DEFAULT_BATCH } : { batchSize: batchRows };
 }
 
 /** Opens a container from anywhere. The caller closes it. */
@@ -138,7 +151,7 @@ async function openParts(
   try {
     const plan = planParts(gguf, backend, forms, options);
     const weights = await loadWeights(gguf, backend, { plan, onProgress, signal });
-    const stepper = new Stepper(backend, weights, batchOf(backend, options));
+    const stepper = new Stepper(backend, weights, plan.batchSize);
     const notes = [...backend.info.notes, ...plan.notes, ...embeddingNotes(weights.config)];
     return { gguf, config: weights.config, backend, tokenizer, stepper, weights, notes, memoryPlan: plan.memory };
   } catch (error) {
@@ -150,7 +163,7 @@ async function openParts(
 function planParts(gguf: GgufFile, backend: Backend, forms: Forms | undefined, options: LoadOptions): MemoryPlan {
   const { embeddingType: tables } = options;
   return planMemory(gguf, backend, {
-    batchSize: batchOf(backend, options),
+    ...batchOf(backend, options),
     kv: plannedKv(gguf, options),
     tables,
     forms,

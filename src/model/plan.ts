@@ -26,6 +26,8 @@ export const TABLE_TYPES = ['auto', 'file', 'Q8_0', 'Q6_K'] as const;
 export interface PlanOptions {
   /** Tokens of one step. */
   readonly batchSize: number;
+  /** What to make do with before a table is requantised or the model refused: a batch changes no result. */
+  readonly smallerBatch?: number | undefined;
   /** The cache of one session. */
   readonly kv: KvShape;
   readonly tables?: TableType | undefined;
@@ -48,6 +50,8 @@ export interface PlannedMemory {
 
 export interface MemoryPlan {
   readonly forms: Forms | undefined;
+  /** Tokens of one step: what was asked for, or the smaller number. */
+  readonly batchSize: number;
   /** Tensors that are kept in another type than the file's. */
   readonly requantized: ReadonlyMap<string, SmallType>;
   /** How long the backend's memory must be for all of it; undefined where it has no ceiling. */
@@ -114,31 +118,43 @@ export function loadedBytes({ name, dtype, shape, elements, byteLength }: GgufTe
 
 /** Reckons the memory of `gguf` in `backend` and decides how its tables are kept. Throws `out-of-memory` with the numbers. */
 export function planMemory(gguf: GgufFile, backend: Backend, options: PlanOptions): MemoryPlan {
-  const { tables = 'auto', forms } = options;
+  const { tables = 'auto', forms, batchSize, smallerBatch } = options;
   const model = { label: gguf.label, forms, ...modelTensors(gguf) };
   const only = tables === 'auto' ? 'file' : tables;
   if (backend.rehearse === undefined) {
     const requantized = requantizedAs(model, only);
     const notes = notesOf(model, requantized, 'as asked');
-    return { forms, requantized, spanBytes: undefined, memory: undefined, notes };
+    return { forms, batchSize, requantized, spanBytes: undefined, memory: undefined, notes };
   }
   const candidates = tables === 'auto' ? (['file', 'Q8_0', 'Q6_K'] as const) : [only];
-  const reckonings = candidates.map((candidate) => {
+  const batches = smallerBatch === undefined ? [batchSize] : [batchSize, smallerBatch];
+  const reckonings = candidates.flatMap((candidate) => {
     const requantized = requantizedAs(model, candidate);
-    return { requantized, ...reckon(model, rehearsalOf(backend), requantized, options) };
+    return batches.map((rows) => {
+      const asked = { ...options, batchSize: rows };
+      return { requantized, batchSize: rows, ...reckon(model, rehearsalOf(backend), requantized, asked) };
+    });
   });
   const found = reckonings.find((one) => one.spanBytes <= one.capacityBytes);
   if (found !== undefined) {
     const { requantized, spanBytes } = found;
-    const first = reckonings[0];
+    const first = reckonings[batches.length - 1];
     const why =
       tables === 'auto'
         ? `since it would need ${gib(first.spanBytes)} and there are ${gib(first.capacityBytes)}`
         : 'as asked';
     const memory = partsOf(found, options.kv);
-    return { forms, requantized, spanBytes, memory, notes: notesOf(model, requantized, why) };
+    return {
+      forms,
+      batchSize: found.batchSize,
+      requantized,
+      spanBytes,
+      memory,
+      notes: notesOf(model, requantized, why),
+    };
   }
-  throw tooLarge(model, backend, reckonings[reckonings.length - 1], options);
+  const last = reckonings[reckonings.length - 1];
+  throw tooLarge(model, backend, last, { ...options, batchSize: last.batchSize });
 }
 
 interface PlannedModel extends ModelTensors {

@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { cuda } from '../../src/engine/backends.ts';
 import { BitnetError } from '../../src/errors.ts';
-import { loadModel, type Model } from '../../src/index.ts';
+import { type LoadOptions, loadModel, type Model } from '../../src/index.ts';
 import { ABI_VERSION, PROTOTYPES } from '../../src/kernels/cuda/abi.ts';
 import { synthesized } from '../../src/oracle/kit/models.ts';
 import { root, runIn, runtimes } from '../runtime/runtimes.ts';
@@ -190,6 +190,26 @@ describe.skipIf(shimPath === undefined)('when memory ends', () => {
       1,
       expect.stringMatching(/\(not even one position would fit: it /),
     ]);
+  });
+
+  it('the batch gives way before a table is requantised or the model refused', async () => {
+    const at = async (memory: number, options: LoadOptions = {}) => {
+      shim('memory', memory);
+      const model = await loadModel(file, { backend: onShim, ...options });
+      const { batchSize, notes, memoryPlan } = model;
+      const logits = await model.createSession({ contextSize: 64 }).prefill([1, 2, 3]);
+      await model.dispose();
+      return { batchSize, notes, logits, totalBytes: memoryPlan!.totalBytes };
+    };
+    const ample = await at(SHIM_MEMORY);
+    expect(ample.batchSize).toBe(1024);
+    const less = await at(40 << 20);
+    expect(less).toEqual({ ...ample, batchSize: 128, totalBytes: less.totalBytes });
+    expect(less.totalBytes).toBeLessThan(ample.totalBytes);
+    // Beyond that the table has to (a thirty-second stays free); and who asks for a batch gets it, or is refused.
+    const tooLittle = Math.floor(((less.totalBytes - 1024) * 32) / 31);
+    expect((await at(tooLittle)).notes).toEqual([expect.stringContaining('token_embd.weight kept as Q8_0')]);
+    expect((await refusal(() => at(40 << 20, { batchSize: 1024 })))[0]).toBe('out-of-memory');
   });
 
   it('a session too long for what is left is refused, and shorter ones are not', async () => {
