@@ -12,9 +12,12 @@ import type { CudaWeight } from './memory.ts';
  */
 const LEAST_ROWS = 5;
 
+/** MAX_ESTIMATED_COLUMNS of `native/head_bound.cuh`: of longer rows the estimates are worth nothing. */
+const MOST_COLUMNS = 1 << 18;
+
 /** Whether estimates pay, and the library can make them: F32 it has none for, and columns come by 32. */
 export function screens({ dtype, columns }: CudaWeight, n: number): boolean {
-  return n >= LEAST_ROWS && dtype !== DENSE_CODE.F32 && columns % 32 === 0;
+  return n >= LEAST_ROWS && dtype !== DENSE_CODE.F32 && columns % 32 === 0 && columns <= MOST_COLUMNS;
 }
 
 /** Floats of the index that DENSE_INDEX makes. */

@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "context.h"
-#include "dense_layout.h"
+#include "head_bound.cuh"
 
 namespace bn {
 namespace {
@@ -390,7 +390,7 @@ void parseDenseIndex(Arguments& a, std::vector<Op>& ops) {
   d.dtype = a.number("type", BN_F16, BN_AFFINE);
   const Ref weight = {a.word(), 0};
   d.rows = a.number("rows of the matrix", 1, INT32_MAX);
-  d.columns = a.number("columns", 1, 1 << 24);
+  d.columns = a.number("columns", 1, MAX_ESTIMATED_COLUMNS);
   wantEstimable(a, d.dtype, d.columns);
   d.index = a.at<float>("index", index, 3 * static_cast<int64_t>(d.rows));
   d.weights = a.at<uint8_t>("weight", weight, d.rows * denseRowBytes(d.dtype, d.columns));
@@ -405,7 +405,7 @@ void parseDenseTopK(Arguments& a, std::vector<Op>& ops) {
   d.dtype = a.number("type", BN_F16, BN_AFFINE);
   const Ref weight = {a.word(), 0}, index = {a.word(), 0};
   d.rows = a.number("rows of the matrix", 1, INT32_MAX);
-  d.columns = a.number("columns", 1, 1 << 24);
+  d.columns = a.number("columns", 1, MAX_ESTIMATED_COLUMNS);
   const Ref x = a.ref();
   t.k = a.number("k", 1, d.rows);
   t.room = a.number("room", 1, 1 << 24);

@@ -66,7 +66,10 @@ __device__ bool mmaIsPlaced() {
   return right;
 }
 
-/* Whether it keeps 2^-23 beside 1, which head_bound.cuh counts on: in each of 16 products beside the accumulator, and beside one of them. */
+/*
+ * Whether it keeps what head_bound.cuh counts on: 2^-23 beside 1, in each of 16 products beside the accumulator and beside one of them;
+ * and subnormal numbers on either side.
+ */
 __device__ bool mmaKeepsBits() {
   const unsigned small = floatsToHalves(0x1p-12f, 0x1p-12f), tiny = floatsToHalves(0x1p-11f, 0x1p-11f);
   const unsigned first = floatsToHalves(0x1p11f, 0x1p-12f); /* times 2^-11: 1, and 2^-23 */
@@ -75,8 +78,13 @@ __device__ bool mmaKeepsBits() {
   const unsigned negative = small | 0x80008000u, b[2] = {tiny, tiny};
   mmaF16(beside, {small, negative, small, negative}, b);
   mmaF16(among, {leads ? first : small, leads ? first : small, small, small}, b);
+  const unsigned one = 0x3c003c00u, least = 0x00010001u;
+  float left[4] = {}, other[4] = {};
+  mmaF16(left, {least, least, least, least}, {one, one});
+  mmaF16(other, {one, one, one, one}, {least, least});
   bool right = true;
   for (int i = 0; i < 4; i++) {
+    if (left[i] != 0x1p-20f || other[i] != 0x1p-20f) right = false;
     if (beside[i] != (i < 2 ? 1.0f : -1.0f) * (1.0f + 0x1p-19f)) right = false;
     if (among[i] != 1.0f + 15.0f * 0x1p-23f) right = false;
   }

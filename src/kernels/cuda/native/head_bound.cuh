@@ -14,22 +14,23 @@
  *    NVIDIA tensor cores", PeerJ Computer Science 7:e330, 2021; V100, T4, A100): products of f16 are exact, subnormal ones included;
  *    the addends of a block, 4 products and the accumulator on V100, 8 on A100, are aligned to the one with the greatest exponent and
  *    cut off, not rounded, below 2^-23 of it on V100 and later on newer cards; their sum is then normalised, again cutting off. Let
- *    every instruction be B blocks of 16/B products in any order, whatever B from 1 to 16, and S = sum |w' x'|, which no partial sum
- *    exceeds by more than the errors. The greatest addend loses nothing, each other one less than 2^-23 S, and so does the result:
- *    at most B (16/B + 1) 2^-23 S <= 32 * 2^-23 S an instruction, KP * 2^-22 S in all; and S <= |w'| |x'| <= 1.002 |w| |x|.
- *    That bits down to 2^-23 are kept is what `bn_open` has every card prove (the self-test in elementwise.cu).
+ *    every instruction be B blocks of 16/B products in any order, whatever B from 1 to 16, and S = sum |w' x'|. The greatest addend of
+ *    a block loses nothing, each other one less than 2^-23 of what no partial sum exceeds, and so does the result: at most
+ *    B (16/B + 1) <= 32 times 2^-23 an instruction, KP * 2^-22 in all. Partial sums are at most S and the errors so far, 1.07 S with
+ *    K at most 2^18, where KP * 2^-22 is 1/16; for K = 2560 it is 1.0007 S. And S <= |w'| |x'| <= 1.002 |w| |x|.
+ *    That bits down to 2^-23 are kept, and subnormal numbers, is what `bn_open` has every card show (the self-test in elementwise.cu).
  *    (The cards that this is for, A100 and newer, keep more bits and take longer blocks: an eighth of that is likely.)
  *
  * 3. dot16. Sixteen chains of K/16 products and sums and four more sums, each rounded: (K/16 + 5) u |w| |x|, to second order less than
  *    (KP/16 + 6) u = (KP/64 + 1.5) 2^-22. Products below 2^-126 lose 2^-150 each at most, see 5.
  *
  * 4. estimate - E and estimate + E are rounded as well: 2 u (|w'| |x'| + E), less than 2^-22 |w| |x|.
- *    2, 3 and 4 together are less than (1.02 KP + 3) 2^-22 |w| |x|. What c has beyond that, a tenth of KP and 61, is margin. Norms and
- *    their products are enlarged by UP for being rounded themselves.
+ *    2, 3 and 4 together are less than (1.1 KP + 3) 2^-22 |w| |x|, for K = 2560 less than (1.02 KP + 3). What c has beyond that is
+ *    margin. Norms and their products are enlarged by UP for being rounded themselves.
  *
  * 5. Range. A row is taken only with its greatest magnitude between 2^-40 and 2^40 (or 0). So nothing overflows: products of dot16 are
  *    below 2^80, those of w' x' below 2^31. And E is at least 64 * 2^-22 * 2^-80 = 2^-96, beside which the 2^-150 of what vanishes in
- *    products is nothing for any K < 2^24, and so is what scaling takes from numbers below 2^-126. A row out of range, infinite or not
+ *    products is nothing, and so is what scaling takes from numbers below 2^-126. A row out of range, infinite or not
  *    a number has E = infinity: its products are computed.
  *
  * How coarse is it? For K = 2560, c is 0.00070, and |x - x'| about 0.0002 |x|. The products of random w with x are spread by
@@ -43,6 +44,8 @@
 #include "kernels.h"
 
 namespace bn {
+
+constexpr int MAX_ESTIMATED_COLUMNS = 1 << 18;
 
 /* Greatest magnitudes of rows that are estimated, and what f16 gets of them: x below 2^15, w below 2^14. */
 constexpr float LEAST_MAGNITUDE = 0x1p-40f, GREATEST_MAGNITUDE = 0x1p40f;

@@ -7,7 +7,8 @@
  *
  *     c0 .. c0+7 and c0+16 .. c0+23, c0 = 32 (t / 2) + 8 (t % 2)
  *
- * which are 16 bytes of codes (dense_layout.h) or twice 16 bytes of f16, and gives four each to four instructions. The pitches let eight lanes that read 16 bytes each meet all 32 banks.
+ * which are 16 bytes of codes (dense_layout.h) or twice 16 bytes of f16, and gives four each to four instructions. The pitches let
+ * eight lanes that read 16 bytes each meet all 32 banks.
  */
 #include "head_bound.cuh"
 
