@@ -43,19 +43,12 @@ import {
   quantizedBytes,
 } from './memory.ts';
 import { indexLength, screens } from './screen.ts';
-import { sortedPairs } from './top.ts';
+import { rowWords, Tops } from './top.ts';
 
 /** Matrices that are made ready in the host's memory at a time. */
 const LANES = 2;
 /** Room of TOP_K beyond k: with it, only rows full of equal numbers have to be read whole. */
 const TOP_ROOM = 256;
-
-/** What TOP_K found in the rows of a buffer, as long as nothing else is written there. */
-interface Top {
-  readonly of: CudaBuf;
-  readonly rows: number;
-  readonly room: number;
-}
 
 export class CudaBackend implements Backend {
   readonly info: BackendInfo;
@@ -67,17 +60,16 @@ export class CudaBackend implements Backend {
   readonly #turn = createTurns(LANES);
   readonly #stagingBytes: number;
   readonly #indexes = new Map<CudaWeight, number>();
-  #top: Top | undefined;
+  readonly #tops: Tops;
   /** Where TOP_K writes. */
   #topBuf: CudaBuf | undefined;
-  /** And where that is read to, again and again. */
-  #topWords = new Int32Array(0);
 
   /** Matrices that the device rearranges get there in pieces of about `stagingBytes`. */
   constructor(info: BackendInfo, device: Device, stagingBytes = STAGING_BYTES) {
     this.info = info;
     this.#device = device;
     this.#stagingBytes = stagingBytes;
+    this.#tops = new Tops(device);
   }
 
   alloc(type: BufType, shape: readonly number[]): Buf {
@@ -128,7 +120,7 @@ export class CudaBackend implements Backend {
           ? cudaQuantized(this, memory)
           : cudaBuf(this, memory);
     this.#flush();
-    if (this.#top?.of === owned) this.#top = undefined;
+    this.#tops.forget(owned);
     for (const handle of owned.handles) this.#device.free(handle);
     this.#books.give(owned.bytes);
   }
@@ -199,13 +191,11 @@ export class CudaBackend implements Backend {
   async read(from: Buf, count: number): Promise<Float32Array> {
     this.#flush();
     const buf = this.#floats(from, count);
-    const top = this.#top;
     const columns = buf.shape[1] ?? 1;
     const out = new Float32Array(count);
-    const known = top?.of === buf ? Math.min(count, top.rows * columns) : 0;
+    const known = Math.min(count, this.#tops.rowsOf(buf) * columns);
     if (count > known) this.#device.read(buf.handle, out.subarray(known), known * 4);
-    if (top === undefined || known === 0) return out;
-    this.#readTop({ ...top, rows: Math.ceil(known / columns) }).forEach((row, i) => {
+    this.#tops.read(Math.ceil(known / columns)).forEach((row, i) => {
       out.set(wholeRow(row, columns).subarray(0, known - i * columns), i * columns);
     });
     return out;
@@ -215,8 +205,7 @@ export class CudaBackend implements Backend {
     this.#flush();
     const columns = from.shape[1] ?? 1;
     const buf = this.#floats(from, n * columns);
-    const top = this.#top;
-    if (top?.of === buf && n <= top.rows) return this.#readTop({ ...top, rows: n });
+    if (n <= this.#tops.rowsOf(buf)) return this.#tops.read(n);
     const all = this.#device.read(buf.handle, new Float32Array(n * columns));
     return Array.from({ length: n }, (_, row) => topRowOf(all.subarray(row * columns, (row + 1) * columns)));
   }
@@ -229,20 +218,6 @@ export class CudaBackend implements Backend {
       got: `${count} of ${buf.type}`,
     }));
     return buf;
-  }
-
-  /** Rows of which only what can be among the greatest was copied; whole ones where that is not known. */
-  #readTop({ of, rows, room }: Top): TopRow[] {
-    if (this.#topBuf === undefined) throw new Error('no op has written there');
-    const columns = of.shape[1] ?? 1;
-    const rowWords = 2 + 2 * room;
-    if (this.#topWords.length < rows * rowWords) this.#topWords = new Int32Array(rows * rowWords);
-    const words = this.#device.read(this.#topBuf.handle, this.#topWords.subarray(0, rows * rowWords));
-    return Array.from({ length: rows }, (_, row) => {
-      const [count, flags] = words.subarray(row * rowWords);
-      if (flags === 0) return sortedPairs(words.subarray(row * rowWords + 2).subarray(0, 2 * count));
-      return topRowOf(this.#device.read(of.handle, new Float32Array(columns), row * columns * 4));
-    });
   }
 
   async readQuantized(from: QuantizedBuf, n: number): Promise<{ codes: Int8Array; scales: Float32Array }> {
@@ -339,19 +314,19 @@ export class CudaBackend implements Backend {
     const head = cudaWeight(this, weight);
     const { dtype, handle, rows, columns } = head;
     const room = Math.min(k, rows) + TOP_ROOM;
-    if (k < 1 || n < 1 || 2 + 2 * room >= rows) {
+    if (k < 1 || n < 1 || rowWords(room) >= rows) {
       this.denseMatmul(out, weight, x, n); // the whole row is no longer than its part
       return;
     }
-    const top = this.#needTop(n * (2 + 2 * room)).handle;
+    const top = this.#needTop(n * rowWords(room));
     if (screens(head, n)) {
-      const refs = [this.#out(out), 0, top, 0, dtype, handle, this.#needIndex(head)];
+      const refs = [this.#out(out), 0, top.handle, 0, dtype, handle, this.#needIndex(head)];
       this.#push(Op.DENSE_TOP_K, ...refs, rows, columns, this.#in(x), 0, Math.min(k, rows), room, n);
     } else {
       this.denseMatmul(out, weight, x, n);
-      this.#push(Op.TOP_K, top, 0, this.#in(out), 0, rows, Math.min(k, rows), room, n);
+      this.#push(Op.TOP_K, top.handle, 0, this.#in(out), 0, rows, Math.min(k, rows), room, n);
     }
-    this.#top = { of: cudaBuf(this, out), rows: n, room };
+    this.#tops.keep({ of: cudaBuf(this, out), at: top, rows: n, room });
   }
 
   /** The index of a matrix, made when it is first asked for; it lives as long as the matrix. */
@@ -368,7 +343,6 @@ export class CudaBackend implements Backend {
     const before = this.#topBuf;
     if (before !== undefined && before.length >= words) return before;
     this.#topBuf = undefined;
-    this.#top = undefined;
     if (before !== undefined) this.free(before);
     const made = cudaBuf(this, this.alloc('i32', [words]));
     this.#topBuf = made;
@@ -440,7 +414,7 @@ export class CudaBackend implements Backend {
   /** The handle of a buffer that is about to be written: what TOP_K found there holds no more. */
   #out(buf: Buf): number {
     const own = cudaBuf(this, buf);
-    if (this.#top?.of === own) this.#top = undefined;
+    this.#tops.forget(own);
     return own.handle;
   }
 
