@@ -53,7 +53,9 @@ describe.skipIf(shimPath === undefined)('the CUDA kernels on the CPU shim', () =
   it.each(['rmsNorm', 'rmsNormQuantize', 'quantizeRows', 'ternaryMatmul', 'denseMatmul', 'denseTopK', 'attention'])(
     'fail it when the barriers of %s are left out',
     async (op) => {
-      const some = cases.filter((one) => one.op === op && ('columns' in one ? one.columns >= 200 : one.n > 1));
+      // Not the screened head: what it finds by numbers that nobody wrote yet lies anywhere.
+      const calm = cases.filter((one) => one.op !== 'denseTopK' || one.n < 5);
+      const some = calm.filter((one) => one.op === op && ('columns' in one ? one.columns >= 200 : one.n > 1));
       const wanted = await expectedOutputs(some.slice(-6));
       let broken = 0;
       for (const [i, one] of some.slice(-6).entries()) {
