@@ -129,7 +129,7 @@ export class Graph {
     delete this.#caches[sequence];
   }
 
-  /** One step; the residual stream and the logits of all rows. */
+  /** One step; the residual stream of all rows and the logits of the first. */
   async step(pieces: readonly Piece[]): Promise<{ x: Float32Array; logits: Float32Array }> {
     const { config } = this;
     const { ids, angles, x, h, logits } = this.#scratch;
@@ -151,7 +151,7 @@ export class Graph {
     const step = { backend, scratch: this.#scratch, n, segments };
     architectureOf(config.architecture).forward(step, this.#weights);
     backend.rmsNorm(h, x, this.#weights.outputNorm, config.rmsEps, n);
-    const rows = Math.min(n, this.#scratch.maxHeadRows);
+    const rows = Math.min(n, 16); // for which every backend has room
     backend.denseMatmul(logits, this.#weights.head, h, rows);
     const out = await backend.read(logits, rows * config.vocabulary);
     return { x: await backend.read(x, n * config.hidden), logits: out };
