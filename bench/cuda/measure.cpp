@@ -12,6 +12,8 @@
 #include "library.hpp"
 #ifdef WITH_CUDART
 #include <cuda_runtime.h>
+
+#include "peer.hpp"
 #endif
 
 namespace {
@@ -91,7 +93,7 @@ std::string share(double gbps, double ceiling) {
 void reach(const std::string& what, double figure, double goal, double ceiling, const char* unit, const char* by) {
   char most[48] = "not measured,", least[48] = "a share of it";
   if (ceiling > 0) std::snprintf(most, sizeof(most), "%.0f", ceiling);
-  if (goal > 0) std::snprintf(least, sizeof(least), "%.0f", goal);
+  if (goal != 0) std::snprintf(least, sizeof(least), goal > 0 ? "%.0f" : "-", goal);
   std::printf("reach | %s | %.0f %s | %s | %s by %s\n", what.c_str(), figure, unit, least, most, by);
 }
 
@@ -310,6 +312,23 @@ struct Model {
 };
 
 // Bytes of ternary weights that a step reads.
+// The shapes by bitnet.cpp's kernel, GB/s; 0 where there is none.
+std::vector<double> peerRates(const Sizes& s, double ceiling, const std::vector<std::pair<int32_t, int32_t>>& shapes) {
+  std::vector<double> out;
+#ifdef WITH_CUDART
+  const Peer peer;
+  for (const auto& [m, k] : shapes) {
+    const double seconds = peer.has(m, k) ? peer.seconds(m, k, s.rotate, s.runs) : 0;
+    out.push_back(seconds > 0 ? m * static_cast<double>(k) / 4 / seconds / 1e9 : 0);
+    if (seconds > 0) line("bitnet.cpp " + std::to_string(m) + " x " + std::to_string(k), seconds * 1e6, 0, share(out.back(), ceiling));
+  }
+#else
+  (void)s, (void)ceiling;
+  out.resize(shapes.size());
+#endif
+  return out;
+}
+
 double ternaryBytes(const Sizes& s) {
   const double q = s.heads * s.dim, kv = s.kvHeads * s.dim;
   return s.layers * ((2 * q + 2 * kv) * s.hidden + 3.0 * s.ffn * s.hidden) / 4;
@@ -368,6 +387,7 @@ int main(int argc, char** argv) {
       {s.hidden, s.hidden}, {qkv, s.hidden}, {2 * s.ffn, s.hidden}, {s.hidden, s.ffn}, {tiny ? 64 : 3200, tiny ? 64 : 3200}, {tiny ? 128 : 20480, tiny ? 64 : 3200}};
   std::vector<double> vectors;
   for (const auto& [m, k] : shapes) vectors.push_back(ternary(lib, s, ceiling, m, k, 1));
+  const std::vector<double> peers = peerRates(s, ceiling, shapes);
   for (const int32_t n : {2, 4, 8, 16, 64, 512, 2048}) ternary(lib, s, ceiling, 2 * s.ffn, s.hidden, tiny ? std::min(n, 64) : n);
   head(lib, s, ceiling, BN_F16, "F16", 1);
   head(lib, s, ceiling, BN_Q8_0, "Q8_0", 1);
@@ -411,6 +431,7 @@ int main(int argc, char** argv) {
   for (const size_t i : {2, 3, 5}) {
     const std::string shape = std::to_string(shapes[i].first) + " x " + std::to_string(shapes[i].second);
     reach("matrix x vector, " + shape, vectors[i], 0.7 * ceiling, ceiling, "GB/s", "a copy in device memory");
+    if (peers[i] > 0) reach("the same by bitnet.cpp's kernel", peers[i], -1, ceiling, "GB/s", "a copy in device memory");
   }
   std::printf("%s\n", lib.info().c_str());
   return 0;

@@ -9,6 +9,7 @@
 #   LIBRARY=/path/x.so   a library that was built before (npm run build:cuda), where this machine has no nvcc
 #   SHIM=/path/y.so      the CPU shim, built before
 #   MODEL=/path/z.gguf   the model for figures from JavaScript; default: random weights in the shape of BitNet-b1.58-2B-4T
+#   PEER=/path/libbitnet.so   bitnet.cpp's kernels (its gpu/bitnet_kernels), to time them beside ours in the same run
 #   MEASURE=tiny         few and small sizes, and limits ten times as long: to try this script with the CPU shim as LIBRARY and as SHIM
 #
 # Each step says what it does without. The exit status is 1 when a check failed. A table of what was hoped for is printed last.
