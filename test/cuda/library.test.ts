@@ -77,6 +77,41 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
     c.close();
   }, 60_000);
 
+  it('refuses what no size of a buffer would tell', () => {
+    const c = library!.open();
+    const legal = legalCommands(c);
+    const [Q8_0, whole] = [3, 'columns are no whole blocks of the type'];
+    for (const [name, changes, message] of [
+      ['add', { 8: 1025 }, 'out: elements 0 .. 1025 of a buffer of 1024'],
+      ['add', { 5: -1 }, 'first input: elements -1 .. 255'],
+      ['quantizeRows', { 3: 8 }, 'codes: expected a multiple of 16'],
+      ['rmsNormQuantize', { 3: 8 }, 'codes: expected a multiple of 16'],
+      ['ternaryMatmul', { 9: 8 }, 'codes: expected a multiple of 16'],
+      ['denseMatmul', { 4: Q8_0, 7: 48 }, whole],
+      ['embed', { 4: Q8_0, 7: 48 }, whole],
+      ['denseIndex', { 6: 48 }, `${whole}, or no multiple of 32`],
+      ['denseTopK', { 10: 48 }, `${whole}, or no multiple of 32`],
+      ['denseTopK', { 12: 2 }, 'x: expected a multiple of 4'],
+      ['rope', { 7: 15 }, 'the head dimension is odd'],
+      ['topK', { 7: 129 }, 'k: expected 1 to 128, got 129'],
+      ['attention', { 6: 3 }, 'heads are no multiple of key/value heads'],
+      ['attention', { 5: 32 }, 'begins within a row'],
+      ['attention', { 17: 31 }, 'position: expected 0 to 30, got 31'],
+      ['kvAppend', { 3: 16 }, 'begins within a row'],
+      ['kvAppend', { 8: 2 }, 'keys: elements 0 .. 3072 of a buffer of 2048'],
+      // 2^65 elements, of which 64 bits would leave none.
+      ['kvAppend', { 6: 2 ** 15, 7: 1024, 8: 2 ** 20 - 1, 9: 0, 12: 2 ** 20 }, 'more elements than there are numbers'],
+    ] as const) {
+      const words = legal.get(name)!.map((word, i) => (changes as Record<number, number>)[i] ?? word);
+      const error = failure(() => c.run(words));
+      expect([error.code, error.message], name).toEqual([Code.ARGUMENT, expect.stringContaining(message)]);
+    }
+    c.run(legal.get('add')!.with(8, 1024));
+    c.run(legal.get('attention')!.with(17, 30));
+    c.run(legal.get('kvAppend')!.with(8, 1));
+    c.close();
+  });
+
   it('runs nothing of a list with one wrong command', () => {
     const c = library!.open();
     const legal = legalCommands(c);
@@ -210,6 +245,8 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
       () => c.write(handle, new Uint8Array(101)),
       () => c.write(handle, new Uint8Array(1), 100),
       () => c.read(handle, new Uint8Array(50), 51),
+      () => c.read(handle, new Uint8Array(1), 101),
+      () => c.write(handle, new Uint8Array(0), 101),
       () => c.read(handle + 1, new Uint8Array(1)),
       () => c.set(9, 1),
       () => c.packDense(3, handle, handle, 1, 32, 0, 1),
