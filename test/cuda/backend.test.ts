@@ -5,6 +5,8 @@ import { openModelFile } from '../../src/engine/model.ts';
 import { kvShapeOf } from '../../src/engine/session.ts';
 import { Stepper } from '../../src/engine/stepper.ts';
 import { loadModel, type Model } from '../../src/index.ts';
+import { values } from '../../src/kernels/conformance/values.ts';
+import { capacityOf, stagedRows } from '../../src/kernels/cuda/books.ts';
 import { MAX_WORDS } from '../../src/kernels/cuda/commands.ts';
 import type { Backend } from '../../src/kernels/interface.ts';
 import { createTsBackend } from '../../src/kernels/ts/backend.ts';
@@ -12,8 +14,9 @@ import { ARCHITECTURES } from '../../src/model/architectures.ts';
 import { loadWeights } from '../../src/model/load.ts';
 import { runModelConformance } from '../../src/oracle/conformance.ts';
 import { synthesized } from '../../src/oracle/kit/models.ts';
+import { encodeF32 } from '../../src/tensors/floats.ts';
 import { tinyModel } from '../model/models.ts';
-import { onShim, shim, shimPath, watched } from './shim.ts';
+import { onShim, SHIM_MEMORY, shim, shimPath, watched } from './shim.ts';
 
 const stories = new URL('../../fixtures/models/stories.gguf.gz', import.meta.url);
 const bad = (outcomes: readonly { name: string; ok: boolean; detail: string }[]) => outcomes.filter(({ ok }) => !ok);
@@ -153,6 +156,62 @@ describe.skipIf(shimPath === undefined)('the cuda backend on the CPU shim', () =
     await backend.dispose();
   });
 
+  it('knows which rows were asked about, and has room for the largest list only', async () => {
+    const backend = await onShim();
+    const [rows, columns, n] = [2000, 32, 4];
+    const bytes = encodeF32(values('normal', rows * columns, 1));
+    const fill = async (to: Uint8Array) => {
+      to.set(bytes);
+      return 1;
+    };
+    const weight = { name: 'head', kind: 'dense', dtype: 'F32', rows, columns, byteLength: bytes.length } as const;
+    const head = await backend.upload({ ...weight, fill });
+    const [x, out, other] = [columns, rows, rows].map((width) => backend.alloc('f32', [n, width]));
+    backend.write(x, values('normal', n * columns, 2));
+    backend.denseMatmul(other, head, x, n);
+    const whole = await backend.read(other, n * rows);
+    const rowOf = (i: number) => whole.subarray(i * rows, (i + 1) * rows);
+    backend.copyRows(out, 0, other, 0, n);
+    backend.denseTopK(out, head, x, 3, 2);
+    const some = await backend.read(out, n * rows);
+    for (const i of [0, 1]) expect(some.subarray(i * rows, (i + 1) * rows)).not.toEqual(rowOf(i));
+    expect(some.subarray(2 * rows)).toEqual(whole.subarray(2 * rows)); // nobody asked for the greatest of these
+    const tops = await backend.readTop(out, n);
+    for (const [i, { ids, values }] of tops.entries()) {
+      expect(ids).toEqual(Int32Array.from({ length: rows }, (_, id) => id));
+      expect(values).toEqual(rowOf(i));
+    }
+    // None of a row, of no rows, or nearly all: nothing is left out.
+    for (const [k, count] of [
+      [0, 1],
+      [3, 0],
+      [rows / 2, 1],
+    ]) {
+      backend.denseTopK(out, head, x, k, count);
+      expect(await backend.read(out, rows)).toEqual(rowOf(0));
+    }
+    // What TOP_K writes to grows with what is asked for, and the one before is given back.
+    const usedWith = async (k: number) => {
+      backend.denseTopK(out, head, x, k, n);
+      await backend.readTop(out, n);
+      return backend.memory().usedBytes;
+    };
+    const used = await usedWith(3);
+    expect(await usedWith(103)).toBe(used + n * 2 * 100 * 4);
+    expect(await usedWith(5)).toBe(used + n * 2 * 100 * 4);
+    // Nothing was found where there was no room for it; what was found before is gone, and the row is read whole.
+    backend.denseTopK(out, head, x, 3, n);
+    shim('memory', 1);
+    try {
+      expect(() => backend.denseTopK(other, head, x, 400, n)).toThrow('not enough device memory');
+    } finally {
+      shim('memory', SHIM_MEMORY);
+    }
+    expect(await backend.read(out, n * rows)).toEqual(whole);
+    expect(await usedWith(3)).toBe(used);
+    await backend.dispose();
+  });
+
   it('keeps books of what it takes, and plans no less', async () => {
     const { backend, device } = await watched();
     const before = Number(device.info().freeBytes);
@@ -170,6 +229,8 @@ describe.skipIf(shimPath === undefined)('the cuda backend on the CPU shim', () =
     for (const one of [rehearsal, backend]) {
       const things = [one.alloc('f32', [100, 7]), one.allocQuantized(9, 300), one.allocKv(shape)] as const;
       kept.push(one.memory().usedBytes);
+      // What is in use already is no less of a capacity.
+      expect(backend.rehearse().capacityBytes).toBe(rehearsal.capacityBytes);
       for (const thing of things) one.free(thing);
     }
     const bytes = 100 * 7 * 4 + 9 * (384 + 8) + 3 * 2 * 50 * 32 * (2 + 4);
@@ -177,6 +238,7 @@ describe.skipIf(shimPath === undefined)('the cuda backend on the CPU shim', () =
     expect(kept[0]).toBeGreaterThanOrEqual(bytes);
     expect(rehearsal.spanBytes).toBe(kept[0]);
     expect(rehearsal.capacityBytes).toBeLessThan(before);
+    backend.free(backend.alloc('f32', [1]));
     expect(backend.memory()).toEqual({ usedBytes: 0, peakBytes: bytes });
     expect(device.info().freeBytes).toBe(before);
     await backend.dispose();
@@ -218,6 +280,15 @@ describe.skipIf(shimPath === undefined)('the cuda backend on the CPU shim', () =
       expect(planned).toBeGreaterThanOrEqual(bytes);
       expect(planned).toBeLessThan(bytes + (4 << 20));
     }
+    // Small things share a block.
+    for (const [floats, bytes] of [
+      [1, 512],
+      [2 ** 18 - 1, 2 ** 20],
+      [2 ** 18, 2 ** 21],
+      [2 ** 19 + 1, 2 ** 22],
+    ]) {
+      expect(more(() => rehearsal.alloc('f32', [floats]))).toBe(bytes);
+    }
     // What is on its way is planned for as well.
     const before = rehearsal.memory().usedBytes;
     const head = { name: 'head', rows: 1 << 17, columns: 2048, kind: 'dense', dtype: 'Q8_0' } as const;
@@ -225,6 +296,46 @@ describe.skipIf(shimPath === undefined)('the cuda backend on the CPU shim', () =
     rehearsal.place({ ...head, byteLength });
     expect(rehearsal.spanBytes - before).toBeGreaterThan(byteLength + 63 * 2 ** 20);
     await backend.dispose();
+  });
+
+  it.each([
+    ['sequences of a batch', { rows: 40, nHeads: 4, nKvHeads: 1, contextSize: 60_000, sequences: 40 }],
+    ['a prompt', { rows: 13, nHeads: 8, nKvHeads: 2, contextSize: 5000, sequences: 1 }],
+    ['one row', { rows: 1, nHeads: 20, nKvHeads: 5, contextSize: 20_000, sequences: 1 }],
+  ] as const)('plans for the scores of %s', async (_, { rows, nHeads, nKvHeads, contextSize, sequences }) => {
+    const { backend, device } = await watched();
+    const [shape, width] = [{ nLayers: 1, nHeads, nKvHeads, headDim: 16, contextSize }, nHeads * 16];
+    const types = { kType: 'f16', vType: 'f16' } as const;
+    const rehearsal = backend.rehearse();
+    rehearsal.allocQuantized(rows, 16);
+    const before = rehearsal.memory().usedBytes;
+    const cache = rehearsal.allocKv({ ...shape, ...types });
+    rehearsal.free(cache);
+    const planned = rehearsal.memory().usedBytes - before;
+    const [q, out] = [backend.alloc('f32', [rows, width]), backend.alloc('f32', [rows, width])];
+    const caches = Array.from({ length: sequences }, () => backend.allocKv({ ...shape, ...types }));
+    const own = device.info().usedBytes;
+    const count = rows / sequences;
+    caches.forEach((kv, i) => {
+      backend.attention(out, q, { kv, row: i * count, count, position: 0 }, 0, 1);
+    });
+    await backend.read(out, 1);
+    const taken = device.info().usedBytes - own;
+    expect(taken).toBeGreaterThan(10_000);
+    expect(planned).toBeGreaterThanOrEqual(taken);
+    // No more than there may be at a time, however long; and longer caches need it only once.
+    rehearsal.free(rehearsal.allocKv({ ...shape, ...types, contextSize: 100 * contextSize }));
+    const most = rehearsal.memory().usedBytes;
+    expect(most - before).toBeLessThanOrEqual(Math.max(64 << 20, nHeads * 100 * contextSize) * 4 * 1.25);
+    rehearsal.free(rehearsal.allocKv({ ...shape, ...types }));
+    expect(rehearsal.memory().usedBytes).toBe(most);
+    await backend.dispose();
+  });
+
+  it('leaves the driver a part of the card', () => {
+    const GIB = 2 ** 30;
+    expect([capacityOf(80 * GIB, 80 * GIB), capacityOf(3 * GIB, 4 * GIB)]).toEqual([79.75 * GIB, 2.875 * GIB]);
+    expect(capacityOf(1000, 4 * GIB)).toBe(0); // of which somebody else has nearly all
   });
 
   it('takes no more than was planned for a model', async () => {
@@ -255,6 +366,8 @@ describe.skipIf(shimPath === undefined)('the cuda backend on the CPU shim', () =
   }, 60_000);
 
   it('takes matrices that it rearranges in pieces', async () => {
+    const long = { name: 'm', kind: 'dense', dtype: 'Q8_0', rows: 4, columns: 3200, byteLength: 4 * 3400 } as const;
+    expect([1, 3399, 6800, 1e9].map((bytes) => stagedRows(long, bytes))).toEqual([1, 1, 2, 4]);
     const ids = Array.from({ length: 9 }, (_, i) => (i * 37) % 500);
     for (const type of ['Q8_0', 'Q6_K', 'Q4_1', 'BF16'] as const) {
       const file = await tinyModel({ architecture: 'bitnet-b1.58', embeddingType: type });

@@ -134,6 +134,21 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
     c.close();
   });
 
+  it('remembers the lists that were run last, and no more of them than it has place for', () => {
+    const c = library!.open();
+    const add = legalCommands(c).get('add')!;
+    for (let i = 0; i < 2; i++) c.run(add);
+    // Others by the dozen: each is run once, and this one again and again.
+    for (let i = 1; i <= 60; i++) {
+      c.run(add.with(8, i));
+      c.run(add);
+    }
+    expect(c.info()).toMatchObject({ graphs: 1, replays: 61 });
+    for (let i = 1; i <= 60; i++) for (let twice = 0; twice < 2; twice++) c.run(add.with(8, i));
+    expect(c.info()).toMatchObject({ graphs: 48 });
+    c.close();
+  });
+
   it('gives a token that is not in the table a row of NaN', () => {
     const c = library!.open();
     const words = legalCommands(c).get('embed')!;

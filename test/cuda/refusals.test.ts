@@ -145,7 +145,7 @@ describe.skipIf(shimPath === undefined)('when there is not enough memory', () =>
     expect(code).toBe('out-of-memory');
     expect(message).toMatch(/^context: no room for the keys and values of 10000 positions, expected 40960000 bytes/);
     const fits = Number(/a context of (\d+) fits/.exec(message)?.[1]);
-    expect(fits).toBeGreaterThan(4000);
+    expect(fits).toBe(Math.floor(backend.rehearse!().capacityBytes / (4 * 2 * 64 * 8)));
     expect(backend.memory().usedBytes).toBe(0); // of two buffers none was kept
     backend.free(backend.allocKv({ ...shape, contextSize: fits }));
     expect((await refusal(() => backend.alloc('f32', [1 << 24])))[1]).toMatch(
@@ -288,6 +288,18 @@ describe.skipIf(shimPath === undefined)('after its end', () => {
     ]);
     backend.write(floats, new Float32Array(8).fill(3));
     expect(await backend.read(floats, 8)).toEqual(new Float32Array(8).fill(3));
+    backend.kvAppend({ ...beyond, position: 2 }, 0, floats, floats); // to the very end
+    expect((await backend.readKv(kv, 0, 2, 2)).v).toEqual(new Float32Array(8).fill(3));
+    expect(await refusal(() => backend.allocKv({ ...kv.shape, contextSize: 0 }))).toEqual([
+      'bad-argument',
+      'backend cuda: alloc: nothing to take',
+    ]);
+    const matrix = { name: 'm', kind: 'ternary', rows: 4, columns: 128, byteLength: 128 } as const;
+    const weight = await backend.upload({ ...matrix, fill: async () => 1 });
+    expect(await refusal(() => backend.ternaryMatmul(floats, weight, backend.allocQuantized(2, 256), 1))).toEqual([
+      'bad-argument',
+      'm: activations do not fit the weight, expected 128 columns, got 256',
+    ]);
     await backend.dispose();
   });
 });

@@ -2,9 +2,12 @@
  * The screened head (DENSE_TOP_K, native/head.cu): estimates on tensor cores may be wrong by as much as the bound allows, and what comes
  * out is what the `ts` backend computes, bit for bit. The shim's tensor cores (shim/tensor.cpp) add in an order of their own.
  */
+import { readFileSync } from 'node:fs';
 import { afterEach, describe, expect, it } from 'vitest';
 import { values } from '../../src/kernels/conformance/values.ts';
-import { Op } from '../../src/kernels/cuda/abi.ts';
+import { DENSE_CODE, Op } from '../../src/kernels/cuda/abi.ts';
+import type { CudaWeight } from '../../src/kernels/cuda/memory.ts';
+import { screens } from '../../src/kernels/cuda/screen.ts';
 import type { Backend, DenseType, Weight } from '../../src/kernels/interface.ts';
 import { createTsBackend } from '../../src/kernels/ts/backend.ts';
 import { encodeAffine } from '../../src/tensors/affine.ts';
@@ -339,6 +342,15 @@ describe.skipIf(shimPath === undefined)('the screened head on the CPU shim', () 
     const again = [Op.DENSE_TOP_K];
     expect(opcodes).toEqual([[Op.DENSE_MATMUL, Op.TOP_K], [Op.DENSE_INDEX, Op.DENSE_TOP_K], again, again, again]);
     expect(device.info().replays).toBe(2);
+  });
+
+  it('pays from five rows on, for types and widths that the library estimates', () => {
+    const bound = readFileSync(new URL('../../src/kernels/cuda/native/head_bound.cuh', import.meta.url), 'utf8');
+    const most = 2 ** Number(/MAX_ESTIMATED_COLUMNS = 1 << (\d+);/.exec(bound)?.[1]);
+    const of = (columns: number, n: number, dtype: DenseType = 'F16') =>
+      screens({ dtype: DENSE_CODE[dtype], columns } as CudaWeight, n);
+    expect([of(most, 5), of(32, 64), of(2560, 5, 'Q6_K')]).toEqual([true, true, true]);
+    expect([of(most + 32, 5), of(most, 4), of(48, 5), of(2560, 5, 'F32')]).toEqual([false, false, false, false]);
   });
 
   it.each([

@@ -313,18 +313,18 @@ export class CudaBackend implements Backend {
   denseTopK(out: Buf, weight: Weight, x: Buf, k: number, n: number): void {
     const head = cudaWeight(this, weight);
     const { dtype, handle, rows, columns } = head;
-    const room = Math.min(k, rows) + TOP_ROOM;
-    if (k < 1 || n < 1 || rowWords(room) >= rows) {
+    const room = k + TOP_ROOM;
+    if (k < 1 || rowWords(room) >= rows) {
       this.denseMatmul(out, weight, x, n); // the whole row is no longer than its part
       return;
     }
     const top = this.#needTop(n * rowWords(room));
     if (screens(head, n)) {
       const refs = [this.#out(out), 0, top.handle, 0, dtype, handle, this.#needIndex(head)];
-      this.#push(Op.DENSE_TOP_K, ...refs, rows, columns, this.#in(x), 0, Math.min(k, rows), room, n);
+      this.#push(Op.DENSE_TOP_K, ...refs, rows, columns, this.#in(x), 0, k, room, n);
     } else {
       this.denseMatmul(out, weight, x, n);
-      this.#push(Op.TOP_K, top.handle, 0, this.#in(out), 0, rows, Math.min(k, rows), room, n);
+      this.#push(Op.TOP_K, top.handle, 0, this.#in(out), 0, rows, k, room, n);
     }
     this.#tops.keep({ of: cudaBuf(this, out), at: top, rows: n, room });
   }
@@ -438,7 +438,6 @@ export class CudaBackend implements Backend {
   }
 
   #give(handle: number, bytes: number): void {
-    if (!this.#device.isOpen) return;
     this.#device.free(handle);
     this.#books.give(bytes);
   }

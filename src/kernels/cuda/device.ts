@@ -82,7 +82,7 @@ export class Device {
   }
 
   write(handle: number, data: Bytes, offsetBytes = 0): void {
-    if (data.length > 0) this.#call('bn_write', 'writing', handle, offsetBytes, data, data.byteLength);
+    this.#call('bn_write', 'writing', handle, offsetBytes, data, data.byteLength);
   }
 
   /** Waits for everything before. */
