@@ -8,6 +8,8 @@ import { auto, cuda, ts, wasm } from '../../src/engine/backends.ts';
 import { BitnetError } from '../../src/errors.ts';
 import { loadModel } from '../../src/index.ts';
 import { ABI_VERSION } from '../../src/kernels/cuda/abi.ts';
+import type { NativeLibrary } from '../../src/kernels/cuda/host.ts';
+import { createCudaBackend } from '../../src/kernels/cuda/open.ts';
 import { synthesized } from '../../src/oracle/kit/models.ts';
 import { ILLEGAL_ADDRESS, OUT_OF_MEMORY, onShim, SHIM_MEMORY, shim, shimPath, watched } from './shim.ts';
 
@@ -110,6 +112,25 @@ describe.skipIf(shimPath === undefined)('with a library', () => {
       shim(name, normal);
     }
     await (await onShim()).dispose();
+  });
+
+  it('says that another program has the memory, and lets go of the device where that does not tell what it is', async () => {
+    shim('memory', 1000);
+    const refused = await refusal(onShim);
+    shim('memory', SHIM_MEMORY);
+    expect(refused).toEqual(['out-of-memory', expect.stringMatching(/ \(another program may hold the memory of the/)]);
+    const calls: string[] = [];
+    const library: NativeLibrary = {
+      path: 'x',
+      find: (prototype) => () => {
+        const name = /bn_\w+/.exec(prototype)?.[0] ?? '';
+        calls.push(name);
+        return name === 'bn_abi_version' ? ABI_VERSION : name === 'bn_info' ? 5 : name === 'bn_message' ? 'gone' : 0;
+      },
+    };
+    const opening = createCudaBackend({}, { loadLibrary: async () => library });
+    expect((await refusal(() => opening))[0]).toBe('backend-failed');
+    expect(calls.filter((name) => name === 'bn_close')).toHaveLength(1);
   });
 
   it('names the devices that there are', async () => {
@@ -243,15 +264,19 @@ describe.skipIf(shimPath === undefined)('after its end', () => {
       kType: 'f32',
       vType: 'f32',
     } as const;
+    const matrix = { name: 'm', kind: 'dense', dtype: 'F32', rows: 1, columns: 4, byteLength: 16 } as const;
     const mine = one.alloc('f32', [1, 4]);
+    await one.upload({ ...matrix, fill: async () => 1 }); // so that the handles of others are good ones here
     for (const other of [two, wasmBackend]) {
       const buf = other.alloc('f32', [1, 4]);
       const kv = other.allocKv(shape);
+      const weight = await other.upload({ ...matrix, fill: async () => 1 });
       for (const act of [
         () => one.add(mine, buf, mine, 1),
         () => one.add(buf, mine, mine, 1),
         () => one.quantizeRows(other.allocQuantized(1, 4), mine, 1),
         () => one.attention(mine, mine, { kv, row: 0, count: 1, position: 0 }, 0, 1),
+        () => one.denseMatmul(mine, weight, mine, 1),
         () => one.free(buf),
         () => one.free(kv),
         () => one.read(buf, 1),
@@ -290,6 +315,7 @@ describe.skipIf(shimPath === undefined)('after its end', () => {
     expect(await backend.read(floats, 8)).toEqual(new Float32Array(8).fill(3));
     backend.kvAppend({ ...beyond, position: 2 }, 0, floats, floats); // to the very end
     expect((await backend.readKv(kv, 0, 2, 2)).v).toEqual(new Float32Array(8).fill(3));
+    for (const nothing of [backend.alloc('f32', [0, 4]), backend.allocQuantized(0, 128)]) backend.free(nothing);
     expect(await refusal(() => backend.allocKv({ ...kv.shape, contextSize: 0 }))).toEqual([
       'bad-argument',
       'backend cuda: alloc: nothing to take',

@@ -74,6 +74,19 @@ describe('a wide vocabulary', () => {
       expect(values.slice().sort().reverse().slice(0, k)).toEqual(greatest.slice(0, k));
     }
     expect(await step([3, undefined, 40, 1])).toEqual(whole);
+    // After every token: of all of them the whole row, whatever else is said.
+    const [every, last] = await stepper.step(
+      (['all', 'last'] as const).map((logits, i) => ({
+        kv: backend.allocKv(shape),
+        position: 0,
+        ids: prompts[i],
+        logits,
+        top: 3,
+      })),
+    );
+    const { vocabulary } = weights.config;
+    expect(every.values.length).toBe(prompts[0].length * vocabulary);
+    expect([every.values.subarray(-vocabulary), last.values]).toEqual([whole[0].values, whole[1].values]);
     await backend.dispose();
   });
 
@@ -101,6 +114,36 @@ describe('a wide vocabulary', () => {
       expect(ids).toContain(greedy(whole[i].values));
     });
     expect(new Set(whole.map(({ values }) => greedy(values))).size).toBeGreaterThan(10);
+    // What is no number is refused by its token, in whichever part of the rows it is, and the next step is as it was.
+    const { read, readTop } = backend;
+    const [row, place] = [29, 1];
+    for (const [bad, id] of [
+      [Number.NaN, tops[row].ids![place]],
+      [Infinity, tops[row].ids![place]],
+    ]) {
+      let seen = 0;
+      backend.readTop = async (from, n) => {
+        const got = await readTop.call(backend, from, n);
+        if (row >= seen && row < seen + n) got[row - seen].values[place] = bad;
+        seen += n;
+        return got;
+      };
+      await expect(stepper.step(items(5))).rejects.toThrow(`token row ${row}, logit ${id}`);
+      backend.readTop = readTop;
+      seen = 0;
+      backend.read = async (from, count) => {
+        const got = await read.call(backend, from, count);
+        const at = (row - seen) * 2100 + id;
+        if (at >= 0 && at < count) got[at] = bad;
+        seen += count / 2100;
+        return got;
+      };
+      await expect(stepper.step(items(undefined))).rejects.toThrow(`token row ${row}, logit ${id}`);
+      backend.read = read;
+    }
+    expect(await stepper.step(items(5))).toEqual(tops);
+    const many = [{ ...items(5)[0], ids: new Array(65).fill(1) }];
+    await expect(stepper.step(many)).rejects.toThrow('65 rows in a step of 64');
     await backend.dispose();
   });
 });
