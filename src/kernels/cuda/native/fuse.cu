@@ -35,7 +35,7 @@ Made madeBy(int opcode) {
 
 /* Whether the rows of `b` are all that `a` has just made. */
 bool makesRows(const Op& a, const Op& b) {
-  if (a.kind != Op::Kind::ELEMENTS || b.kind != Op::Kind::ROWS || b.rows.made != Made::LOADED) return false;
+  if (a.kind != Op::Kind::ELEMENTS || b.kind != Op::Kind::ROWS) return false;
   if (madeBy(a.elements.op) == Made::LOADED) return false;
   const int64_t length = a.elements.length;
   if (a.elements.out != b.rows.a || length != static_cast<int64_t>(b.rows.n) * b.rows.columns) return false;
@@ -63,7 +63,7 @@ bool isAppend(const Op& op) { return op.kind == Op::Kind::ROPE && op.rope.q == n
 
 /* q and k of the same rows. */
 bool ropesBoth(const Op& a, const Op& b) {
-  return isRope(a) && isRope(b) && a.rope.k == nullptr && b.rope.k == nullptr && a.rope.angles == b.rope.angles &&
+  return isRope(a) && isRope(b) && a.rope.k == nullptr && a.rope.angles == b.rope.angles &&
          a.rope.headDim == b.rope.headDim && a.rope.neox == b.rope.neox && a.rope.n == b.rope.n &&
          apart(a.rope.q, static_cast<int64_t>(a.rope.n) * a.rope.nHeads * a.rope.headDim, b.rope.q,
                static_cast<int64_t>(b.rope.n) * b.rope.nHeads * b.rope.headDim);
