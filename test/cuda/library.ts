@@ -14,7 +14,7 @@ export const MORE_PROTOTYPES = {
 } as const;
 const ALL = { ...PROTOTYPES, ...MORE_PROTOTYPES };
 type Name = keyof typeof ALL;
-type Bytes = Uint8Array | Float32Array | Int32Array;
+type Bytes = Uint8Array | Int8Array | Float32Array | Int32Array;
 
 export class NativeError extends Error {
   readonly code: number;
