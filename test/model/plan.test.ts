@@ -123,7 +123,7 @@ describe('to the byte', () => {
       return { type: 'q8', rows, columns };
     }
     allocKv(shape: KvShape): KvCache {
-      this.spanBytes += shape.nLayers * shape.nKvHeads * shape.headDim * shape.contextSize * (2 + 4);
+      this.spanBytes += shape.nLayers * shape.nKvHeads * shape.headDim * shape.contextSize * (2 + 2);
       return { type: 'kv', shape };
     }
     place({ byteLength }: WeightShape): void {
@@ -134,7 +134,7 @@ describe('to the byte', () => {
 
   it('fits what there is, with the batch that was asked for where that fits', async () => {
     const gguf = await openGguf(memorySource(await tinyModel({ architecture: 'llama' })));
-    const kv = { ...kvOf('tiny', 700), vType: 'f32' } as const;
+    const kv = kvOf('tiny', 700);
     const at = (capacity: number, options: Partial<PlanOptions> = {}, own = 1000) => {
       const backend = { info: { name: 'counting' }, rehearse: () => new Counting(capacity, own) };
       return planMemory(gguf, backend as unknown as Backend, { batchSize: 64, kv, tables: 'file', ...options });
