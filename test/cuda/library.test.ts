@@ -256,7 +256,7 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
   it('refuses handles and ranges that are not there', () => {
     const c = library!.open();
     const handle = c.alloc(100);
-    const matrix = c.alloc(1000);
+    const matrix = c.alloc(c.denseBytes(3, 4, 128) + 4000);
     for (const act of [
       () => c.alloc(0),
       () => c.free(77),
@@ -271,9 +271,9 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
       () => c.set(9, 1),
       () => c.packDense(3, handle, handle, 1, 32, 0, 1),
       () => c.packDense(0, handle, handle, 1, 1, 0, 1),
-      () => c.packDense(3, matrix, matrix, 4, 32, 3, 2),
-      () => c.packDense(3, matrix, matrix, 4, 32, -1, 1),
-      () => c.packDense(3, matrix, matrix, 4, 32, 1, -1),
+      () => c.packDense(3, matrix, matrix, 4, 128, 3, 2),
+      () => c.packDense(3, matrix, matrix, 4, 128, -1, 1),
+      () => c.packDense(3, matrix, matrix, 4, 128, 1, -1),
       () => c.denseBytes(3, 0, 32),
       () => c.denseBytes(3, -1, 32),
       () => c.denseBytes(3, 4, 33),
