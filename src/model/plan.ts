@@ -279,7 +279,7 @@ function tooLarge(
   }
   let batch = 1;
   while (batch * 2 < options.batchSize && fits(options.kv.contextSize, batch * 2)) batch *= 2;
-  const smallerBatch = batch < options.batchSize && fits(options.kv.contextSize, batch) ? batch : undefined;
+  const smallerBatch = fits(options.kv.contextSize, batch) ? batch : undefined;
   const types = new Set(last.requantized.values());
   const kept = types.size === 0 ? '' : ` (as ${[...types].join(' and ')})`;
   const parts = [

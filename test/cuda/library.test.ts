@@ -146,6 +146,10 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
     expect(c.info()).toMatchObject({ graphs: 1, replays: 61 });
     for (let i = 1; i <= 60; i++) for (let twice = 0; twice < 2; twice++) c.run(add.with(8, i));
     expect(c.info()).toMatchObject({ graphs: 48 });
+    c.set(2, 1); // made with other options
+    expect(c.info()).toMatchObject({ graphs: 0 });
+    for (let i = 0; i < 3; i++) c.run(add.with(8, 0)); // nothing to remember
+    expect(c.info()).toMatchObject({ graphs: 0 });
     c.close();
   });
 
@@ -252,6 +256,7 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
   it('refuses handles and ranges that are not there', () => {
     const c = library!.open();
     const handle = c.alloc(100);
+    const matrix = c.alloc(c.denseBytes(3, 4, 128) + 4000);
     for (const act of [
       () => c.alloc(0),
       () => c.free(77),
@@ -262,10 +267,15 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
       () => c.read(handle, new Uint8Array(50), 51),
       () => c.read(handle, new Uint8Array(1), 101),
       () => c.write(handle, new Uint8Array(0), 101),
-      () => c.read(handle + 1, new Uint8Array(1)),
+      () => c.read(matrix + 1, new Uint8Array(1)),
       () => c.set(9, 1),
       () => c.packDense(3, handle, handle, 1, 32, 0, 1),
       () => c.packDense(0, handle, handle, 1, 1, 0, 1),
+      () => c.packDense(3, matrix, matrix, 4, 128, 3, 2),
+      () => c.packDense(3, matrix, matrix, 4, 128, -1, 1),
+      () => c.packDense(3, matrix, matrix, 4, 128, 1, -1),
+      () => c.denseBytes(3, 0, 32),
+      () => c.denseBytes(3, -1, 32),
       () => c.denseBytes(3, 4, 33),
       () => c.denseBytes(9, 4, 32),
     ]) {

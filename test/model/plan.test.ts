@@ -11,7 +11,16 @@ import type { ByteSink } from '../../src/formats/sink.ts';
 import type { ByteSource } from '../../src/formats/source.ts';
 import { memorySource } from '../../src/formats/sources.ts';
 import { BitnetError, type LoadOptions, loadModel } from '../../src/index.ts';
-import type { Backend, KvShape } from '../../src/kernels/interface.ts';
+import type {
+  Backend,
+  Buf,
+  BufType,
+  KvCache,
+  KvShape,
+  QuantizedBuf,
+  Rehearsal,
+  WeightShape,
+} from '../../src/kernels/interface.ts';
 import { createScratch } from '../../src/model/graph.ts';
 import { loadWeights } from '../../src/model/load.ts';
 import { type PlanOptions, planMemory } from '../../src/model/plan.ts';
@@ -89,6 +98,69 @@ describe('what is planned is what is taken', () => {
       expect(plan.notes.length).toBe(tables === undefined ? 0 : 1);
       await backend.dispose();
     }
+  });
+});
+
+describe('to the byte', () => {
+  /** A backend that counts; it begins with memory of its own. */
+  class Counting implements Rehearsal {
+    readonly capacityBytes: number;
+    readonly headRows = 16;
+    spanBytes: number;
+    constructor(capacityBytes: number, own: number) {
+      this.capacityBytes = capacityBytes;
+      this.spanBytes = own;
+    }
+    memory() {
+      return { usedBytes: this.spanBytes, peakBytes: this.spanBytes };
+    }
+    alloc(type: BufType, shape: readonly number[]): Buf {
+      this.spanBytes += 4 * shape.reduce((a, b) => a * b, 1);
+      return { type, shape };
+    }
+    allocQuantized(rows: number, columns: number): QuantizedBuf {
+      this.spanBytes += rows * (columns + 8);
+      return { type: 'q8', rows, columns };
+    }
+    allocKv(shape: KvShape): KvCache {
+      this.spanBytes += shape.nLayers * shape.nKvHeads * shape.headDim * shape.contextSize * (2 + 2);
+      return { type: 'kv', shape };
+    }
+    place({ byteLength }: WeightShape): void {
+      this.spanBytes += byteLength;
+    }
+    free(): void {}
+  }
+
+  it('fits what there is, with the batch that was asked for where that fits', async () => {
+    const gguf = await openGguf(memorySource(await tinyModel({ architecture: 'llama' })));
+    const kv = kvOf('tiny', 700);
+    const at = (capacity: number, options: Partial<PlanOptions> = {}, own = 1000) => {
+      const backend = { info: { name: 'counting' }, rehearse: () => new Counting(capacity, own) };
+      return planMemory(gguf, backend as unknown as Backend, { batchSize: 64, kv, tables: 'file', ...options });
+    };
+    const spanOf = (batchSize: number, contextSize = 700) =>
+      at(1e12, { batchSize, kv: { ...kv, contextSize } }).spanBytes!;
+    const { memory, spanBytes } = at(1e12);
+    expect(memory).toMatchObject({ kvBytes: spanOf(64) - spanOf(64, 0), contextSize: 700, totalBytes: spanBytes });
+    expect(memory!.weightBytes + memory!.kvBytes + memory!.scratchBytes).toBe(spanBytes);
+    expect(at(1e12, {}, 0).memory!.weightBytes).toBe(memory!.weightBytes);
+    expect(at(1e12, { batchSize: 1 }).memory!.weightBytes).toBe(memory!.weightBytes);
+    const batchAt = (capacity: number) => at(capacity, { smallerBatch: 8 }).batchSize;
+    expect([batchAt(spanOf(64)), batchAt(spanOf(64) - 1), batchAt(spanOf(8))]).toEqual([64, 8, 8]);
+    const hintOf = (capacity: number, options: Partial<PlanOptions>) => {
+      try {
+        at(capacity, options);
+      } catch (error) {
+        if (error instanceof BitnetError) return error.message;
+      }
+      throw new Error('it was not refused');
+    };
+    expect(hintOf(spanOf(32), {})).toContain('a batch of 32 tokens would fit');
+    expect(hintOf(spanOf(32) - 1, {})).toContain('a batch of 16 tokens would fit');
+    // What is advised goes with the batch that would be taken.
+    expect(hintOf(spanOf(8, 600), { smallerBatch: 8 })).toContain('a context of 600 positions would fit');
+    expect(hintOf(spanOf(64, 600), {})).toContain('a context of 600 positions would fit');
   });
 });
 
