@@ -12,6 +12,7 @@ import { encodeAffine } from '../../src/tensors/affine.ts';
 import { encodeBF16, encodeF16, encodeF32 } from '../../src/tensors/floats.ts';
 import { encodeQ6_K } from '../../src/tensors/q6_k.ts';
 import { encodeQ8_0 } from '../../src/tensors/q8_0.ts';
+import { topRowOf } from '../../src/tensors/top-row.ts';
 import { OUT_OF_MEMORY, shim, shimPath, watched } from './shim.ts';
 
 const ENCODERS: Record<DenseType, (data: Float32Array) => Uint8Array> = {
@@ -323,6 +324,21 @@ describe.skipIf(shimPath === undefined)('the screened head on the CPU shim', () 
       expect(wrong).toEqual([]);
       expect(left[1]).toBeGreaterThan(300);
     }
+  });
+
+  it('tells nothing of products that are minus infinity, as every backend', async () => {
+    const [rows, columns, n] = [620, 64, 5];
+    const data = values('normal', rows * columns, 28);
+    data.fill(-3e38, 7 * columns, 8 * columns);
+    const head = headOf('BF16', rows, columns, data);
+    const backend = await open();
+    const [input, out] = [backend.alloc('f32', [n, columns]), backend.alloc('f32', [n, rows])];
+    backend.write(input, x(n, columns, 36).map(Math.abs));
+    backend.denseTopK(out, await upload(backend, head), input, 3, n);
+    const tops = await backend.readTop(out, n);
+    const products = await backend.read(out, n * rows);
+    expect(tops).toEqual(tops.map((_, row) => topRowOf(products.subarray(row * rows, (row + 1) * rows))));
+    expect(Math.max(...tops.map(({ ids }) => ids.length))).toBeLessThan(100);
   });
 
   it('is replayed, with its index made once, and only for rows that are worth it', async () => {
