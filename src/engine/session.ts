@@ -13,7 +13,6 @@ import { generatePieces } from './generate.ts';
 import { Progress } from './progress.ts';
 import { GenerationRun } from './run.ts';
 import type { Logits, Stepper } from './stepper.ts';
-
 import { TRACE_ROWS, Tracer, traceSites } from './trace/tracer.ts';
 import type { TraceOptions, TraceSite, TraceTensor } from './trace/types.ts';
 import type { ChatOptions, EvaluateOptions, GenerateOptions, Prompt, Run, Session, SessionOptions } from './types.ts';

@@ -166,6 +166,8 @@ export class Stepper {
       const tops = await this.#backend.readTop(logits, some.length);
       tops.forEach(({ ids, values }, i) => {
         wantFinite(values, (at) => `token row ${first + i}, logit ${ids[at]}`);
+        // The rest of the row is minus infinity, which is no logit of a sound model either.
+        if (ids.length < top) throw notFinite(`token row ${first + i}`, -Infinity);
       });
       out.push(...tops);
     }
@@ -189,10 +191,14 @@ const NO_LOGITS: Logits = { values: new Float32Array(0) };
 function wantFinite(logits: Float32Array, where: (at: number) => string): void {
   for (let at = 0; at < logits.length; at++) {
     if (logits[at] >= -Number.MAX_VALUE && logits[at] <= Number.MAX_VALUE) continue;
-    throw new BitnetError('not-finite', 'the model produced a logit that is not a number', {
-      where: where(at),
-      got: `${logits[at]}`,
-      hint: 'the file is damaged or was converted with the wrong layout or scales',
-    });
+    throw notFinite(where(at), logits[at]);
   }
+}
+
+function notFinite(where: string, logit: number): BitnetError {
+  return new BitnetError('not-finite', 'the model produced a logit that is not a number', {
+    where,
+    got: `${logit}`,
+    hint: 'the file is damaged or was converted with the wrong layout or scales',
+  });
 }

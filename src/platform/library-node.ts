@@ -58,13 +58,10 @@ async function findLibrary(option: string | undefined): Promise<string> {
  * ELF file is its table of sections: bytes 40 to 47 of the header tell where that begins, 58 and 60 its entries' bytes and number.
  */
 async function wantWhole(path: string, bytes: number): Promise<void> {
-  const { open } = await import('node:fs/promises');
-  const header = new DataView(new ArrayBuffer(64));
-  const file = await open(path, 'r');
-  const { bytesRead } = await file.read(new Uint8Array(header.buffer), 0, 64, 0).finally(() => file.close());
+  const header = await headerOf(path).catch(() => undefined);
   const [ELF, BITS_64, LITTLE] = [0x7f454c46, 2, 1];
-  const isElf = bytesRead === 64 && header.getUint32(0) === ELF;
-  // What is none, or of another machine, the loader refuses in its own words.
+  const isElf = header?.getUint32(0) === ELF;
+  // What is none, of another machine, or cannot be read, the loader refuses in its own words.
   if (!isElf || header.getUint8(4) !== BITS_64 || header.getUint8(5) !== LITTLE) return;
   const sections = header.getUint16(58, true) * header.getUint16(60, true);
   const end = Number(header.getBigUint64(40, true)) + sections;
@@ -75,6 +72,15 @@ async function wantWhole(path: string, bytes: number): Promise<void> {
     got: `${bytes}`,
     hint: 'copy it again, or build it again: bitnet build-cuda',
   });
+}
+
+/** Zeros behind the end of a shorter file. */
+async function headerOf(path: string): Promise<DataView> {
+  const { open } = await import('node:fs/promises');
+  const header = new DataView(new ArrayBuffer(64));
+  const file = await open(path, 'r');
+  await file.read(new Uint8Array(header.buffer), 0, 64, 0).finally(() => file.close());
+  return header;
 }
 
 function fromEnvironment(): string | undefined {

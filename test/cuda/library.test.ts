@@ -55,8 +55,8 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
     for (const [name, words] of legal) {
       let refused = 0;
       for (let i = 2; i < words.length; i++) {
-        // Too large for whatever it is, negative, and as good as endless; floats may be anything.
-        for (const bad of [-1, 999, 65_000, 0x7fffffff]) {
+        // Nothing, negative, too large for whatever it is, and as good as endless; floats may be anything.
+        for (const bad of [0, -1, -0x80000000, 999, 65_000, 0x7fffffff]) {
           const error = failureOf(() => c.run(words.with(i, bad)));
           if (error === undefined) continue;
           refused++;
@@ -268,6 +268,8 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
       () => c.read(handle, new Uint8Array(1), 101),
       () => c.write(handle, new Uint8Array(0), 101),
       () => c.read(matrix + 1, new Uint8Array(1)),
+      () => c.call('bn_write', handle, 0, null, 100),
+      () => c.call('bn_read', handle, 0, null, 100),
       () => c.set(9, 1),
       () => c.packDense(3, handle, handle, 1, 32, 0, 1),
       () => c.packDense(0, handle, handle, 1, 1, 0, 1),
@@ -281,6 +283,8 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
     ]) {
       expect(failure(act).code, act.toString()).toBe(Code.ARGUMENT);
     }
+    c.call('bn_write', handle, 100, null, 0); // of nothing nothing is asked
+    c.call('bn_read', handle, 100, null, 0);
     c.free(handle);
     expect(failure(() => c.read(handle, new Uint8Array(1))).code).toBe(Code.ARGUMENT);
     c.close();

@@ -66,40 +66,41 @@ export class Context {
     this.#context = context;
   }
 
-  #call(name: Name, ...args: unknown[]): void {
+  /** A function that takes the context, with whatever arguments. */
+  call(name: Name, ...args: unknown[]): void {
     this.#library.check(this.#context, this.#library.call(name, this.#context, ...args));
   }
 
   close(): void {
-    this.#call('bn_close');
+    this.call('bn_close');
   }
 
   info(): Record<string, string | number> {
     const json = Buffer.alloc(INFO_BYTES);
-    this.#call('bn_info', json, json.length);
+    this.call('bn_info', json, json.length);
     return JSON.parse(json.toString('utf8', 0, json.indexOf(0)));
   }
 
   set(option: number, value: number): void {
-    this.#call('bn_set', option, value);
+    this.call('bn_set', option, value);
   }
 
   alloc(bytes: number): number {
     const out = [0];
-    this.#call('bn_alloc', bytes, out);
+    this.call('bn_alloc', bytes, out);
     return out[0];
   }
 
   free(handle: number): void {
-    this.#call('bn_free', handle);
+    this.call('bn_free', handle);
   }
 
   write(handle: number, data: Bytes, offset = 0): void {
-    this.#call('bn_write', handle, offset, data, data.byteLength);
+    this.call('bn_write', handle, offset, data, data.byteLength);
   }
 
   read<T extends Bytes>(handle: number, into: T, offset = 0): T {
-    this.#call('bn_read', handle, offset, into, into.byteLength);
+    this.call('bn_read', handle, offset, into, into.byteLength);
     return into;
   }
 
@@ -111,10 +112,10 @@ export class Context {
 
   /** dtype, from, to, rows, columns, first row, count. */
   packDense(...args: [number, number, number, number, number, number, number]): void {
-    this.#call('bn_pack_dense', ...args);
+    this.call('bn_pack_dense', ...args);
   }
 
   run(words: readonly number[]): void {
-    this.#call('bn_run', Int32Array.from(words), words.length);
+    this.call('bn_run', Int32Array.from(words), words.length);
   }
 }

@@ -1,5 +1,4 @@
 /** What the cuda backend refuses and how it fails: with a code, the reason and the next step, and so that the next load works. */
-import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,6 +10,7 @@ import { ABI_VERSION } from '../../src/kernels/cuda/abi.ts';
 import type { NativeLibrary } from '../../src/kernels/cuda/host.ts';
 import { createCudaBackend } from '../../src/kernels/cuda/open.ts';
 import { synthesized } from '../../src/oracle/kit/models.ts';
+import { compiledLibrary } from './compiled.ts';
 import { ILLEGAL_ADDRESS, OUT_OF_MEMORY, onShim, SHIM_MEMORY, shim, shimPath, watched } from './shim.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'bitnet-cuda-'));
@@ -24,17 +24,6 @@ async function refusal(act: () => unknown): Promise<[code: string, message: stri
     throw error;
   }
   throw new Error('nothing was refused');
-}
-
-/** A library of a few lines of C. */
-function compiled(name: string, code: string): string {
-  const [source, out] = [join(scratch, `${name}.c`), join(scratch, `${name}.so`)];
-  writeFileSync(source, code);
-  const { status, stderr } = spawnSync('g++', ['-shared', '-fPIC', '-x', 'c++', '-o', out, source], {
-    encoding: 'utf8',
-  });
-  if (status !== 0) throw new Error(stderr);
-  return out;
 }
 
 describe('without a library', () => {
@@ -57,6 +46,8 @@ describe('without a library', () => {
     const [code, message] = await refusal(cuda({ library: text }));
     expect(code).toBe('backend-unavailable');
     expect(message).toMatch(/^backend cuda: .*text\.so cannot be loaded, got .+ \(build it again on this machine/);
+    // There, and no folder, but it cannot be read.
+    expect((await refusal(cuda({ library: '/proc/self/mem' })))[1]).toContain('/proc/self/mem cannot be loaded, got ');
   });
 
   it('is never chosen by itself', async () => {
@@ -83,12 +74,16 @@ describe('without a library', () => {
 
 describe.skipIf(shimPath === undefined)('with a library', () => {
   it('takes only one of its own version', async () => {
-    const older = compiled('older', `extern "C" int bn_abi_version(void) { return ${ABI_VERSION + 1}; }`);
+    const older = compiledLibrary(
+      scratch,
+      'older',
+      `extern "C" int bn_abi_version(void) { return ${ABI_VERSION + 1}; }`,
+    );
     expect(await refusal(cuda({ library: older }))).toEqual([
       'backend-unavailable',
       `backend cuda: ${older} was built for another version of bitnet-ts, expected ABI version ${ABI_VERSION}, got ${ABI_VERSION + 1} (build it again: bitnet build-cuda)`,
     ]);
-    const other = compiled('other', 'extern "C" int something(void) { return 1; }');
+    const other = compiledLibrary(scratch, 'other', 'extern "C" int something(void) { return 1; }');
     expect(await refusal(cuda({ library: other }))).toEqual([
       'backend-unavailable',
       `backend cuda: ${other} is not the CUDA library of bitnet-ts (build it again: bitnet build-cuda)`,

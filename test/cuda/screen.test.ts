@@ -4,6 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { afterEach, describe, expect, it } from 'vitest';
+import { BitnetError } from '../../src/errors.ts';
 import { values } from '../../src/kernels/conformance/values.ts';
 import { DENSE_CODE, Op } from '../../src/kernels/cuda/abi.ts';
 import type { CudaWeight } from '../../src/kernels/cuda/memory.ts';
@@ -14,7 +15,8 @@ import { encodeAffine } from '../../src/tensors/affine.ts';
 import { encodeBF16, encodeF16, encodeF32 } from '../../src/tensors/floats.ts';
 import { encodeQ6_K } from '../../src/tensors/q6_k.ts';
 import { encodeQ8_0 } from '../../src/tensors/q8_0.ts';
-import { shim, shimPath, watched } from './shim.ts';
+import { topRowOf } from '../../src/tensors/top-row.ts';
+import { OUT_OF_MEMORY, shim, shimPath, watched } from './shim.ts';
 
 const ENCODERS: Record<DenseType, (data: Float32Array) => Uint8Array> = {
   F32: encodeF32,
@@ -42,6 +44,14 @@ function upload(backend: Backend, { dtype, rows, columns, bytes }: Head): Promis
     return 1;
   };
   return backend.upload({ kind: 'dense', name: 'head', dtype, rows, columns, byteLength: bytes.length, fill });
+}
+
+/** Of the list that a call of bn_run got. */
+function opcodesOf(args: readonly unknown[]): number[] {
+  const [, words, count] = args as [unknown, Int32Array, number];
+  const opcodes: number[] = [];
+  for (let at = 0; at < count; at += words[at + 1]) opcodes.push(words[at]);
+  return opcodes;
 }
 
 /** All products, by the definition. */
@@ -319,6 +329,21 @@ describe.skipIf(shimPath === undefined)('the screened head on the CPU shim', () 
     }
   });
 
+  it('tells nothing of products that are minus infinity, as every backend', async () => {
+    const [rows, columns, n] = [620, 64, 5];
+    const data = values('normal', rows * columns, 28);
+    data.fill(-3e38, 7 * columns, 8 * columns);
+    const head = headOf('BF16', rows, columns, data);
+    const backend = await open();
+    const [input, out] = [backend.alloc('f32', [n, columns]), backend.alloc('f32', [n, rows])];
+    backend.write(input, x(n, columns, 36).map(Math.abs));
+    backend.denseTopK(out, await upload(backend, head), input, 3, n);
+    const tops = await backend.readTop(out, n);
+    const products = await backend.read(out, n * rows);
+    expect(tops).toEqual(tops.map((_, row) => topRowOf(products.subarray(row * rows, (row + 1) * rows))));
+    expect(Math.max(...tops.map(({ ids }) => ids.length))).toBeLessThan(100);
+  });
+
   it('is replayed, with its index made once, and only for rows that are worth it', async () => {
     const [rows, columns, k] = [620, 64, 3];
     const head = headOf('Q8_0', rows, columns, values('normal', rows * columns, 26));
@@ -326,22 +351,45 @@ describe.skipIf(shimPath === undefined)('the screened head on the CPU shim', () 
     opened.push(backend);
     const weight = await upload(backend, head);
     const [input, out] = [backend.alloc('f32', [8, columns]), backend.alloc('f32', [8, rows])];
-    const opcodes: number[][] = [];
+    const lists: number[][][] = [];
     for (const n of [4, 5, 5, 5, 5]) {
-      const data = x(n, columns, 30 + opcodes.length);
+      const data = x(n, columns, 30 + lists.length);
+      calls.length = 0;
       backend.write(input, data);
       backend.denseTopK(out, weight, input, k, n);
       expect(verdict(await productsOf(head, data), await backend.read(out, n * rows), rows, k).wrong).toEqual([]);
-      const lists = calls
-        .filter(({ name }) => name === 'bn_run')
-        .map(({ args }) => args as [unknown, Int32Array, number]);
-      const [, words, count] = lists[lists.length - 1];
-      opcodes.push([]);
-      for (let at = 0; at < count; at += words[at + 1]) opcodes.at(-1)?.push(words[at]);
+      lists.push(calls.filter(({ name }) => name === 'bn_run').map(({ args }) => opcodesOf(args)));
     }
-    const again = [Op.DENSE_TOP_K];
-    expect(opcodes).toEqual([[Op.DENSE_MATMUL, Op.TOP_K], [Op.DENSE_INDEX, Op.DENSE_TOP_K], again, again, again]);
-    expect(device.info().replays).toBe(2);
+    const again = [[Op.DENSE_TOP_K]];
+    expect(lists).toEqual([[[Op.DENSE_MATMUL, Op.TOP_K]], [[Op.DENSE_INDEX], ...again], again, again, again]);
+    expect(device.info().replays).toBe(3);
+  });
+
+  it('has its index whatever memory was missing when it was first asked', async () => {
+    const [rows, columns, k, n] = [620, 64, 3, 5];
+    const head = headOf('F16', rows, columns, values('normal', rows * columns, 27));
+    const data = x(n, columns, 35);
+    const products = await productsOf(head, data);
+    let failures = 0;
+    for (let after = 0; after < 12; after++) {
+      const backend = await open();
+      const weight = await upload(backend, head);
+      const [input, out] = [backend.alloc('f32', [n, columns]), backend.alloc('f32', [n, rows])];
+      backend.write(input, data);
+      const act = async () => {
+        backend.denseTopK(out, weight, input, k, n);
+        return await backend.read(out, n * rows);
+      };
+      shim('failWith', OUT_OF_MEMORY);
+      shim('failAfter', after);
+      const failed = await act().catch((error: unknown) => error);
+      shim('failAfter', -1);
+      if (failed instanceof BitnetError && failed.code === 'out-of-memory') failures++;
+      const { wrong, left } = verdict(products, await act(), rows, k);
+      expect(wrong).toEqual([]);
+      expect(Math.min(...left), `${after} calls, then none`).toBeGreaterThan(300);
+    }
+    expect(failures).toBeGreaterThan(3);
   });
 
   it('pays from five rows on, for types and widths that the library estimates', () => {

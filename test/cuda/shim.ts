@@ -117,7 +117,11 @@ export class TestBackend extends CudaBackend {
         const act = found.find(prototype);
         const name = /bn_\w+/.exec(prototype)?.[0] ?? '';
         return (...args) => {
-          calls.push({ name, args });
+          // As they were: the next list is written over this one.
+          calls.push({
+            name,
+            args: name === 'bn_run' ? args.map((arg) => (arg instanceof Int32Array ? arg.slice() : arg)) : args,
+          });
           return act(...args);
         };
       },

@@ -90,6 +90,24 @@ describe('a wide vocabulary', () => {
     await backend.dispose();
   });
 
+  it('refuses a row in which fewer than the greatest that were wanted are numbers', async () => {
+    const backend = await wasm({ threads: 1 })();
+    const weights = await loadWeights(
+      await openGguf(memorySource(await wideModel({ vocabulary: 2100, padding: 0 }))),
+      backend,
+    );
+    const readTop = async () => [{ ids: Int32Array.of(7, 9), values: Float32Array.of(1, 2) }];
+    const stepper = new Stepper(Object.assign(backend, { readTop }), weights, 64);
+    const kv = backend.allocKv(kvShapeOf(weights.config, { contextSize: 4 }));
+    const step = (top: number) => stepper.step([{ kv, position: 0, ids: [3], logits: 'last', top }]);
+    expect((await step(2))[0].ids).toEqual(Int32Array.of(7, 9));
+    await expect(step(3)).rejects.toMatchObject({
+      code: 'not-finite',
+      message: expect.stringContaining('token row 0: the model produced a logit that is not a number, got -Infinity'),
+    });
+    await backend.dispose();
+  });
+
   it('more sequences than the output matrix takes at a time', async () => {
     const backend = await wasm({ threads: 2 })();
     const weights = await loadWeights(

@@ -333,8 +333,14 @@ export class CudaBackend implements Backend {
   #needIndex(weight: CudaWeight): number {
     const known = this.#indexes.get(weight);
     if (known !== undefined) return known;
-    const index = this.#take(indexLength(weight) * 4, `norms of ${weight.name}`);
-    this.#push(Op.DENSE_INDEX, index, weight.dtype, weight.handle, weight.rows, weight.columns);
+    this.#flush();
+    const bytes = indexLength(weight) * 4;
+    const index = this.#take(bytes, `norms of ${weight.name}`);
+    // A list of its own: where a longer one found no memory the index would stay zeros, by which no product is ever left out.
+    this.#giveOnError(index, bytes, () => {
+      this.#push(Op.DENSE_INDEX, index, weight.dtype, weight.handle, weight.rows, weight.columns);
+      this.#flush();
+    });
     this.#indexes.set(weight, index);
     return index;
   }

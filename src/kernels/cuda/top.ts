@@ -65,13 +65,16 @@ export function rowWords(room: number): number {
 /** More than there are pairs of a row; an id and a place make one integer below 2^53. */
 const PLACES = 2 ** 22;
 
-/** Pairs of an id and a value, which come in no order; for 64 sequences as many times a token, so a comparator would cost too much. */
+/**
+ * Pairs of an id and a value, which come in no order; for 64 sequences as many times a token, so a comparator would cost too much. Minus
+ * infinity, which an estimate cannot rule out, is not worth telling.
+ */
 function sortedPairs(words: Int32Array): TopRow {
-  const count = words.length / 2;
-  const keys = new Float64Array(count);
-  for (let i = 0; i < count; i++) keys[i] = words[2 * i] * PLACES + i;
-  keys.sort();
   const floats = new Float32Array(words.buffer, words.byteOffset, words.length);
+  const all = new Float64Array(words.length / 2);
+  let count = 0;
+  for (let i = 0; i < all.length; i++) if (floats[2 * i + 1] !== -Infinity) all[count++] = words[2 * i] * PLACES + i;
+  const keys = all.subarray(0, count).sort();
   const ids = new Int32Array(count);
   const values = new Float32Array(count);
   for (let i = 0; i < count; i++) {

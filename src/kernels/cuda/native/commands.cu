@@ -11,7 +11,7 @@ namespace {
 /* Rows of an op whose grid has them as its second dimension. */
 constexpr int MAX_ROWS = 65535;
 constexpr int MAX_HEAD_DIM = 1024;
-/* Rows of four matrices in one launch are counted in 31 bits. */
+/* Rows of four matrices in one launch, and steps beyond the last of a row of logits, are counted in 31 bits. */
 constexpr int MAX_MATRIX_ROWS = 1 << 28;
 constexpr int HEADER_WORDS = 2;
 constexpr int DYNAMIC_WORDS = 3; /* keys, values, position: the last words of a KV command */
@@ -63,12 +63,12 @@ class Arguments {
     std::memcpy(&out, at_++, 4);
     return out;
   }
+  /* `low` in place of a wrong one: others are divided by it before anybody asks whether it was right. */
   int number(const char* name, int64_t low, int64_t high) {
     const int32_t value = word();
-    if (value < low || value > high) {
-      wrong(std::string(name) + ": expected " + std::to_string(low) + " to " + std::to_string(high) + ", got " + std::to_string(value));
-    }
-    return value;
+    if (value >= low && value <= high) return value;
+    wrong(std::string(name) + ": expected " + std::to_string(low) + " to " + std::to_string(high) + ", got " + std::to_string(value));
+    return static_cast<int>(low);
   }
   int maxRowColumns() const { return bn::maxRowColumns(c_.properties.sharedMemPerBlockOptin); }
   void want(bool condition, const char* what) {
@@ -368,7 +368,7 @@ void parseTopK(Arguments& a, std::vector<Op>& ops) {
   Op op(Op::Kind::TOP_K);
   TopKArgs& t = op.topK;
   const Ref out = a.ref(), x = a.ref();
-  t.columns = a.number("columns", 1, INT32_MAX);
+  t.columns = a.number("columns", 1, MAX_MATRIX_ROWS);
   t.k = a.number("k", 1, t.columns);
   t.room = a.number("room", 1, 1 << 24);
   t.n = a.number("rows", 0, MAX_ROWS);
@@ -389,7 +389,7 @@ void parseDenseIndex(Arguments& a, std::vector<Op>& ops) {
   const Ref index = {a.word(), 0};
   d.dtype = a.number("type", BN_F16, BN_AFFINE);
   const Ref weight = {a.word(), 0};
-  d.rows = a.number("rows of the matrix", 1, INT32_MAX);
+  d.rows = a.number("rows of the matrix", 1, MAX_MATRIX_ROWS);
   d.columns = a.number("columns", 1, MAX_ESTIMATED_COLUMNS);
   wantEstimable(a, d.dtype, d.columns);
   d.index = a.at<float>("index", index, 3 * static_cast<int64_t>(d.rows));
@@ -404,7 +404,7 @@ void parseDenseTopK(Arguments& a, std::vector<Op>& ops) {
   const Ref out = a.ref(), top = a.ref();
   d.dtype = a.number("type", BN_F16, BN_AFFINE);
   const Ref weight = {a.word(), 0}, index = {a.word(), 0};
-  d.rows = a.number("rows of the matrix", 1, INT32_MAX);
+  d.rows = a.number("rows of the matrix", 1, MAX_MATRIX_ROWS);
   d.columns = a.number("columns", 1, MAX_ESTIMATED_COLUMNS);
   const Ref x = a.ref();
   t.k = a.number("k", 1, d.rows);

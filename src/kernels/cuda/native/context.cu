@@ -381,6 +381,7 @@ BN_API int32_t bn_write(void* context, int32_t handle, uint64_t offset, const vo
     const bn::Buffer* buffer = nullptr;
     if (const int32_t code = bn::checkRange(c, "write", handle, offset, bytes, buffer)) return code;
     if (bytes == 0) return BN_OK;
+    if (data == nullptr) return c.fail(BN_ERR_ARGUMENT, "write: no data");
     const cudaError_t e = c.send(buffer->at + offset, data, bytes);
     return e == cudaSuccess ? BN_OK : c.failCuda(e, "writing to a buffer");
   });
@@ -390,6 +391,7 @@ BN_API int32_t bn_read(void* context, int32_t handle, uint64_t offset, void* dat
   return bn::guarded(context, [&](Context& c) -> int32_t {
     const bn::Buffer* buffer = nullptr;
     if (const int32_t code = bn::checkRange(c, "read", handle, offset, bytes, buffer)) return code;
+    if (bytes > 0 && data == nullptr) return c.fail(BN_ERR_ARGUMENT, "read: no place for the data");
     const bool small = bytes <= bn::BOUNCE_BYTES;
     cudaError_t e = cudaSuccess;
     if (bytes > 0) {
