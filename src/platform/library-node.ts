@@ -4,7 +4,7 @@
  * @module
  */
 
-import { BitnetError } from '../errors.ts';
+import { BitnetError, show, want } from '../errors.ts';
 import type { CudaHost, NativeLibrary } from '../kernels/cuda/host.ts';
 
 const WHERE = 'backend cuda';
@@ -33,14 +33,20 @@ async function findLibrary(option: string | undefined): Promise<string> {
   const { stat } = await import('node:fs/promises');
   const { fileURLToPath } = await import('node:url');
   const { resolve } = await import('node:path');
-  const named = option ?? fromEnvironment();
+  want(option === undefined || typeof option === 'string', 'bad-argument', 'not the path of a library', () => ({
+    where: `${WHERE}: library`,
+    got: show(option),
+  }));
+  const variable = fromEnvironment();
+  const named = option ?? variable.value;
   // A whole path: a bare name would be looked for in the system's folders.
   const path = resolve(named ?? fileURLToPath(BUILT));
   const what =
     named === undefined
       ? 'the library is not built'
       : `there is no library where ${option === undefined ? VARIABLE : 'the option library'} says`;
-  const hint = 'bitnet build-cuda makes it; it needs nvcc, not a GPU';
+  const isHidden = option === undefined && variable.isHidden;
+  const hint = `bitnet build-cuda makes it; it needs nvcc, not a GPU${isHidden ? `; ${VARIABLE} is read with --allow-env` : ''}`;
   // `access` would ask more of Deno's permissions.
   const found = await stat(path).catch((cause: unknown) => {
     const got = hasCode(cause, 'ENOENT') ? `no file ${path}` : firstLine(cause);
@@ -60,8 +66,15 @@ async function findLibrary(option: string | undefined): Promise<string> {
 async function wantWhole(path: string, bytes: number): Promise<void> {
   const { open } = await import('node:fs/promises');
   const header = new DataView(new ArrayBuffer(64));
-  const file = await open(path, 'r');
-  const { bytesRead } = await file.read(new Uint8Array(header.buffer), 0, 64, 0).finally(() => file.close());
+  const bytesRead = await open(path, 'r')
+    .then((file) => file.read(new Uint8Array(header.buffer), 0, 64, 0).finally(() => file.close()))
+    .then(
+      (read) => read.bytesRead,
+      (cause: unknown) => {
+        const facts = { where: WHERE, got: firstLine(cause), hint: allowing(cause) ?? 'who runs this has to read it' };
+        throw new BitnetError('backend-unavailable', `${path} cannot be read`, facts, cause);
+      },
+    );
   const [ELF, BITS_64, LITTLE] = [0x7f454c46, 2, 1];
   const isElf = bytesRead === 64 && header.getUint32(0) === ELF;
   // What is none, or of another machine, the loader refuses in its own words.
@@ -77,11 +90,11 @@ async function wantWhole(path: string, bytes: number): Promise<void> {
   });
 }
 
-function fromEnvironment(): string | undefined {
+function fromEnvironment(): { value: string | undefined; isHidden: boolean } {
   try {
-    return process.env[VARIABLE] || undefined;
+    return { value: process.env[VARIABLE] || undefined, isHidden: false };
   } catch {
-    return undefined; // Deno without --allow-env: nothing that could be read was named
+    return { value: undefined, isHidden: true }; // Deno without --allow-env
   }
 }
 
