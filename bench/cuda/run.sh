@@ -79,7 +79,7 @@ else
   ARCH=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d .)
   ARCH=${ARCH:-90}
   if [ "$JS" != none ]; then
-    limited 90 "$JS" src/kernels/cuda/build.mjs --arch "$ARCH" --jobs 8 --out "$LIBRARY" >"$OUT/build.txt" 2>&1
+    limited 90 "$JS" src/kernels/cuda/build.mjs --arch "$ARCH" --jobs 8 --allow-spills --out "$LIBRARY" >"$OUT/build.txt" 2>&1
   else
     # The flags of build.mjs.
     compile 80 o nvcc -fmad=false -prec-div=true -prec-sqrt=true -ftz=false -std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden \

@@ -43,6 +43,7 @@ export const buildCuda = command({
       throw new BitnetError('io', 'the sources of the CUDA library are not here', { where: SCRIPT }, cause);
     });
     const options = [
+      '--allow-spills',
       ...(args.arch === undefined ? [] : ['--arch', args.arch]),
       ...(args.jobs === undefined ? [] : ['--jobs', String(args.jobs)]),
       ...(args.output === undefined ? [] : ['--out', args.output]),
@@ -50,6 +51,8 @@ export const buildCuda = command({
     // It calls compilers, so it has a process of its own, which Ctrl-C ends as well.
     const before = detectPlatform().runtime.startsWith('deno') ? ['run', '--allow-all'] : [];
     const child = spawn(process.execPath, [...before, SCRIPT, ...options], { stdio: 'inherit' });
+    // Who ends this process by its id ends that one too.
+    io.signal.addEventListener('abort', () => child.kill('SIGTERM'), { once: true });
     const [code] = await once(child, 'close');
     io.signal.throwIfAborted();
     return code === 0 ? 0 : 1;

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { BitnetError } from '../errors.ts';
+import { BitnetError, show, want } from '../errors.ts';
 import type { CudaHost, NativeLibrary } from '../kernels/cuda/host.ts';
 
 const WHERE = 'backend cuda';
@@ -33,14 +33,20 @@ async function findLibrary(option: string | undefined): Promise<string> {
   const { stat } = await import('node:fs/promises');
   const { fileURLToPath } = await import('node:url');
   const { resolve } = await import('node:path');
-  const named = option ?? fromEnvironment();
+  want(option === undefined || typeof option === 'string', 'bad-argument', 'not the path of a library', () => ({
+    where: `${WHERE}: library`,
+    got: show(option),
+  }));
+  const variable = fromEnvironment();
+  const named = option ?? variable.value;
   // A whole path: a bare name would be looked for in the system's folders.
   const path = resolve(named ?? fileURLToPath(BUILT));
   const what =
     named === undefined
       ? 'the library is not built'
       : `there is no library where ${option === undefined ? VARIABLE : 'the option library'} says`;
-  const hint = 'bitnet build-cuda makes it; it needs nvcc, not a GPU';
+  const isHidden = option === undefined && variable.isHidden;
+  const hint = `bitnet build-cuda makes it; it needs nvcc, not a GPU${isHidden ? `; ${VARIABLE} is read with --allow-env` : ''}`;
   // `access` would ask more of Deno's permissions.
   const found = await stat(path).catch((cause: unknown) => {
     const got = hasCode(cause, 'ENOENT') ? `no file ${path}` : firstLine(cause);
@@ -58,10 +64,13 @@ async function findLibrary(option: string | undefined): Promise<string> {
  * ELF file is its table of sections: bytes 40 to 47 of the header tell where that begins, 58 and 60 its entries' bytes and number.
  */
 async function wantWhole(path: string, bytes: number): Promise<void> {
-  const header = await headerOf(path).catch(() => undefined);
+  const header = await headerOf(path).catch((cause: unknown) => {
+    const facts = { where: WHERE, got: firstLine(cause), hint: allowing(cause) ?? 'who runs this has to read it' };
+    throw new BitnetError('backend-unavailable', `${path} cannot be read`, facts, cause);
+  });
   const [ELF, BITS_64, LITTLE] = [0x7f454c46, 2, 1];
-  const isElf = header?.getUint32(0) === ELF;
-  // What is none, of another machine, or cannot be read, the loader refuses in its own words.
+  const isElf = header.getUint32(0) === ELF;
+  // What is none, or of another machine, the loader refuses in its own words.
   if (!isElf || header.getUint8(4) !== BITS_64 || header.getUint8(5) !== LITTLE) return;
   const sections = header.getUint16(58, true) * header.getUint16(60, true);
   const end = Number(header.getBigUint64(40, true)) + sections;
@@ -83,11 +92,11 @@ async function headerOf(path: string): Promise<DataView> {
   return header;
 }
 
-function fromEnvironment(): string | undefined {
+function fromEnvironment(): { value: string | undefined; isHidden: boolean } {
   try {
-    return process.env[VARIABLE] || undefined;
+    return { value: process.env[VARIABLE] || undefined, isHidden: false };
   } catch {
-    return undefined; // Deno without --allow-env: nothing that could be read was named
+    return { value: undefined, isHidden: true }; // Deno without --allow-env
   }
 }
 

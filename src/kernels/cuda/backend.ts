@@ -23,7 +23,16 @@ import type {
   WeightSource,
 } from '../interface.ts';
 import { AS_IN_FILES, DENSE_CODE, Op } from './abi.ts';
-import { BATCH_ROWS, Books, CudaRehearsal, capacityOf, HEAD_ROWS, STAGING_BYTES, stagedRows } from './books.ts';
+import {
+  BATCH_ROWS,
+  Books,
+  CudaRehearsal,
+  capacityOf,
+  HEAD_ROWS,
+  reserveOf,
+  STAGING_BYTES,
+  stagedRows,
+} from './books.ts';
 import { CommandList } from './commands.ts';
 import { type Device, WHERE } from './device.ts';
 import {
@@ -85,6 +94,9 @@ export class CudaBackend implements Backend {
 
   allocKv(shape: KvShape): KvCache {
     const [keys, values] = [kvBytes(shape, shape.kType), kvBytes(shape, shape.vType)];
+    const { freeBytes, totalBytes } = this.#device.info();
+    // Sessions up to the last byte would leave none of them the room for its first token. Half: what the driver rounds up is no plan's.
+    if (keys + values > freeBytes - reserveOf(totalBytes) / 2) throw this.#noRoomFor(shape, keys + values);
     try {
       return new CudaKv(shape, this, ...this.#takeBoth(keys, values, `KV cache of ${shape.contextSize} positions`));
     } catch (error) {
@@ -94,13 +106,13 @@ export class CudaBackend implements Backend {
   }
 
   /** What a context would take, what there is, and the longest context for which that is enough. */
-  #noRoomFor({ contextSize }: KvShape, bytes: number, cause: BitnetError): BitnetError {
+  #noRoomFor({ contextSize }: KvShape, bytes: number, cause?: BitnetError): BitnetError {
     const { freeBytes, totalBytes } = this.#device.info();
     const fits = Math.floor(capacityOf(freeBytes, totalBytes) / (bytes / contextSize));
     const facts = {
       where: 'context',
       expected: `${bytes} bytes`,
-      got: `${freeBytes} bytes free of ${totalBytes} on the device`,
+      got: `${freeBytes} bytes free of ${totalBytes} on the device, some of which the driver needs`,
       hint: fits > 0 && fits < contextSize ? `a context of ${fits} fits` : 'a smaller context, batch or model',
     };
     return new BitnetError(

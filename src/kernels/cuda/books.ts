@@ -26,7 +26,11 @@ const LARGE = 1 << 20;
  * A thirty-second of it, at most 256 MiB.
  */
 export function capacityOf(freeBytes: number, totalBytes: number): number {
-  return Math.max(0, freeBytes - Math.min(256 << 20, Math.floor(totalBytes / 32)));
+  return Math.max(0, freeBytes - reserveOf(totalBytes));
+}
+
+export function reserveOf(totalBytes: number): number {
+  return Math.min(256 << 20, Math.floor(totalBytes / 32));
 }
 
 /** MAX_SCORE_FLOATS of `native/run.cu`: more rows of attention are done one after the other. */

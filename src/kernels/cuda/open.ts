@@ -3,11 +3,14 @@
  * @module
  */
 
-import { want } from '../../errors.ts';
+import { show, want } from '../../errors.ts';
 import type { Backend, BackendInfo } from '../interface.ts';
 import { CudaBackend } from './backend.ts';
 import { Device, WHERE } from './device.ts';
 import type { CudaHost } from './host.ts';
+
+/** No machine has as many. */
+const LAST_DEVICE = 1023;
 
 export interface CudaOptions {
   /** Number of the GPU, as the CUDA runtime counts them (CUDA_VISIBLE_DEVICES). Default 0. */
@@ -22,11 +25,16 @@ export interface CudaOptions {
 /** Opens the backend. Throws `backend-unavailable` with the reason and the next step where there is no library or no device. */
 export async function createCudaBackend(options: CudaOptions, host: CudaHost): Promise<Backend> {
   const { device: number = 0, library } = options;
-  want(Number.isInteger(number) && number >= 0 && number < 1024, 'bad-argument', 'not the number of a device', () => ({
-    where: `${WHERE}: device`,
-    expected: 'an integer from 0',
-    got: String(number),
-  }));
+  want(
+    Number.isInteger(number) && number >= 0 && number <= LAST_DEVICE,
+    'bad-argument',
+    'not the number of a device',
+    () => ({
+      where: `${WHERE}: device`,
+      expected: `an integer from 0 to ${LAST_DEVICE}`,
+      got: show(number),
+    }),
+  );
   const device = Device.open(await host.loadLibrary(library), number);
   try {
     const { name, computeCapability } = device.info();
