@@ -47,7 +47,7 @@ describe('without a library', () => {
     expect(code).toBe('backend-unavailable');
     expect(message).toMatch(/^backend cuda: .*text\.so cannot be loaded, got .+ \(build it again on this machine/);
     // There, and no folder, but it cannot be read.
-    expect((await refusal(cuda({ library: '/proc/self/mem' })))[1]).toContain('/proc/self/mem cannot be loaded, got ');
+    expect((await refusal(cuda({ library: '/proc/self/mem' })))[1]).toContain('/proc/self/mem cannot be read, got ');
   });
 
   it('is never chosen by itself', async () => {

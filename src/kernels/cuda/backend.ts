@@ -29,6 +29,7 @@ import {
   CudaRehearsal,
   capacityOf,
   HEAD_ROWS,
+  noRoomFor,
   reserveOf,
   STAGING_BYTES,
   stagedRows,
@@ -94,33 +95,16 @@ export class CudaBackend implements Backend {
 
   allocKv(shape: KvShape): KvCache {
     const [keys, values] = [kvBytes(shape, shape.kType), kvBytes(shape, shape.vType)];
+    const bytes = keys + values;
     const { freeBytes, totalBytes } = this.#device.info();
     // Sessions up to the last byte would leave none of them the room for its first token. Half: what the driver rounds up is no plan's.
-    if (keys + values > freeBytes - reserveOf(totalBytes) / 2) throw this.#noRoomFor(shape, keys + values);
+    if (bytes > freeBytes - reserveOf(totalBytes) / 2) throw noRoomFor(shape, bytes, this.#device.info());
     try {
       return new CudaKv(shape, this, ...this.#takeBoth(keys, values, `KV cache of ${shape.contextSize} positions`));
     } catch (error) {
       if (!(error instanceof BitnetError) || error.code !== 'out-of-memory') throw error;
-      throw this.#noRoomFor(shape, keys + values, error);
+      throw noRoomFor(shape, bytes, this.#device.info(), error);
     }
-  }
-
-  /** What a context would take, what there is, and the longest context for which that is enough. */
-  #noRoomFor({ contextSize }: KvShape, bytes: number, cause?: BitnetError): BitnetError {
-    const { freeBytes, totalBytes } = this.#device.info();
-    const fits = Math.floor(capacityOf(freeBytes, totalBytes) / (bytes / contextSize));
-    const facts = {
-      where: 'context',
-      expected: `${bytes} bytes`,
-      got: `${freeBytes} bytes free of ${totalBytes} on the device, some of which the driver needs`,
-      hint: fits > 0 && fits < contextSize ? `a context of ${fits} fits` : 'a smaller context, batch or model',
-    };
-    return new BitnetError(
-      'out-of-memory',
-      `no room for the keys and values of ${contextSize} positions`,
-      facts,
-      cause,
-    );
   }
 
   free(memory: Buf | QuantizedBuf | KvCache): void {

@@ -3,8 +3,10 @@
  * @module
  */
 
+import { BitnetError } from '../../errors.ts';
 import type { Buf, BufType, KvCache, KvShape, QuantizedBuf, Rehearsal, WeightShape } from '../interface.ts';
 import { AS_IN_FILES, DENSE_CODE } from './abi.ts';
+import type { DeviceInfo } from './device.ts';
 import { bufBytes, CudaBuf, CudaKv, CudaQuantized, kvBytes, quantizedBytes } from './memory.ts';
 
 /** Matrices that the device rearranges get there in pieces of about this size. */
@@ -31,6 +33,23 @@ export function capacityOf(freeBytes: number, totalBytes: number): number {
 
 export function reserveOf(totalBytes: number): number {
   return Math.min(256 << 20, Math.floor(totalBytes / 32));
+}
+
+/** What a context would take, what there is, and the longest context for which that is enough. */
+export function noRoomFor(
+  { contextSize }: KvShape,
+  bytes: number,
+  { freeBytes, totalBytes }: Pick<DeviceInfo, 'freeBytes' | 'totalBytes'>,
+  cause?: BitnetError,
+): BitnetError {
+  const fits = Math.floor(capacityOf(freeBytes, totalBytes) / (bytes / contextSize));
+  const facts = {
+    where: 'context',
+    expected: `${bytes} bytes`,
+    got: `${freeBytes} bytes free of ${totalBytes} on the device, some of which the driver needs`,
+    hint: fits > 0 && fits < contextSize ? `a context of ${fits} fits` : 'a smaller context, batch or model',
+  };
+  return new BitnetError('out-of-memory', `no room for the keys and values of ${contextSize} positions`, facts, cause);
 }
 
 /** MAX_SCORE_FLOATS of `native/run.cu`: more rows of attention are done one after the other. */
