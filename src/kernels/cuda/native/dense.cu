@@ -22,13 +22,6 @@ __host__ __device__ constexpr int pitchOf(int dtype) {
 __host__ __device__ constexpr int stagesOf(int dtype) { return dtype == BN_F32 ? 2 : isPacked(dtype) ? 4 : 3; }
 __host__ __device__ constexpr int stageBytes(int dtype, int tokens) { return ROWS * pitchOf(dtype) + tokens * UNIT * 4; }
 
-/* Bytes 0..3 of a word, each plus `bias`, as floats: put into the fraction of 2^23 and taken off again, which is exact. */
-__device__ __forceinline__ void bytesToFloats(unsigned word, float bias, float* out) {
-  const float base = 8388608.0f - bias;
-#pragma unroll
-  for (int i = 0; i < 4; i++) out[i] = __uint_as_float(0x4b000000u | (word >> 8 * i & 0xffu)) - base;
-}
-
 /* Values of this thread's lanes in STEPS steps, quarter `quarter` of a unit. */
 template <int DTYPE>
 __device__ __forceinline__ void decodeQuarter(const uint8_t* unit, int quarter, int p, float (&w)[STEPS][8]) {

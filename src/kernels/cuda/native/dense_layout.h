@@ -67,6 +67,13 @@ __host__ __device__ constexpr int highShift(int column) { return column / 16 % 2
 __device__ __forceinline__ unsigned load16(const uint8_t* at) { return *reinterpret_cast<const uint16_t*>(at); }
 __device__ __forceinline__ float loadFloat(const uint8_t* at) { return *reinterpret_cast<const float*>(at); }
 
+/* Bytes 0..3 of a word, each plus `bias`, as floats: put into the fraction of 2^23 and taken off again, which is exact. */
+__device__ __forceinline__ void bytesToFloats(unsigned word, float bias, float* out) {
+  const float base = 8388608.0f - bias;
+#pragma unroll
+  for (int i = 0; i < 4; i++) out[i] = __uint_as_float(0x4b000000u | (word >> 8 * i & 0xffu)) - base;
+}
+
 /* One value of a row; for embeddings and odd shapes, where speed is not the point. */
 __device__ __forceinline__ float denseValue(int dtype, const uint8_t* row, int column) {
   if (dtype == BN_F32) return loadFloat(row + static_cast<int64_t>(column) * 4);

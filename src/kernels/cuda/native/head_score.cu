@@ -111,12 +111,6 @@ __global__ void __launch_bounds__(THREADS) prepareKernel(const float* x, int col
 
 /* ---- estimates ---- */
 
-/* Bytes 0..3 of a word less `bias`, as floats: put into the fraction of 2^23 and taken off again, which is exact. */
-__device__ __forceinline__ void bytesToFloats(unsigned word, float bias, float* out) {
-#pragma unroll
-  for (int i = 0; i < 4; i++) out[i] = __uint_as_float(0x4b000000u | (word >> 8 * i & 0xffu)) - (8388608.0f + bias);
-}
-
 /*
  * Of this lane's 16 columns of the 64 from `step` on, the eight from c0 + 16 * half on as pairs of f16. Their values are those of
  * `denseValue`. Both halves may lie in the same bytes; the compiler reads them once.
@@ -138,8 +132,8 @@ __device__ __forceinline__ void decode(const unsigned char* row, int step, int h
     const uint2 both = *reinterpret_cast<const uint2*>(row + step * 32 + (t % 2) * 16 + (t / 2) * 8);
     const unsigned low = half == 0 ? both.x : both.y;
     const unsigned high = *reinterpret_cast<const unsigned*>(row + Q6_HIGH + step * 16 + (t % 2) * 8 + (t / 2) * 4) >> 4 * half;
-    bytesToFloats((low & 0x0f0f0f0fu) | (high & 0x03030303u) << 4, 32.0f, w);
-    bytesToFloats((low >> 4 & 0x0f0f0f0fu) | (high >> 2 & 0x03030303u) << 4, 32.0f, w + 4);
+    bytesToFloats((low & 0x0f0f0f0fu) | (high & 0x03030303u) << 4, -32.0f, w);
+    bytesToFloats((low >> 4 & 0x0f0f0f0fu) | (high >> 2 & 0x03030303u) << 4, -32.0f, w + 4);
     const float d = halfToFloat(load16(row + Q6_D));
     const float group = static_cast<float>(static_cast<int8_t>(row[Q6_SCALES + step * 4 + (t / 2) * 2 + half]));
 #pragma unroll
@@ -149,8 +143,8 @@ __device__ __forceinline__ void decode(const unsigned char* row, int step, int h
     const int group = step * 2 + t / 2;
     const float a = DTYPE == BN_Q8_0 ? halfToFloat(load16(row + UNIT + group * 2)) : loadFloat(row + UNIT + group * 8);
     const float b = DTYPE == BN_Q8_0 ? 0.0f : loadFloat(row + UNIT + group * 8 + 4);
-    bytesToFloats(half == 0 ? both.x : both.z, DTYPE == BN_Q8_0 ? 128.0f : 0.0f, w);
-    bytesToFloats(half == 0 ? both.y : both.w, DTYPE == BN_Q8_0 ? 128.0f : 0.0f, w + 4);
+    bytesToFloats(half == 0 ? both.x : both.z, DTYPE == BN_Q8_0 ? -128.0f : 0.0f, w);
+    bytesToFloats(half == 0 ? both.y : both.w, DTYPE == BN_Q8_0 ? -128.0f : 0.0f, w + 4);
 #pragma unroll
     for (int e = 0; e < 8; e++) w[e] = DTYPE == BN_Q8_0 ? a * w[e] : a * w[e] - b;
   }
