@@ -37,6 +37,7 @@ export interface PlanOptions {
 
 /** What a model takes in a backend's memory, reckoned before anything of it is there. The three parts add up to `totalBytes`. */
 export interface PlannedMemory {
+  /** As they lie there: on a GPU each matrix in whole blocks. */
   readonly weightBytes: number;
   /** Keys and values of one session of `contextSize` positions; each further session takes as much again. */
   readonly kvBytes: number;

@@ -3,7 +3,9 @@
  * `.ci/run`, which names the library in BITNET_CUDA_BUILT.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { Code } from '../../src/kernels/cuda/abi.ts';
 import { Library } from './library.ts';
@@ -29,6 +31,22 @@ describe('npm run build:cuda', () => {
   it.skipIf(!nvcc)('refuses architectures that it has no kernels for', () => {
     const { status, stderr } = build(['--arch', '75']);
     expect([status, stderr]).toEqual([1, 'build:cuda: --arch 75: expected numbers from 80 on, such as 80,90\n']);
+  });
+
+  it('leaves no library of kernels that it found wrong', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'bitnet-build-'));
+    // Links something, and says nothing of any kernel.
+    const silent = join(folder, 'nvcc');
+    const script = '#!/bin/sh\n[ "$1" = --version ] && echo release 13.0 && exit\n[ "$1" != -shared ] || : >"$OUT"\n';
+    writeFileSync(silent, script, { mode: 0o755 });
+    const out = join(folder, 'lib.so');
+    const { status, stderr } = build(['--out', out], { NVCC: silent, OUT: `${out}.part` });
+    expect([status, stderr.trim().split('\n').at(-1)]).toEqual([
+      1,
+      'build:cuda: ptxas reported no kernel: is its output of another form?',
+    ]);
+    expect(readdirSync(folder)).toEqual(['nvcc']);
+    rmSync(folder, { recursive: true });
   });
 
   it.skipIf(built === undefined)('makes a library that says whether there is a card', () => {

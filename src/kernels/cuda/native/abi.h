@@ -3,7 +3,8 @@
  *
  * Every function returns BN_OK or a BN_ERR_ code; `bn_message` then tells what happened, with the numbers. Buffers are handles:
  * small positive integers, never reused in the life of a context. Work goes in as lists of commands (`../commands.md` draws their
- * words) and runs in order on one stream; only `bn_read`, `bn_free`, `bn_close` and writes of more than 4 MiB wait.
+ * words) and runs in order on one stream. `bn_read`, `bn_free`, `bn_pack_dense` and `bn_close` wait for it, and writes of more than
+ * 4 MiB; the others only where the library has to make room for itself.
  *
  * A context may be used from one thread at a time. Several contexts may be open, on one device or more. A process that was forked
  * cannot use what was opened before.
