@@ -122,10 +122,9 @@ void sequences(Library& lib, Commands& list, Outputs& outputs, int32_t m, int32_
 }
 
 void topK(Library& lib, Commands& list, Outputs& outputs, int32_t m, int32_t k, int32_t n, int32_t) {
-  const int32_t x = lib.put(floats(static_cast<size_t>(n) * m, 9)), room = k + 256;
-  const int32_t out = lib.alloc(static_cast<uint64_t>(n) * (2 + 2 * room) * 4);
-  list.add(BN_TOP_K, {out, 0, x, 0, m, k, room, n});
-  for (int32_t row = 0; row < n; row++) outputs.emplace_back(out, 8);  // pairs come in no order: their number and the flags
+  const int32_t x = lib.put(floats(static_cast<size_t>(n) * m, 9));
+  const int32_t out = output(lib, outputs, static_cast<uint64_t>(n) * (2 + 2 * TOP_ROOM) * 4);
+  list.add(BN_TOP_K, {out, 0, x, 0, m, k, TOP_ROOM, n});
 }
 
 // The k greatest of two different estimates: more may come than are asked for, and which depends on the tensor cores.
@@ -143,8 +142,8 @@ void denseTopK(Library& lib, Commands& list, Outputs& outputs, int32_t m, int32_
   list.add(BN_DENSE_TOP_K, {out, 0, top, 0, dtype, weights, index, m, k, x, 0, TOP_COUNT, TOP_ROOM, n});
 }
 
-// Of rows of pairs: the flags, and the TOP_COUNT greatest with their products, in order. A product of -0 cannot be among them.
-std::vector<uint8_t> greatestPairs(const std::vector<uint8_t>& bytes) {
+// Of rows of pairs: the flags, and at most `most` of the greatest with their products, in order. A product of -0 cannot be among them.
+std::vector<uint8_t> greatestPairs(const std::vector<uint8_t>& bytes, size_t most) {
   std::vector<uint8_t> out;
   const size_t rowWords = 2 + 2 * TOP_ROOM;
   std::vector<int32_t> words(bytes.size() / 4);
@@ -157,7 +156,7 @@ std::vector<uint8_t> greatestPairs(const std::vector<uint8_t>& bytes) {
       pairs.emplace_back(-value, words[at + 2 + 2 * i]);
     }
     std::sort(pairs.begin(), pairs.end());
-    pairs.resize(TOP_COUNT);
+    pairs.resize(std::min(pairs.size(), most));
     const auto put = [&out](const void* from) { out.insert(out.end(), static_cast<const uint8_t*>(from), static_cast<const uint8_t*>(from) + 4); };
     put(&words[at + 1]);
     for (const auto& [value, id] : pairs) put(&value), put(&id);
@@ -176,11 +175,12 @@ std::vector<std::vector<uint8_t>> runCase(const std::string& path, const Case& o
     if (i > 0) continue;
     for (const auto& [handle, bytes] : outputs) out.push_back(lib.read(handle, bytes));
   }
-  if (one.make == denseTopK) {
-    // The first run and the last: in no order, so only what is among the greatest can be compared.
-    const std::vector<uint8_t> first = greatestPairs(out[1]);
-    out[1] = greatestPairs(lib.read(outputs[1].first, outputs[1].second));
-    if (first != out[1]) out[1].push_back(1);
+  if (one.make == topK || one.make == denseTopK) {
+    // The first run and the last: pairs come in no order, and of estimates only the greatest have to.
+    const size_t most = one.make == topK ? TOP_ROOM : TOP_COUNT;
+    const std::vector<uint8_t> first = greatestPairs(out.back(), most);
+    out.back() = greatestPairs(lib.read(outputs.back().first, outputs.back().second), most);
+    if (first != out.back()) out.back().push_back(1);
     return out;
   }
   if (times > 1 && one.make != attention && one.make != gated) {  // those change what they read

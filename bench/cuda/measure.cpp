@@ -311,7 +311,6 @@ struct Model {
   }
 };
 
-// Bytes of ternary weights that a step reads.
 // The shapes by bitnet.cpp's kernel, GB/s; 0 where there is none.
 std::vector<double> peerRates(const Sizes& s, double ceiling, const std::vector<std::pair<int32_t, int32_t>>& shapes) {
   std::vector<double> out;
@@ -329,6 +328,7 @@ std::vector<double> peerRates(const Sizes& s, double ceiling, const std::vector<
   return out;
 }
 
+// Bytes of ternary weights that a step reads.
 double ternaryBytes(const Sizes& s) {
   const double q = s.heads * s.dim, kv = s.kvHeads * s.dim;
   return s.layers * ((2 * q + 2 * kv) * s.hidden + 3.0 * s.ffn * s.hidden) / 4;
