@@ -71,6 +71,7 @@ export type {
   Rehearsal,
   RopeStyle,
   Segment,
+  TopRow,
   Weight,
   WeightShape,
   WeightSource,
