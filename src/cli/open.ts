@@ -115,8 +115,8 @@ export async function openModel(
       const plan = planLine(model);
       if (plan !== undefined) io.note(plan);
       for (const note of model.notes) io.note(`note: ${note}`);
-      if (args['gpu-layers'] !== undefined && args['gpu-layers'] > 0)
-        if (model.backend.name !== 'cuda') io.note('note: -ngl is ignored: --backend cuda runs all layers on a GPU');
+      if ((args['gpu-layers'] ?? 0) > 0 && model.backend.name !== 'cuda')
+        io.note('note: -ngl is ignored: --backend cuda runs all layers on a GPU');
       tellOverflowsAtEnd(model, io);
     }
     return model;
