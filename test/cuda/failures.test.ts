@@ -15,11 +15,11 @@ import { ABI_VERSION, PROTOTYPES } from '../../src/kernels/cuda/abi.ts';
 import { synthesized } from '../../src/oracle/kit/models.ts';
 import { root, runIn, runtimes } from '../runtime/runtimes.ts';
 import { compiledLibrary } from './compiled.ts';
-import { ILLEGAL_ADDRESS, onShim, SHIM_MEMORY, shim, shimPath } from './shim.ts';
+import { refusal } from './refusal.ts';
+import { ILLEGAL_ADDRESS, OUT_OF_MEMORY, onShim, SHIM_MEMORY, shim, shimPath } from './shim.ts';
 
 vi.setConfig({ testTimeout: 120_000 });
 
-const OUT_OF_MEMORY = 2;
 const main = join(root, 'dist/cli/main.js');
 const scratch = mkdtempSync(join(tmpdir(), 'bitnet-cuda-'));
 const tiny = join(scratch, 'tiny.gguf');
@@ -30,16 +30,6 @@ beforeAll(async () => {
   writeFileSync(tiny, file);
 });
 afterAll(() => rmSync(scratch, { recursive: true }));
-
-async function refusal(act: () => unknown): Promise<[code: string, message: string]> {
-  try {
-    await act();
-  } catch (error) {
-    if (error instanceof BitnetError) return [error.code, error.message];
-    throw error;
-  }
-  throw new Error('nothing was refused');
-}
 
 /** Of the device, as the next program finds it. */
 async function freeBytes(): Promise<number> {

@@ -11,20 +11,11 @@ import type { NativeLibrary } from '../../src/kernels/cuda/host.ts';
 import { createCudaBackend } from '../../src/kernels/cuda/open.ts';
 import { synthesized } from '../../src/oracle/kit/models.ts';
 import { compiledLibrary } from './compiled.ts';
+import { refusal } from './refusal.ts';
 import { ILLEGAL_ADDRESS, OUT_OF_MEMORY, onShim, SHIM_MEMORY, shim, shimPath, watched } from './shim.ts';
 
 const scratch = mkdtempSync(join(tmpdir(), 'bitnet-cuda-'));
 afterAll(() => rmSync(scratch, { recursive: true }));
-
-async function refusal(act: () => unknown): Promise<[code: string, message: string]> {
-  try {
-    await act();
-  } catch (error) {
-    if (error instanceof BitnetError) return [error.code, error.message];
-    throw error;
-  }
-  throw new Error('nothing was refused');
-}
 
 describe('without a library', () => {
   afterEach(() => vi.unstubAllEnvs());
