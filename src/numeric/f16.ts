@@ -37,7 +37,8 @@ export function numberToF16(x: number): number {
   if (magnitude < 2 ** -14) return sign | roundHalfEven(magnitude * 2 ** 24);
   // magnitude * 2^14 lies in 1 .. 2^30: its integer part fits an int32, whose bit length is the exponent.
   const exponent = 31 - Math.clz32(magnitude * 2 ** 14) - 14;
-  const significand = roundHalfEven(magnitude * 2 ** (10 - exponent)); // 1024 .. 2048
+  const scaled = exponent <= 10 ? magnitude * (1 << (10 - exponent)) : magnitude / (1 << (exponent - 10));
+  const significand = roundHalfEven(scaled); // 1024 .. 2048
   // 2048 carries into the exponent, which is what it should do.
   return sign | (((exponent + 15) << 10) + (significand - 0x400));
 }

@@ -11,6 +11,14 @@ import { open, shim, shimPath } from './shim.ts';
 const LITTLE_SHARED = 99 * 1024;
 const MUCH_SHARED = 232448;
 
+function once<T>(make: () => T): () => T {
+  let made: { readonly it: T } | undefined;
+  return () => {
+    made ??= { it: make() };
+    return made.it;
+  };
+}
+
 const library = shimPath === undefined ? undefined : new Library(shimPath);
 
 describe.skipIf(shimPath === undefined)('the CUDA library on other cards', () => {
@@ -23,6 +31,49 @@ describe.skipIf(shimPath === undefined)('the CUDA library on other cards', () =>
     shim('failAfter', -1);
   });
 
+  /** Around the limits of little shared memory, with what they should give: once for all cards. */
+  const limits = once(async () => {
+    const ops = ['ternaryMatmul', 'ternaryGroup', 'denseMatmul', 'attention', 'rmsNormQuantize'];
+    const some = cases.filter((one) => ops.includes(one.op));
+    const ternary = { op: 'ternaryMatmul', kind: 'normal', trits: 'random', seed: 5 } as const;
+    some.push({ ...ternary, n: 40, rows: 70, columns: 640 }, { ...ternary, n: 65, rows: 130, columns: 640 });
+    for (const dtype of ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K', 'AFFINE'] as const) {
+      for (const n of [1, 2, 4, 9])
+        some.push({ op: 'denseMatmul', n, rows: 70, columns: 768, dtype, kind: 'normal', seed: n });
+      // Estimates on tensor cores, and, of equal rows, all products.
+      for (const kind of ['normal', 'zeros'] as const)
+        some.push({ op: 'denseTopK', n: 40, rows: 700, columns: 256, dtype, kind, k: 3, seed: 9 });
+    }
+    // Contexts at both sides of the limits, in the kernel for prompts and in that for single rows, one head and four.
+    const half = { headDim: 128, kType: 'f16', vType: 'f16' } as const;
+    for (const context of [832, 836, 1020]) {
+      some.push({
+        op: 'attention',
+        ...half,
+        n: 10,
+        nHeads: 4,
+        nKvHeads: 2,
+        before: context - 10,
+        kind: 'normal',
+        seed: 6,
+      });
+    }
+    for (const context of [4144, 4160, 16990, 17000]) {
+      const nHeads = context < 5000 ? 4 : 1;
+      some.push({
+        op: 'attention',
+        ...half,
+        n: 1,
+        nHeads,
+        nKvHeads: 1,
+        before: context - 1,
+        kind: 'normal',
+        seed: 7,
+      });
+    }
+    return { some, expected: await expectedOutputs(some) };
+  });
+
   // One multiprocessor chooses the large tiles, many the small ones.
   it.each([1, 132])(
     'has kernels for 99 KiB of shared memory a block (%i multiprocessors)',
@@ -30,45 +81,8 @@ describe.skipIf(shimPath === undefined)('the CUDA library on other cards', () =>
       shim('shared', LITTLE_SHARED);
       shim('sms', sms);
       const backend = open(0);
-      const ops = ['ternaryMatmul', 'ternaryGroup', 'denseMatmul', 'attention', 'rmsNormQuantize'];
-      const some = cases.filter((one) => ops.includes(one.op));
-      const ternary = { op: 'ternaryMatmul', kind: 'normal', trits: 'random', seed: 5 } as const;
-      some.push({ ...ternary, n: 40, rows: 70, columns: 640 }, { ...ternary, n: 65, rows: 130, columns: 640 });
-      for (const dtype of ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K', 'AFFINE'] as const) {
-        for (const n of [1, 2, 4, 9])
-          some.push({ op: 'denseMatmul', n, rows: 70, columns: 768, dtype, kind: 'normal', seed: n });
-        // Estimates on tensor cores, and, of equal rows, all products.
-        for (const kind of ['normal', 'zeros'] as const)
-          some.push({ op: 'denseTopK', n: 40, rows: 700, columns: 256, dtype, kind, k: 3, seed: 9 });
-      }
-      // Contexts at both sides of the limits, in the kernel for prompts and in that for single rows, one head and four.
-      const half = { headDim: 128, kType: 'f16', vType: 'f16' } as const;
-      for (const context of [832, 836, 1020]) {
-        some.push({
-          op: 'attention',
-          ...half,
-          n: 10,
-          nHeads: 4,
-          nKvHeads: 2,
-          before: context - 10,
-          kind: 'normal',
-          seed: 6,
-        });
-      }
-      for (const context of [4144, 4160, 16990, 17000]) {
-        const nHeads = context < 5000 ? 4 : 1;
-        some.push({
-          op: 'attention',
-          ...half,
-          n: 1,
-          nHeads,
-          nKvHeads: 1,
-          before: context - 1,
-          kind: 'normal',
-          seed: 7,
-        });
-      }
-      const outcomes = await runConformance(backend, some, await expectedOutputs(some));
+      const { some, expected } = await limits();
+      const outcomes = await runConformance(backend, some, expected);
       expect(outcomes.filter((outcome) => !outcome.ok)).toEqual([]);
       await backend.dispose();
     },

@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
+import { values } from '../../src/kernels/conformance/values.ts';
 import { exp, expF32, pow2, roundHalfEven } from '../../src/numeric/exp.ts';
 import { log, pow } from '../../src/numeric/log.ts';
 import { Rng } from '../../src/numeric/rng.ts';
@@ -145,6 +146,25 @@ describe('Rng', () => {
     expect(digest(Uint32Array.from({ length: 1000 }, () => rng.nextUint32()))).toMatchInlineSnapshot(
       `"d607c5f2900b1c36"`,
     );
+  });
+
+  it('fills arrays with the same stream, and goes on behind them', () => {
+    const [one, all] = [Rng.fromSeed(2 ** 40 + 5), Rng.fromSeed(2 ** 40 + 5)];
+    for (const length of [0, 1, 1000]) {
+      const out = new Uint32Array(length);
+      all.fillUint32(out);
+      expect(out).toEqual(Uint32Array.from({ length }, () => one.nextUint32()));
+      expect(all.state()).toEqual(one.state());
+    }
+  });
+
+  it('makes normal values of a suite of four floats each, whatever their number', () => {
+    for (const length of [0, 1, 1023, 1024, 1025, 5000]) {
+      const rng = Rng.fromSeed(9);
+      const uniform = () => rng.nextFloat() * 2 - 1;
+      const expected = Float32Array.from({ length }, () => uniform() + uniform() + uniform() + uniform());
+      expect(values('normal', length, 9)).toEqual(expected);
+    }
   });
 
   it('resumes from its state, differs by seed, and fills [0, 1) evenly', () => {
