@@ -26,9 +26,10 @@ export interface Fit {
   readonly notes: readonly string[];
 }
 
-type ContextArgs = Pick<Values<typeof runtimeFlags>, 'ctx-size' | 'cache-type-k' | 'cache-type-v' | 'device'> & {
-  readonly backend?: 'wasm' | 'cuda' | undefined;
-};
+type ContextArgs = Pick<
+  Values<typeof runtimeFlags>,
+  'ctx-size' | 'cache-type-k' | 'cache-type-v' | 'backend' | 'device'
+>;
 
 /** Of wasm on one thread; each further one takes some scratch of its own, far below a thousandth of the whole. */
 export async function fitOf(

@@ -25,10 +25,8 @@ const flags = {
   ...layoutFlags,
   'ctx-size': { ...runtimeFlags['ctx-size'], describe: 'positions to reckon memory for' },
   backend: {
-    type: 'string',
-    choices: ['wasm', 'cuda'],
-    group: 'Model',
-    describe: 'whose memory to reckon with, or whose kernels to test [wasm]',
+    ...runtimeFlags.backend,
+    describe: 'whose memory to reckon with, or whose kernels to test: wasm, cuda [auto: wasm]',
   },
   device: runtimeFlags.device,
   'cache-type-k': runtimeFlags['cache-type-k'],
@@ -85,6 +83,7 @@ export const inspect = command({
     if (args.device !== undefined && args.backend !== 'cuda') throw new UsageError('--device needs --backend cuda');
     if (args.kernels) {
       if (args.word !== undefined) throw new UsageError('--kernels is about this machine and takes no FILE');
+      if (args.backend === 'ts') throw new UsageError('--kernels tests wasm or cuda, by what ts computes');
       if (args.backend === 'cuda') return await testDevice(args, io);
       await io.write(await kernelsText(args, io));
       return 0;
@@ -198,14 +197,14 @@ function factRows(facts: Facts, args: Args, fit: Attempt<Fit> | undefined): [str
   return rows;
 }
 
-/** Nothing to say where there is no model. */
+/** Nothing to say where there is no model, and of ts, whose memory has no ceiling of its own. */
 async function fitOfFile(
   gguf: GgufFile,
   facts: Description,
   layout: TernaryLayout,
   args: Args,
 ): Promise<Attempt<Fit> | undefined> {
-  if (!facts.config.ok || gguf.tensors.length === 0) return undefined;
+  if (!facts.config.ok || gguf.tensors.length === 0 || args.backend === 'ts') return undefined;
   return fitOf(gguf, facts.config.value, layout, args);
 }
 

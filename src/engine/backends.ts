@@ -4,7 +4,7 @@
  * @module
  */
 
-import { BitnetError, want } from '../errors.ts';
+import { BitnetError, show, want } from '../errors.ts';
 import type { CudaOptions } from '../kernels/cuda/open.ts';
 import type { Backend, BackendInfo } from '../kernels/interface.ts';
 import { createTsBackend } from '../kernels/ts/backend.ts';
@@ -72,7 +72,7 @@ export function backendFactory(choice: unknown, options: WasmOptions & Pick<Cuda
     where: 'device',
     got: `${options.device} for ${typeof choice === 'function' ? 'a backend of its own' : `the backend ${choice ?? 'auto'}`}`,
   }));
-  if (typeof choice === 'function') return choice as BackendFactory;
+  if (typeof choice === 'function') return () => opened(choice as () => unknown);
   if (choice === undefined || choice === 'auto') return auto(options);
   if (choice === 'wasm') return wasm(options);
   if (choice === 'ts') return ts();
@@ -82,6 +82,20 @@ export function backendFactory(choice: unknown, options: WasmOptions & Pick<Cuda
     expected: 'auto, wasm, ts, cuda, or a value of bitnet-ts/backends',
     got: String(choice),
   });
+}
+
+/** What a factory of somebody else's opens; `backend: wasm`, which is not called, would be one that opens nothing. */
+async function opened(factory: () => unknown): Promise<Backend> {
+  const backend = await factory();
+  want(typeof (backend as Backend | undefined)?.info?.name === 'string', 'bad-argument', 'not a backend', () => ({
+    where: 'backend',
+    expected: 'a function that opens one, such as wasm() of bitnet-ts/backends',
+    got:
+      typeof backend === 'function'
+        ? 'a function that returns a function: it wants to be called'
+        : `one that gives ${show(backend)}`,
+  }));
+  return backend as Backend;
 }
 
 /**

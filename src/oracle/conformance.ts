@@ -8,6 +8,8 @@
  * const open = async () => createMyBackend();
  * const outcomes = [...(await runConformance(await open())), ...(await runModelConformance(open))];
  * for (const { name, ok, detail } of outcomes) test(name, () => assert(ok, detail));
+ *
+ * `topRowOf` is all that a backend needs for `readTop` which knows no better way than reading whole rows.
  * @module
  */
 
@@ -20,4 +22,5 @@ export {
   runCase,
   runConformance,
 } from '../kernels/conformance/run.ts';
+export { topRowOf } from '../tensors/top-row.ts';
 export { type ModelConformanceOptions, runModelConformance } from './model-conformance.ts';

@@ -32,6 +32,23 @@ it('refuses what does not exist or does not fit', async () => {
     err: expect.stringMatching(/^bitnet: bad-argument: kernels: only the wasm backend/),
   });
   expect(await bitnet(['inspect', 'model.gguf', '--kernels'])).toMatchObject({ code: 2 });
+  expect(await bitnet(['inspect', '--kernels', '--backend', 'ts'])).toMatchObject({
+    code: 2,
+    err: expect.stringContaining('--kernels tests wasm or cuda'),
+  });
+});
+
+it('inspect looks at the backend that the environment names', async () => {
+  const fits = async (name: string) => {
+    const { code, out } = await bitnet(['inspect', '--json'], {
+      env: { BITNET_BACKEND: name, BITNET_CUDA_LIBRARY: '/nowhere/libbitnet-cuda.so' },
+    });
+    expect(code).toBe(0);
+    return JSON.parse(out).fit;
+  };
+  for (const name of ['auto', 'wasm']) expect(await fits(name)).toMatchObject({ of: 'a WebAssembly memory' });
+  expect(await fits('ts')).toBeUndefined();
+  expect(JSON.stringify(await fits('cuda'))).toContain('backend cuda: ');
 });
 
 it('inspect tells which builds work and how fast they are', async () => {

@@ -1,6 +1,10 @@
 /**
  * The border of the CUDA library: what it refuses, how it fails, and that it goes on or can be opened again after that.
  */
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { Code } from '../../src/kernels/cuda/abi.ts';
 import { type Context, Library, NativeError } from './library.ts';
@@ -251,6 +255,21 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
     shim('compute', 80);
     expect(library!.open().info().computeCapability).toBe('8.0');
     shim('compute', 90);
+  });
+
+  it('throws nothing at its caller when the memory of the host ends', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'bitnet-memory-'));
+    try {
+      const program = join(folder, 'no-memory');
+      const here = new URL('.', import.meta.url).pathname;
+      const native = join(here, '../../src/kernels/cuda/native');
+      const sources = [`-I${native}`, join(here, 'no-memory.cpp'), shimPath!, `-Wl,-rpath,${dirname(shimPath!)}`];
+      execFileSync(process.env.CXX ?? 'g++', ['-std=c++17', '-rdynamic', '-DBN_SHIM', '-o', program, ...sources]);
+      // A line only where each call said so, of at least one allocation each but for the last, whose words are short.
+      expect(execFileSync(program, { encoding: 'utf8' })).toMatch(/^[1-9] [1-9] [1-9] [1-9] \d\n$/);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 
   it('refuses handles and ranges that are not there', () => {

@@ -15,6 +15,7 @@ import { memorySource } from '../../src/formats/sources.ts';
 import { type LoadOptions, loadModel } from '../../src/index.ts';
 import { foreignSemantics } from '../../src/kernels/foreign/foreign.ts';
 import type { KvShape } from '../../src/kernels/interface.ts';
+import { createTsBackend } from '../../src/kernels/ts/backend.ts';
 import { architectureOf } from '../../src/model/architectures.ts';
 import { createScratch } from '../../src/model/graph.ts';
 import { loadWeights } from '../../src/model/load.ts';
@@ -125,6 +126,13 @@ describe('what is said of a model with foreign arithmetic', () => {
     expect(plain.backend).toMatchObject({ variant: 'plain', exact: true });
     expect(plain.notes).toEqual([]);
     await plain.dispose();
+  });
+
+  it('wants as many rows of a step as the backend inside does', async () => {
+    const inner = Object.assign(createTsBackend(), { batchRows: 300, headRows: 40 });
+    for (const options of [{ activations: 'q8_k' }, { saturateI16: true }] as const) {
+      expect(foreignSemantics(inner, options)).toMatchObject({ batchRows: 300, headRows: 40 });
+    }
   });
 
   it('is a refusal where there is no such arithmetic', async () => {

@@ -2,7 +2,7 @@
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { ts, wasm } from '../../src/engine/backends.ts';
+import { type BackendFactory, ts, wasm } from '../../src/engine/backends.ts';
 import { memorySource } from '../../src/formats/sources.ts';
 import { BitnetError, loadModel, type Model, type Piece, type Run, type Session } from '../../src/index.ts';
 import { tinyModel } from '../model/models.ts';
@@ -273,6 +273,19 @@ describe('loading', () => {
     const plain = await loadModel(file, { backend: ts() });
     expect(plain.backend.name).toBe('ts');
     await plain.dispose();
+  });
+
+  it('tells a factory that opens no backend from one', async () => {
+    for (const [backend, got] of [
+      [wasm, 'a function that returns a function: it wants to be called'],
+      [async () => undefined, 'one that gives undefined'],
+      [() => ({ info: {} }), 'one that gives [object Object]'],
+    ] as const) {
+      await expect(loadModel(file, { backend: backend as unknown as BackendFactory })).rejects.toMatchObject({
+        code: 'bad-argument',
+        message: `backend: not a backend, expected a function that opens one, such as wasm() of bitnet-ts/backends, got ${got}`,
+      });
+    }
   });
 
   it('tells what runs', () => {

@@ -25,7 +25,8 @@ const LARGE = 1 << 20;
 
 /**
  * What has to stay free, of the memory of the whole device: kernels, graphs and the driver's own come and go while a model runs.
- * A thirty-second of it, at most 256 MiB.
+ * A thirty-second of it, at most 256 MiB. What no plan names lives there as well: 12 bytes for each row of a head that estimates first
+ * (`screen.ts`), the pairs of the top-k, counts.
  */
 export function capacityOf(freeBytes: number, totalBytes: number): number {
   return Math.max(0, freeBytes - reserveOf(totalBytes));

@@ -26,6 +26,8 @@ import type {
 /** Everything as the inner backend does it, in the order of the calls. Those who extend it say what is done otherwise. */
 export abstract class DeferredBackend implements Backend {
   readonly info: BackendInfo;
+  readonly batchRows: number | undefined;
+  readonly headRows: number | undefined;
   readonly rehearse?: () => Rehearsal;
   readonly reserve?: (bytes: number) => void;
   protected readonly inner: Backend;
@@ -34,6 +36,8 @@ export abstract class DeferredBackend implements Backend {
 
   constructor(inner: Backend, what: string, note: string, activationBlock?: number) {
     this.inner = inner;
+    this.batchRows = inner.batchRows;
+    this.headRows = inner.headRows;
     const { name, variant, nThreads, notes } = inner.info;
     // Never exact, whatever is inside: exact means the bits of the definition, and these are others on purpose.
     this.info = {

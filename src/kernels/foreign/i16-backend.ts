@@ -143,6 +143,7 @@ export class I16Backend extends DeferredBackend {
       allocQuantized: (rows, columns) => inner.allocQuantized(rows, columns),
       free: (memory) => inner.free(memory),
       memory: () => inner.memory(),
+      headRows: inner.headRows,
       get spanBytes() {
         return inner.spanBytes;
       },

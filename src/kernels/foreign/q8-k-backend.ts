@@ -105,6 +105,7 @@ export class Q8KBackend extends DeferredBackend {
       allocKv: (shape) => inner.allocKv(shape),
       free: (memory) => inner.free(memory),
       memory: () => inner.memory(),
+      headRows: inner.headRows,
       get spanBytes() {
         return inner.spanBytes;
       },

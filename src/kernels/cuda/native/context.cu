@@ -141,23 +141,32 @@ int32_t open(int32_t device, Context& c) {
 
 Context* contextOf(void* context) { return static_cast<Context*>(context); }
 
-/* Calls `body` unless the context is dead; nothing thrown gets out. */
+/* Nothing thrown gets out of `body`: containers and messages take memory. */
+template <typename Body>
+int32_t shielded(std::string& message, Body body) {
+  try {
+    return body();
+  } catch (...) {
+    message = NO_HOST_MEMORY;
+    return BN_ERR_MEMORY;
+  }
+}
+
+/* Calls `body` unless the context is dead. */
 template <typename Body>
 int32_t guarded(void* context, Body body) {
   Context* c = contextOf(context);
-  if (c == nullptr) return failLibrary(BN_ERR_ARGUMENT, "no context");
-  if (c->dead == BN_OK && c->generation != resets[c->device]) {
-    c->dead = c->fail(BN_ERR_CUDA, "the device was reset after it had failed in another context");
-  }
-  if (c->dead != BN_OK) return c->dead;
-  try {
+  return shielded(c == nullptr ? libraryMessage : c->message, [&]() -> int32_t {
+    if (c == nullptr) return failLibrary(BN_ERR_ARGUMENT, "no context");
+    if (c->dead == BN_OK && c->generation != resets[c->device]) {
+      c->dead = BN_ERR_CUDA;
+      return c->fail(c->dead, "the device was reset after it had failed in another context");
+    }
+    if (c->dead != BN_OK) return c->dead;
     const cudaError_t e = cudaSetDevice(c->device);
     if (e != cudaSuccess) return c->failCuda(e, "choosing the device");
     return body(*c);
-  } catch (...) { /* of a container */
-    c->message = NO_HOST_MEMORY;
-    return BN_ERR_MEMORY;
-  }
+  });
 }
 
 int32_t checkRange(Context& c, const char* who, int32_t handle, uint64_t offset, uint64_t bytes, const Buffer*& buffer) {
@@ -272,37 +281,35 @@ BN_API const char* bn_message(void* context) {
 }
 
 BN_API int32_t bn_devices(int32_t* count) {
-  if (count == nullptr) return bn::failLibrary(BN_ERR_ARGUMENT, "no place for the count");
-  int found = 0;
-  const cudaError_t e = cudaGetDeviceCount(&found);
-  *count = e == cudaSuccess ? found : 0;
-  return e == cudaSuccess ? BN_OK : bn::failDriver(e);
+  return bn::shielded(bn::libraryMessage, [&]() -> int32_t {
+    if (count == nullptr) return bn::failLibrary(BN_ERR_ARGUMENT, "no place for the count");
+    int found = 0;
+    const cudaError_t e = cudaGetDeviceCount(&found);
+    *count = e == cudaSuccess ? found : 0;
+    return e == cudaSuccess ? BN_OK : bn::failDriver(e);
+  });
 }
 
 BN_API int32_t bn_open(int32_t device, void** context) {
-  if (context == nullptr) return bn::failLibrary(BN_ERR_ARGUMENT, "no place for the context");
-  *context = nullptr;
-  int32_t count = 0;
-  if (const int32_t code = bn_devices(&count)) return code;
-  if (device < 0 || device >= count || device >= bn::MAX_DEVICES) {
-    return bn::failLibrary(BN_ERR_DEVICE, "no device " + std::to_string(device) + ", expected 0 to " + std::to_string(count - 1));
-  }
-  Context* c = new (std::nothrow) Context;
-  if (c == nullptr) return bn::failLibrary(BN_ERR_MEMORY, bn::NO_HOST_MEMORY);
-  int32_t code = BN_ERR_MEMORY;
-  try {
-    code = bn::open(device, *c);
-  } catch (...) {
-    c->message = bn::NO_HOST_MEMORY;
-  }
-  if (code == BN_OK) {
-    *context = c;
-    return BN_OK;
-  }
-  bn::libraryMessage.swap(c->message);
-  bn::release(*c);
-  delete c;
-  return code;
+  return bn::shielded(bn::libraryMessage, [&]() -> int32_t {
+    if (context == nullptr) return bn::failLibrary(BN_ERR_ARGUMENT, "no place for the context");
+    *context = nullptr;
+    int32_t count = 0;
+    if (const int32_t code = bn_devices(&count)) return code;
+    if (device < 0 || device >= count || device >= bn::MAX_DEVICES) {
+      return bn::failLibrary(BN_ERR_DEVICE, "no device " + std::to_string(device) + ", expected 0 to " + std::to_string(count - 1));
+    }
+    Context* c = new Context;
+    const int32_t code = bn::shielded(c->message, [&] { return bn::open(device, *c); });
+    if (code == BN_OK) {
+      *context = c;
+      return BN_OK;
+    }
+    bn::libraryMessage.swap(c->message);
+    bn::release(*c);
+    delete c;
+    return code;
+  });
 }
 
 BN_API int32_t bn_close(void* context) {
@@ -410,9 +417,11 @@ static bool isShape(int32_t dtype, int32_t rows, int32_t columns) {
 }
 
 BN_API int32_t bn_dense_bytes(int32_t dtype, int32_t rows, int32_t columns, uint64_t* bytes) {
-  if (bytes == nullptr || !isShape(dtype, rows, columns)) return bn::failLibrary(BN_ERR_ARGUMENT, "dense bytes: not a shape of that type");
-  *bytes = static_cast<uint64_t>(rows) * static_cast<uint64_t>(bn::denseRowBytes(dtype, columns));
-  return BN_OK;
+  return bn::shielded(bn::libraryMessage, [&]() -> int32_t {
+    if (bytes == nullptr || !isShape(dtype, rows, columns)) return bn::failLibrary(BN_ERR_ARGUMENT, "dense bytes: not a shape of that type");
+    *bytes = static_cast<uint64_t>(rows) * static_cast<uint64_t>(bn::denseRowBytes(dtype, columns));
+    return BN_OK;
+  });
 }
 
 BN_API int32_t bn_pack_dense(void* context, int32_t dtype, int32_t from, int32_t to, int32_t rows, int32_t columns, int32_t firstRow,
