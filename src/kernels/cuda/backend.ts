@@ -22,18 +22,8 @@ import type {
   Weight,
   WeightSource,
 } from '../interface.ts';
-import { AS_IN_FILES, DENSE_CODE, Op } from './abi.ts';
-import {
-  BATCH_ROWS,
-  Books,
-  CudaRehearsal,
-  capacityOf,
-  HEAD_ROWS,
-  noRoomFor,
-  reserveOf,
-  STAGING_BYTES,
-  stagedRows,
-} from './books.ts';
+import { Op } from './abi.ts';
+import { BATCH_ROWS, CudaRehearsal, capacityOf, HEAD_ROWS, noRoomFor, reserveOf, STAGING_BYTES } from './books.ts';
 import { CommandList } from './commands.ts';
 import { type Device, WHERE } from './device.ts';
 import {
@@ -53,6 +43,7 @@ import {
   quantizedBytes,
 } from './memory.ts';
 import { indexLength, screens } from './screen.ts';
+import { hostBytes, Store } from './store.ts';
 import { rowWords, Tops } from './top.ts';
 
 /** Matrices that are made ready in the host's memory at a time. */
@@ -66,9 +57,8 @@ export class CudaBackend implements Backend {
   readonly headRows = HEAD_ROWS;
   readonly #device: Device;
   readonly #list = new CommandList();
-  readonly #books = new Books();
+  readonly #store: Store;
   readonly #turn = createTurns(LANES);
-  readonly #stagingBytes: number;
   readonly #indexes = new Map<CudaWeight, number>();
   readonly #tops: Tops;
   /** Where TOP_K writes. */
@@ -78,18 +68,18 @@ export class CudaBackend implements Backend {
   constructor(info: BackendInfo, device: Device, stagingBytes = STAGING_BYTES) {
     this.info = info;
     this.#device = device;
-    this.#stagingBytes = stagingBytes;
+    this.#store = new Store(device, stagingBytes);
     this.#tops = new Tops(device);
   }
 
   alloc(type: BufType, shape: readonly number[]): Buf {
-    const handle = this.#take(bufBytes(shape), `buffer (${shape.join(', ')})`);
+    const handle = this.#store.take(bufBytes(shape), `buffer (${shape.join(', ')})`);
     return new CudaBuf(type, shape, this, handle);
   }
 
   allocQuantized(rows: number, columns: number): QuantizedBuf {
     const { codes, meta } = quantizedBytes(rows, columns);
-    const [codesAt, metaAt] = this.#takeBoth(codes, meta, `codes (${rows}, ${columns})`);
+    const [codesAt, metaAt] = this.#store.takeBoth(codes, meta, `codes (${rows}, ${columns})`);
     return new CudaQuantized(rows, columns, this, codesAt, metaAt);
   }
 
@@ -100,7 +90,11 @@ export class CudaBackend implements Backend {
     // Sessions up to the last byte would leave none of them the room for its first token. Half: what the driver rounds up is no plan's.
     if (bytes > freeBytes - reserveOf(totalBytes) / 2) throw noRoomFor(shape, bytes, this.#device.info());
     try {
-      return new CudaKv(shape, this, ...this.#takeBoth(keys, values, `KV cache of ${shape.contextSize} positions`));
+      return new CudaKv(
+        shape,
+        this,
+        ...this.#store.takeBoth(keys, values, `KV cache of ${shape.contextSize} positions`),
+      );
     } catch (error) {
       if (!(error instanceof BitnetError) || error.code !== 'out-of-memory') throw error;
       throw noRoomFor(shape, bytes, this.#device.info(), error);
@@ -118,52 +112,26 @@ export class CudaBackend implements Backend {
     this.#flush();
     this.#tops.forget(owned);
     for (const handle of owned.handles) this.#device.free(handle);
-    this.#books.give(owned.bytes);
+    this.#store.books.give(owned.bytes);
   }
 
   upload(source: WeightSource): Promise<Weight> {
     return this.#turn(async () => {
       const bytes = hostBytes(source);
       const scale = Math.fround(await source.fill(bytes));
-      return new CudaWeight(source, this, this.#send(source, bytes), scale);
+      this.#flush();
+      return new CudaWeight(source, this, this.#store.send(source, bytes), scale);
     });
-  }
-
-  /** The matrix in device memory, in the form that it has there. */
-  #send(source: WeightSource, bytes: Uint8Array): number {
-    this.#flush();
-    const { name, rows, columns } = source;
-    if (source.kind === 'ternary' || AS_IN_FILES.includes(source.dtype)) {
-      const handle = this.#take(bytes.length, name);
-      this.#giveOnError(handle, bytes.length, () => this.#device.write(handle, bytes));
-      return handle;
-    }
-    const dtype = DENSE_CODE[source.dtype];
-    const size = this.#device.denseBytes(dtype, rows, columns);
-    const handle = this.#take(size, name);
-    this.#giveOnError(handle, size, () => {
-      const atOnce = stagedRows(source, this.#stagingBytes);
-      const rowBytes = bytes.length / rows;
-      const room = atOnce * rowBytes;
-      const staging = this.#take(room, `staging of ${name}`);
-      for (let row = 0; row < rows; row += atOnce) {
-        const count = Math.min(atOnce, rows - row);
-        this.#device.write(staging, bytes.subarray(row * rowBytes, (row + count) * rowBytes));
-        this.#device.packDense(dtype, staging, handle, rows, columns, row, count);
-      }
-      this.#give(staging, room);
-    });
-    return handle;
   }
 
   rehearse(): Rehearsal {
     const { freeBytes, totalBytes } = this.#device.info();
-    const capacity = this.#books.usedBytes + capacityOf(freeBytes, totalBytes);
+    const capacity = this.#store.books.usedBytes + capacityOf(freeBytes, totalBytes);
     return new CudaRehearsal(capacity, (dtype, rows, columns) => this.#device.denseBytes(dtype, rows, columns));
   }
 
   memory(): { usedBytes: number; peakBytes: number } {
-    const { usedBytes, peakBytes } = this.#books;
+    const { usedBytes, peakBytes } = this.#store.books;
     return { usedBytes, peakBytes };
   }
 
@@ -331,9 +299,9 @@ export class CudaBackend implements Backend {
     if (known !== undefined) return known;
     this.#flush();
     const bytes = indexLength(weight) * 4;
-    const index = this.#take(bytes, `norms of ${weight.name}`);
+    const index = this.#store.take(bytes, `norms of ${weight.name}`);
     // A list of its own: where a longer one found no memory the index would stay zeros, by which no product is ever left out.
-    this.#giveOnError(index, bytes, () => {
+    this.#store.giveOnError(index, bytes, () => {
       this.#push(Op.DENSE_INDEX, index, weight.dtype, weight.handle, weight.rows, weight.columns);
       this.#flush();
     });
@@ -432,57 +400,8 @@ export class CudaBackend implements Backend {
     const { words, count } = this.#list.take();
     this.#device.run(words, count);
   }
-
-  #take(bytes: number, what: string): number {
-    const handle = this.#device.alloc(bytes, what);
-    this.#books.take(bytes);
-    return handle;
-  }
-
-  #give(handle: number, bytes: number): void {
-    this.#device.free(handle);
-    this.#books.give(bytes);
-  }
-
-  #giveOnError(handle: number, bytes: number, act: () => void): void {
-    try {
-      act();
-    } catch (error) {
-      this.#give(handle, bytes);
-      throw error;
-    }
-  }
-
-  /** Two buffers or none. */
-  #takeBoth(firstBytes: number, secondBytes: number, what: string): [number, number] {
-    const first = this.#take(firstBytes, what);
-    let second = 0;
-    this.#giveOnError(first, firstBytes, () => {
-      second = this.#take(secondBytes, what);
-    });
-    return [first, second];
-  }
 }
 
 function typesOf({ kType, vType }: KvShape): [number, number] {
   return [kType === 'f16' ? 1 : 0, vType === 'f16' ? 1 : 0];
-}
-
-/** Where the bytes of a matrix are put together before they are sent. */
-function hostBytes({ name, byteLength }: WeightSource): Uint8Array {
-  try {
-    return new Uint8Array(byteLength);
-  } catch (cause) {
-    const facts = {
-      where: name,
-      expected: `${byteLength} bytes`,
-      hint: 'the host needs room for the largest matrix twice',
-    };
-    throw new BitnetError(
-      'out-of-memory',
-      'the host has no memory for a matrix on its way to the device',
-      facts,
-      cause,
-    );
-  }
 }
