@@ -49,6 +49,36 @@ describe('npm run build:cuda', () => {
     rmSync(folder, { recursive: true });
   });
 
+  it.each([
+    { what: 'refuses what spills', args: [], code: 'STL [R1], R2', status: 1 },
+    { what: 'takes what spills where it is told to', args: ['--allow-spills'], code: 'STL [R1], R2', status: 0 },
+    { what: 'refuses what is fused all the same', args: ['--allow-spills'], code: 'FFMA R1, R2, R3, R4', status: 1 },
+    { what: 'says when it saw no machine code', args: [], code: undefined, status: 0 },
+  ])('$what', ({ args, code, status }) => {
+    const folder = mkdtempSync(join(tmpdir(), 'bitnet-build-'));
+    const out = join(folder, 'lib.so');
+    // A compiler of one kernel, and a disassembler of the one instruction in it.
+    const log =
+      "Compiling entry function 'oneKernel' for 'sm_80' 0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads Used 9 registers";
+    const nvcc = `#!/bin/sh
+[ "$1" = --version ] && echo release 13.0 && exit
+[ "$1" = -shared ] && : >'${out}.part' && exit
+while [ "$1" != --keep-dir ]; do shift; done
+echo '.target sm_80
+.entry oneKernel()' >"$2/one.ptx"
+echo "${log}"
+`;
+    const machine = code === undefined ? '' : `\tFunction : oneKernel\n        /*0000*/   ${code} ;\n`;
+    writeFileSync(join(folder, 'nvcc'), nvcc, { mode: 0o755 });
+    writeFileSync(join(folder, 'cuobjdump'), `#!/bin/sh\necho '\tcode for sm_80\n${machine}'\n`, { mode: 0o755 });
+    const env = { NVCC: join(folder, 'nvcc'), PATH: '/usr/bin:/bin' };
+    const { status: got, stderr } = build(['--arch', '80', '--out', out, ...args], env);
+    expect([got, existsSync(out)], stderr).toEqual([status, status === 0]);
+    if (status === 1) expect(stderr).toContain(`oneKernel (sm_80): ${code?.split(' ')[0]}`);
+    expect(stderr.includes('machine code was not')).toBe(code === undefined);
+    rmSync(folder, { recursive: true });
+  });
+
   it.skipIf(built === undefined)('makes a library that says whether there is a card', () => {
     const { code, count } = new Library(built ?? '').devices();
     expect(code === Code.OK ? count > 0 : code === Code.DRIVER || code === Code.DEVICE).toBe(true);

@@ -15,7 +15,7 @@ import { cpus, tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { faultsOfPtx, faultsOfSass, kernelName } from './inspect.mjs';
+import { faultsOfPtx, faultsOfSass, isOnlySlow, kernelName } from './inspect.mjs';
 
 const LEAST_CUDA = 12;
 const here = dirname(fileURLToPath(import.meta.url));
@@ -123,6 +123,12 @@ function compile(source) {
   });
 }
 
+/** What cuobjdump prints of the kernels. Where its nvdisasm is missing, or too old for the card, that is a heading without one. */
+function disassembled(tool, library) {
+  const { status, stdout } = spawnSync(tool, ['-sass', library], { encoding: 'utf8', maxBuffer: 2 ** 30 });
+  return status === 0 && stdout.includes('Function : ') ? stdout : '';
+}
+
 /** What is wrong with the kernels as compiled. */
 function inspect(library) {
   const ptx = sources.flatMap((source) => {
@@ -132,11 +138,13 @@ function inspect(library) {
   });
   if (!ptx.some((text) => text.includes('.entry'))) throw new Error('nvcc left no PTX of the kernels');
   const faults = ptx.flatMap(faultsOfPtx);
-  const tools = [join(dirname(nvcc), 'cuobjdump'), 'cuobjdump'];
-  const tool = tools.find((name) => spawnSync(name, ['--version']).status === 0);
-  if (tool === undefined) process.stderr.write('no cuobjdump: PTX was looked at, machine code was not\n');
-  else
-    faults.push(...faultsOfSass(spawnSync(tool, ['-sass', library], { encoding: 'utf8', maxBuffer: 2 ** 30 }).stdout));
+  const sass = [join(dirname(nvcc), 'cuobjdump'), 'cuobjdump'].reduce(
+    (found, tool) => found || disassembled(tool, library),
+    '',
+  );
+  if (sass === '')
+    process.stderr.write('no cuobjdump with an nvdisasm for it: PTX was looked at, machine code was not\n');
+  else faults.push(...faultsOfSass(sass));
   return [...new Set(faults)];
 }
 
@@ -186,10 +194,11 @@ async function build() {
   if (spilled.length > 0) {
     const which = `registers in memory: ${spilled.map(({ kernel, arch }) => `${kernel} (sm_${arch})`).join(', ')}`;
     if (!options['allow-spills']) throw new Error(which);
-    process.stderr.write(`${which}: right, but slower than with nvcc 13.0\n`);
+    process.stderr.write(`${which}: right, but slower than without\n`);
   }
   const faults = inspect(part);
-  if (faults.length > 0) throw new Error(`the compiled kernels break rules:\n  ${faults.join('\n  ')}`);
+  const wrong = options['allow-spills'] ? faults.filter((fault) => !isOnlySlow(fault)) : faults;
+  if (wrong.length > 0) throw new Error(`the compiled kernels break rules:\n  ${wrong.join('\n  ')}`);
   renameSync(part, out);
   process.stdout.write(`${out}\n`);
 }

@@ -21,6 +21,11 @@ export function kernelName(mangled) {
   return found[1] + (numbers.length > 0 ? `<${numbers.join(', ')}>` : '');
 }
 
+/** Whether it only takes time: another compiler may have fewer registers to give, and the bits stay the same. */
+export function isOnlySlow(fault) {
+  return fault.endsWith('local memory');
+}
+
 /** What comes before the wait that should not, of opcodes in the order of the text. */
 function tooEarly(kernel, ops, wait, { load, store }) {
   const at = ops.findIndex((op) => op.startsWith(wait));
