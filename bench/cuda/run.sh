@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything that needs a GPU, in one go: builds the library, checks it, measures it. Less than eight minutes: the limits of the steps
-# sum to 440 s, and most need a fraction of theirs on an H100 with 16 cores.
+# sum to 470 s, and most need a fraction of theirs on an H100 with 16 cores.
 #
 #   bench/cuda/run.sh [OUT]            OUT: a folder for logs, default bench/cuda/out
 #
@@ -114,8 +114,11 @@ if [ -n "$TINY" ]; then
   echo "there is no card to watch: not run"
 elif have compute-sanitizer; then
   for tool in memcheck racecheck; do
-    limited 30 compute-sanitizer --tool $tool --error-exitcode 9 "$WORK/check" "$LIBRARY" "$SHIM" small >"$OUT/$tool.txt" 2>&1 ||
-      failed "$tool, $(why $?), see $OUT/$tool.txt"
+    limited 45 compute-sanitizer --tool $tool --error-exitcode 9 "$WORK/check" "$LIBRARY" "$SHIM" small >"$OUT/$tool.txt" 2>&1
+    status=$?
+    # So it is in some virtual machines, whatever the card: nothing was looked at, so nothing is wrong either.
+    if grep -qi 'device not supported' "$OUT/$tool.txt"; then echo "$tool: not for this device or its virtual machine: not run"
+    elif [ $status != 0 ]; then failed "$tool, $(why $status), see $OUT/$tool.txt"; fi
     tail -n 2 "$OUT/$tool.txt"
   done
 else
