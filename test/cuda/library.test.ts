@@ -191,6 +191,28 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
     c.close();
   });
 
+  it.each([0, 1, 2, 3, 4])(
+    'runs a list without a graph where there is no memory for one (call %i of its making)',
+    (call) => {
+      const c = library!.open();
+      const add = legalCommands(c).get('add')!;
+      const [out, a, b] = [add[2], add[4], add[6]];
+      c.write(a, new Float32Array(256).fill(3));
+      c.write(b, new Float32Array(256).fill(4));
+      c.run(add);
+      for (const fails of [true, false]) {
+        c.write(out, new Float32Array(256));
+        shim('failWith', OUT_OF_MEMORY);
+        shim('failAfter', fails ? call : -1); // begin, kernel, end, instantiate, launch
+        c.run(add);
+        shim('failAfter', -1);
+        expect(c.read(out, new Float32Array(256))).toEqual(new Float32Array(256).fill(7));
+      }
+      expect(c.info().graphs).toBe(0);
+      c.close();
+    },
+  );
+
   it('fails for good after a failure of the device, and can be opened again', () => {
     const c = library!.open();
     const other = library!.open();

@@ -161,8 +161,15 @@ int32_t run(Context& c, const int32_t* words, int32_t count) {
     known->refused = known->graph == nullptr;
     if (known->graph != nullptr) {
       e = cudaGraphLaunch(known->graph, c.stream);
-      c.replays++;
-      return e == cudaSuccess ? BN_OK : c.failCuda(e, "running a list of commands");
+      if (e != cudaErrorMemoryAllocation) {
+        c.replays++;
+        return e == cudaSuccess ? BN_OK : c.failCuda(e, "running a list of commands");
+      }
+      /* The first launch puts the graph on the card, which may be full of the model: then it goes without one. */
+      cudaGetLastError();
+      cudaGraphExecDestroy(known->graph);
+      known->graph = nullptr;
+      known->refused = true;
     }
   }
   e = startAll(c.on(), ops);
