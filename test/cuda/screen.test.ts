@@ -215,6 +215,28 @@ describe.skipIf(shimPath === undefined)('the screened head on the CPU shim', () 
     }
   });
 
+  // Beside a subnormal weight times 2^14, all of which the tensor cores take for 1 at least, 2^-24 (2 - 2^-10) is cut off.
+  it('is not deceived by subnormal weights', async () => {
+    const [rows, columns] = [620, 64];
+    const isLarge = (i: number) => i % 4 === 0;
+    const input = Float32Array.from({ length: 5 * columns }, (_, i) => (isLarge(i) ? 2 ** 14 : 2 - 2 ** -10));
+    const data = new Float32Array(rows * columns).fill(-(2 ** -24));
+    for (let row = 0; row < 80; row++) {
+      for (let i = 0; i < columns; i++) {
+        // 20 rows whose large products come to nothing, and 60 without them that have one of the others less.
+        const large = row < 20 ? (i & 8 ? -1 : 1) : 0;
+        data[row * columns + i] = (isLarge(i) ? large : row < 20 || i !== 1 ? 1 : 0) * 2 ** -24;
+      }
+    }
+    const head = headOf('F16', rows, columns, data);
+    const products = await productsOf(head, input);
+    expect(products[0]).toBeGreaterThan(products[20]);
+    for (const tensor of [0, 1, 2]) {
+      shim('tensor', tensor);
+      expect(verdict(products, await topOf(await open(), head, input, 20), rows, 20).wrong).toEqual([]);
+    }
+  });
+
   it('would be wrong on tensor cores that keep fewer bits than the bound allows for, which are refused', async () => {
     const head = headOf('F16', 701, 256, values('normal', 701 * 256, 3));
     const input = x(8, 256, 21);

@@ -4,8 +4,10 @@
  *
  * Every thread of a block is a coroutine. They run one at a time, in an order that a seed chooses, and change over only where CUDA
  * lets them meet: at __syncthreads and at warp operations. So a barrier that is missing is a wrong answer here too, in most orders,
- * and a barrier that not all reach is an error instead of a hang. Asynchronous copies arrive at the last moment. Shared memory is filled with 0xCD before each block, device memory
- * when it is taken, and each piece of device memory stands between guards that are looked at when it is given back and at every wait.
+ * and a barrier that not all reach is an error instead of a hang. Asynchronous copies arrive at the last moment, which shows who reads
+ * without waiting; with a seed every other one arrives at once, which shows who sends over what others still read. Shared memory is
+ * filled with 0xCD before each block, device memory when it is taken, and each piece of device memory stands between guards that are
+ * looked at when it is given back and at every wait.
  */
 #ifndef BITNET_CUDA_SHIM_H
 #define BITNET_CUDA_SHIM_H
@@ -50,7 +52,7 @@ struct Slots {
 void meetBlock();
 const Slots& meetWarp(unsigned mask, const void* data, int bytes);
 void* sharedMemory();
-/* cp.async as late as it may be: 16 bytes arrive when their thread waits for their group, not before. */
+/* cp.async: 16 bytes arrive when their thread waits for their group or, with a seed, at once. Both ends are multiples of 16. */
 void sendCopy(void* to, const void* from, bool valid);
 void commitCopies();
 void awaitCopies(unsigned pending);

@@ -7,6 +7,8 @@
  */
 #include "shim.h"
 
+#include <algorithm>
+#include <climits>
 #include <utility>
 
 #include "state.h"
@@ -16,6 +18,7 @@ namespace {
 
 struct Halves {
   double of[65536];
+  int exponents[65536]; /* that of subnormal numbers is theirs, whatever their leading bit */
   Halves() {
     for (unsigned bits = 0; bits < 65536; bits++) {
       const int exponent = static_cast<int>(bits >> 10 & 31), fraction = static_cast<int>(bits & 1023);
@@ -23,6 +26,7 @@ struct Halves {
                      : exponent == 31 ? (fraction == 0 ? HUGE_VAL : std::nan(""))
                                       : std::ldexp(1024 + fraction, exponent - 25);
       of[bits] = bits & 0x8000u ? -value : value;
+      exponents[bits] = exponent == 0 ? -14 : exponent - 15;
     }
   }
 };
@@ -45,16 +49,25 @@ int64_t cut(int64_t value, int bits, bool down) {
   return down ? value >> drop << drop : value / step * step;
 }
 
-/* The sum of a block: aligned to the greatest addend, cut off, added exactly, cut off again. */
-double blockSum(const double* addends, int count, bool down) {
+/* `exponent`: the sum of those of its factors, which may be far above its own where one of them is subnormal. */
+struct Addend {
+  double value;
+  int exponent;
+};
+
+/* The sum of a block: aligned to the greatest exponent, cut off, added exactly, cut off again. */
+double blockSum(const Addend* addends, int count, bool down) {
   const int bits = static_cast<int>(state().tensorBits);
-  double greatest = 0;
-  for (int i = 0; i < count; i++) greatest = std::fabs(addends[i]) > greatest ? std::fabs(addends[i]) : greatest;
-  if (greatest == 0) return 0;
-  const int exponent = std::ilogb(greatest) - (bits - 1);
+  int greatest = INT_MIN;
+  for (int i = 0; i < count; i++) {
+    if (addends[i].value == 0) continue;
+    greatest = std::max({greatest, addends[i].exponent, std::ilogb(addends[i].value)});
+  }
+  if (greatest == INT_MIN) return 0;
+  const int exponent = greatest - (bits - 1);
   const double up = std::ldexp(1.0, -exponent);
   int64_t sum = 0;
-  for (int i = 0; i < count; i++) sum += static_cast<int64_t>(down ? std::floor(addends[i] * up) : addends[i] * up);
+  for (int i = 0; i < count; i++) sum += static_cast<int64_t>(down ? std::floor(addends[i].value * up) : addends[i].value * up);
   return std::ldexp(static_cast<double>(cut(sum, bits, down)), exponent);
 }
 
@@ -64,11 +77,12 @@ void seedTensor() { random = static_cast<uint64_t>(state().tensor) * 0x9e3779b97
 
 float tensorSum(float start, const unsigned* left, const unsigned* right) {
   static const Halves halves;
-  double products[16];
+  Addend products[16];
   double plain = start;
   for (int i = 0; i < 16; i++) {
-    products[i] = halves.of[left[i / 2] >> i % 2 * 16 & 0xffffu] * halves.of[right[i / 2] >> i % 2 * 16 & 0xffffu];
-    plain += products[i];
+    const unsigned a = left[i / 2] >> i % 2 * 16 & 0xffffu, b = right[i / 2] >> i % 2 * 16 & 0xffffu;
+    products[i] = {halves.of[a] * halves.of[b], halves.exponents[a] + halves.exponents[b]};
+    plain += products[i].value;
   }
   if (!std::isfinite(plain)) return static_cast<float>(plain);
   const bool down = state().tensor % 2 != 0;
@@ -79,8 +93,8 @@ float tensorSum(float start, const unsigned* left, const unsigned* right) {
   }
   double sum = start;
   for (int first = 0; first < 16; first += size) {
-    double addends[17];
-    addends[0] = sum;
+    Addend addends[17];
+    addends[0] = {sum, INT_MIN};
     for (int i = 0; i < size; i++) addends[1 + i] = products[first + i];
     sum = blockSum(addends, size + 1, down);
   }

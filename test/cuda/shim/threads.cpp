@@ -125,6 +125,11 @@ int indexOf(const Thread* thread) {
   return static_cast<int>(thread->place.threadIdx.x);
 }
 
+void arrive(const Copy& copy) {
+  if (copy.valid) std::memcpy(copy.to, copy.from, 16);
+  else std::memset(copy.to, 0, 16);
+}
+
 /* A coroutine lives as long as the process: it runs one thread of a block after the other. */
 void coroutine() {
   for (;;) {
@@ -204,7 +209,13 @@ const Slots& meetWarp(unsigned mask, const void* data, int bytes) {
 }
 
 void sendCopy(void* to, const void* from, bool valid) {
-  block.current->copies.push_back({to, from, valid, block.current->groups});
+  if (((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) & 15) != 0) {
+    block.complaint = "an asynchronous copy of 16 bytes that are not at a multiple of 16";
+    toScheduler();
+  }
+  const Copy copy = {to, from, valid, block.current->groups};
+  if (state().seed != 0 && nextRandom(2) == 0) arrive(copy);
+  else block.current->copies.push_back(copy);
 }
 
 void commitCopies() { block.current->groups++; }
@@ -214,8 +225,7 @@ void awaitCopies(unsigned pending) {
   std::vector<Copy> later;
   for (const Copy& copy : me->copies) {
     if (copy.group + pending >= me->groups) later.push_back(copy);
-    else if (copy.valid) std::memcpy(copy.to, copy.from, 16);
-    else std::memset(copy.to, 0, 16);
+    else arrive(copy);
   }
   me->copies.swap(later);
 }

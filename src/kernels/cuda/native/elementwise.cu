@@ -103,6 +103,7 @@ __global__ void __launch_bounds__(32) selfTestKernel(int* result) {
   if (sqrtf(one * 2.0f) != 1.41421354f) broken = 4;
   if (__float_as_uint(expF32(one * -2.5f)) != 0x3da81c2eu) broken = 5;
   if (floatToHalf(one * 65519.0f) != 0x7bffu || halfToFloat(1u) != 0x1p-24f * one) broken = 6;
+  if (floatsToHalves(one, one * 65519.0f) != 0x7bff3c00u) broken = 6; /* products of matrices are the same with both swapped */
   if (__dp4a(0x02010002, static_cast<int>(0x80ff7f80u), 0) != -256 - 1 - 256) broken = 7;
   if (__ballot_sync(FULL_WARP, multipliesMatrices()) != FULL_WARP) broken = 8; /* and all have read what is overwritten */
   if (__ballot_sync(FULL_WARP, mmaIsPlaced()) != FULL_WARP) broken = 9;

@@ -28,7 +28,7 @@ __host__ __device__ constexpr int stageBytes(int dtype, int tokens) { return ROW
 
 /* ---- once for a matrix ---- */
 
-/* Norm, error and scale of each row: a warp a row. What is f16 the tensor cores get as it is. */
+/* Norm, error and scale of each row: a warp a row. What is f16 the tensor cores get as it is; for its range see 2 of head_bound.cuh. */
 __global__ void __launch_bounds__(THREADS) indexKernel(DenseIndexArgs args) {
   gridWait();
   const int lane = static_cast<int>(threadIdx.x & 31);
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(THREADS) indexKernel(DenseIndexArgs args) {
   }
   greatest = warpMax(greatest);
   wild = warpSum(wild);
-  if (greatest > 0.0f && greatest < LEAST_MAGNITUDE) wild = 1;
+  if (greatest > 0.0f && greatest < (args.dtype == BN_F16 ? LEAST_NORMAL_HALF : LEAST_MAGNITUDE)) wild = 1;
   const float scale = wild != 0 || greatest == 0.0f || args.dtype == BN_F16 ? 1.0f : powerOfTwo(W_EXPONENT - exponentOf(greatest));
   double squares = 0.0, errors = 0.0;
   for (int i = lane; i < args.columns; i += 32) {
