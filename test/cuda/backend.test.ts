@@ -10,7 +10,6 @@ import { capacityOf, stagedRows } from '../../src/kernels/cuda/books.ts';
 import { MAX_WORDS } from '../../src/kernels/cuda/commands.ts';
 import type { Backend } from '../../src/kernels/interface.ts';
 import { createTsBackend } from '../../src/kernels/ts/backend.ts';
-import { ARCHITECTURES } from '../../src/model/architectures.ts';
 import { loadWeights } from '../../src/model/load.ts';
 import { runModelConformance } from '../../src/oracle/conformance.ts';
 import { synthesized } from '../../src/oracle/kit/models.ts';
@@ -39,13 +38,11 @@ describe.skipIf(shimPath === undefined)('the cuda backend on the CPU shim', () =
   });
 
   it('passes the conformance of whole models bit for bit, traces included', async () => {
-    // Names of the same graph run the same ops.
-    const graphs = [...ARCHITECTURES.values()];
-    const architectures = [...ARCHITECTURES.keys()].filter((_, i) => graphs.indexOf(graphs[i]) === i);
-    expect(architectures.length).toBe(5);
+    // One graph, with every kind of check; all graphs, the same way: `bitnet inspect` in commands.test.ts.
+    const architectures = ['bitnet-b1.58'];
     const outcomes = await runModelConformance(onShim, { architectures });
     expect(bad(outcomes)).toEqual([]);
-    expect(outcomes.filter(({ name }) => name.includes('trace')).length).toBeGreaterThan(8);
+    expect(outcomes.filter(({ name }) => name.includes('trace')).length).toBe(2);
   }, 900_000);
 
   it('computes several sequences in one step', async () => {

@@ -15,6 +15,8 @@ const stories = numerics.models.find(({ name }: { name: string }) => name === 's
 const tokens = Array.from({ length: stories.tokens.count }, (_, i) => (i * 53 + 259) % stories.tokens.below);
 const scratch = mkdtempSync(join(tmpdir(), 'bitnet-runtime-'));
 
+/** The story of the first runtime. */
+const told: string[] = [];
 /** Figures of the built-in model and the digest of the base it saved, by runtime. */
 const measured: string[] = [];
 /** Digests of synthetic models, by runtime. */
@@ -40,10 +42,11 @@ describe.each(runtimes)('$name', (runtime) => {
   it('tells the same story for the same seed', async () => {
     wantRuntime(runtime);
     const args = ['run', '-p', 'Once upon a time', '-n', '40', '--seed', '7', '--temp', '0.7'];
+    // The first runtime tells it twice: to be compared with itself.
+    if (told.length === 0) told.push((await runIn(runtimes[0], main, args)).stdout);
     const { stdout } = await runIn(runtime, main, args);
-    const { stdout: first } = await runIn(runtimes[0], main, args);
     expect(stdout.length).toBeGreaterThan(80);
-    expect(stdout).toBe(first);
+    expect(stdout).toBe(told[0]);
   }, 120_000);
 
   it('measures the same perplexity, to the last bit, and saves the same base', async () => {

@@ -109,9 +109,10 @@ inline int __float_as_int(float x) { int y; std::memcpy(&y, &x, 4); return y; }
 inline float __uint_as_float(unsigned x) { float y; std::memcpy(&y, &x, 4); return y; }
 inline unsigned __float_as_uint(float x) { unsigned y; std::memcpy(&y, &x, 4); return y; }
 
+/* With constant shifts: as a loop, which the compiler keeps, it is a third of the time of a story. */
 inline int __dp4a(int a, int b, int c) {
-  for (int i = 0; i < 4; i++) c += static_cast<int8_t>(a >> 8 * i) * static_cast<int8_t>(b >> 8 * i);
-  return c;
+  return c + static_cast<int8_t>(a) * static_cast<int8_t>(b) + static_cast<int8_t>(a >> 8) * static_cast<int8_t>(b >> 8) +
+         static_cast<int8_t>(a >> 16) * static_cast<int8_t>(b >> 16) + (a >> 24) * (b >> 24);
 }
 
 /* ---- the runtime ---- */

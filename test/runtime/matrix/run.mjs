@@ -14,6 +14,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
 import { parseArgs } from 'node:util';
+import { gunzipSync } from 'node:zlib';
 import { synthesize } from '../../../dist/convert/synth.js';
 import { numericsVersion } from '../../../dist/index.js';
 import { createFileSink } from '../../../dist/platform/source-node.js';
@@ -65,8 +66,10 @@ for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exi
 mkdirSync(join(folder, 'files'));
 const job = { folder: join(folder, 'files'), columns, models: [] };
 for (const [index, { name, file, synth, tokens, session }] of models.entries()) {
-  const path = file === undefined ? join(job.folder, `${index}.gguf`) : join(root, file);
+  const path = join(job.folder, `${index}.gguf`);
   if (file === undefined) await synthesize(await createFileSink(path), synth);
+  // Unpacked once, not by every setting; that every runtime opens it packed is in runtime.test.ts and browser.test.ts.
+  else writeFileSync(path, gunzipSync(readFileSync(join(root, file))));
   job.models.push({ name, path, tokens, session });
 }
 
