@@ -123,8 +123,6 @@ const flags = {
 type Args = Values<typeof flags>;
 
 export const bench = command({
-  name: 'bench',
-  describe: 'Measures prompt processing (pp) and token generation (tg), as llama-bench does.',
   flags,
   examples: [
     ['bitnet bench -m model.gguf', 'pp512 and tg128'],

@@ -17,8 +17,6 @@ import { command } from './command.ts';
 const SCRIPT = fileURLToPath(new URL('../../src/kernels/cuda/build.mjs', import.meta.url));
 
 export const buildCuda = command({
-  name: 'build-cuda',
-  describe: 'Compiles the library of --backend cuda with nvcc (CUDA 12 or newer). Takes minutes; needs no GPU.',
   flags: {
     arch: {
       type: 'string',

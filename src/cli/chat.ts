@@ -18,8 +18,6 @@ import { openModel } from './open.ts';
 import { templateOf } from './prompt.ts';
 
 export const chat = command({
-  name: 'chat',
-  describe: 'Talks with a model that has a chat template. /help lists what can be typed.',
   flags: {
     ...runtimeFlags,
     ...chatFlags,

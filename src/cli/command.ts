@@ -1,5 +1,5 @@
 /**
- * What a command is: a name, flags, and something to do.
+ * What a command is: flags, and something to do. `commands.ts` has its name.
  * @module
  */
 
@@ -7,10 +7,6 @@ import type { Flags, Values } from './flags.ts';
 import type { Io } from './io.ts';
 
 export interface Command {
-  /** As typed; two words for a command of a group, e.g. `oracle logits`. */
-  readonly name: string;
-  /** One line. */
-  readonly describe: string;
   readonly flags: Flags;
   /** A word that may follow the command, e.g. the file to inspect. */
   readonly word?: { readonly name: string; readonly describe: string; readonly required?: boolean };

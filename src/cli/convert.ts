@@ -53,9 +53,6 @@ const flags = {
 type Args = Values<typeof flags> & { readonly word?: string };
 
 export const convert = command({
-  name: 'convert',
-  describe:
-    'Converts a Hugging Face checkpoint of a ternary model (safetensors, packed or master weights) to GGUF, or back.',
   word: {
     name: 'DIR|FILE',
     describe: 'folder with config.json, tokenizer and model.safetensors, or hf:USER/REPO',

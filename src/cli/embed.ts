@@ -68,8 +68,6 @@ const flags = {
 type Args = Values<typeof flags>;
 
 export const embed = command({
-  name: 'embed',
-  describe: 'Turns texts into vectors.',
   flags,
   examples: [
     [

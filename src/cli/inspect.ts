@@ -66,8 +66,6 @@ const SHOWN_CHARACTERS = 72;
 const NEXT = 'Checksums are not comparable: no official ones are known here. "bitnet verify" lets the model speak.';
 
 export const inspect = command({
-  name: 'inspect',
-  describe: 'Shows metadata, tensors, tokenizer and memory needs of a GGUF file, also of one that cannot be run here.',
   flags,
   word: { name: 'FILE', describe: 'path or URL, instead of -m' },
   examples: [

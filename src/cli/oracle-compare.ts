@@ -68,9 +68,6 @@ type Args = Values<typeof flags>;
 type Word = { readonly kind: 'model' | 'dump'; readonly path: string };
 
 export const oracleCompare = command({
-  name: 'oracle compare',
-  describe:
-    'Finds the first token, layer and tensor that differ, and what mistake they look like. Exit status 1 if any.',
   flags,
   words: { shown: '[A] [B]', min: 0, max: 2 },
   examples: [

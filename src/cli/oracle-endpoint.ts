@@ -16,8 +16,6 @@ import { promptOf } from './prompt.ts';
 const SERVER = 'Server';
 
 export const oracleEndpoint = command({
-  name: 'oracle endpoint',
-  describe: 'Compares probabilities with those of an OpenAI-compatible server, and says why they differ.',
   word: { name: 'URL', describe: 'http://host:8080, /v1 and /v1/completions are added', required: true },
   flags: {
     ...runtimeFlags,

@@ -25,9 +25,6 @@ const sha256 = () => createHash('sha256');
 const PAGE_NAMES = ['README.md', 'check.c', 'check.py', 'model.py', 'ops.py'];
 
 export const oracleKit = command({
-  name: 'oracle kit',
-  describe:
-    'Writes tiny models, vectors of every op and expected answers, for the tests of other engines; or checks a copy.',
   flags: {
     output: { type: 'string', also: ['-o'], value: 'DIR', describe: 'the folder to write; must not exist' },
     check: { type: 'string', value: 'DIR', describe: 'a kit whose files are to be compared with its manifest' },

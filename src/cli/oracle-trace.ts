@@ -23,8 +23,6 @@ import { openModel, openSource } from './open.ts';
 import { inputFlags, inputOf } from './oracle-input.ts';
 
 export const oracleTrace = command({
-  name: 'oracle trace',
-  describe: 'Writes every named intermediate of a run, as a folder of .npy files or one .npz, with a manifest.',
   flags: {
     ...runtimeFlags,
     ...inputFlags,

@@ -14,8 +14,6 @@ import { openModel } from './open.ts';
 import { inputFlags, inputOf } from './oracle-input.ts';
 
 export const oracleLogits = command({
-  name: 'oracle logits',
-  describe: 'Writes the logits after every token as float32 .npy (tokens, vocabulary) and prints their SHA-256.',
   flags: {
     ...runtimeFlags,
     ...inputFlags,

@@ -74,8 +74,6 @@ export const perplexityFlags = {
 export type PerplexityArgs = Values<typeof perplexityFlags>;
 
 export const perplexity = command({
-  name: 'perplexity',
-  describe: 'Measures a model: perplexity of a text, divergence from another model, tasks; as llama.cpp does.',
   flags: perplexityFlags,
   examples: [
     ['bitnet perplexity -m model.gguf -f wiki.test.raw', 'comparable with llama-perplexity'],

@@ -11,7 +11,7 @@ import { numericsVersion } from '../engine/numerics.ts';
 import { BitnetError } from '../errors.ts';
 import { fromEnvironment, normaliseArgs, suggest } from './args.ts';
 import type { Command } from './command.ts';
-import { commands } from './commands.ts';
+import { commands, type Listed } from './commands.ts';
 import { type Flag, type Flags, UsageError } from './flags.ts';
 import { Interrupted, type Io } from './io.ts';
 
@@ -48,12 +48,13 @@ async function dispatch(argv: readonly string[], io: Io): Promise<number> {
     await io.write(`${groupHelp(group)}\n`);
     return 0;
   }
-  const { command, rest } = chooseCommand(argv);
+  const { listed, rest } = chooseCommand(argv);
   try {
-    const args = await parse(command, rest, io);
+    const command = await listed.load();
+    const args = await parse({ ...listed, ...command }, rest, io);
     return args === undefined ? 0 : await command.run(args, io);
   } catch (error) {
-    if (error instanceof UsageError) error.command ??= `bitnet ${command.name}`;
+    if (error instanceof UsageError) error.command ??= `bitnet ${listed.name}`;
     throw error;
   }
 }
@@ -64,15 +65,15 @@ function hintFor(word: string | undefined, flags: Flags): string {
 }
 
 /** The command of the first one or two words; flags alone mean the default one. */
-function chooseCommand(argv: readonly string[]): { command: Command; rest: readonly string[] } {
+function chooseCommand(argv: readonly string[]): { listed: Listed; rest: readonly string[] } {
   const [first, second] = argv;
-  if (first === undefined || first.startsWith('-')) return { command: named(DEFAULT_COMMAND)!, rest: argv };
-  const command = named(first);
-  if (command !== undefined) return { command, rest: argv.slice(1) };
+  if (first === undefined || first.startsWith('-')) return { listed: named(DEFAULT_COMMAND)!, rest: argv };
+  const listed = named(first);
+  if (listed !== undefined) return { listed, rest: argv.slice(1) };
   const group = groupOf(first);
   if (group.length > 0) {
     const inGroup = named(`${first} ${second}`);
-    if (inGroup !== undefined) return { command: inGroup, rest: argv.slice(2) };
+    if (inGroup !== undefined) return { listed: inGroup, rest: argv.slice(2) };
     const known = group.map(({ name }) => `bitnet ${name}`).join(', ');
     throw new UsageError(`${first} needs one of: ${known}`);
   }
@@ -85,23 +86,27 @@ function chooseCommand(argv: readonly string[]): { command: Command; rest: reado
 }
 
 /** Commands of two words that begin with this one. */
-function groupOf(first: string | undefined): readonly Command[] {
+function groupOf(first: string | undefined): readonly Listed[] {
   return named(`${first}`) === undefined ? commands.filter(({ name }) => name.startsWith(`${first} `)) : [];
 }
 
 /** `bitnet oracle --help`: a line a command, and where the rest is. */
-function groupHelp(group: readonly Command[]): string {
+function groupHelp(group: readonly Listed[]): string {
   const width = Math.max(...group.map(({ name }) => name.length));
   const lines = group.map(({ name, describe }) => `bitnet ${name.padEnd(width)}  ${describe}`);
   return `${lines.join('\n')}\n\nFlags and examples: bitnet ${group[0].name} --help`;
 }
 
-function named(name: string): Command | undefined {
-  return commands.find((command) => command.name === name);
+function named(name: string): Listed | undefined {
+  return commands.find((listed) => listed.name === name);
 }
 
 /** The arguments of a command, or undefined if it was only asked for help. */
-async function parse(command: Command, rest: readonly string[], io: Io): Promise<Record<string, unknown> | undefined> {
+async function parse(
+  command: Listed & Command,
+  rest: readonly string[],
+  io: Io,
+): Promise<Record<string, unknown> | undefined> {
   const flags: Flags = { ...command.flags, ...globalFlags };
   const tidy = normaliseArgs(rest, flags);
   if (tidy.includes('--help=true')) {
@@ -159,7 +164,7 @@ function bareParser(): Argv {
     });
 }
 
-function parserFor(command: Command): Argv {
+function parserFor(command: Listed & Command): Argv {
   const word =
     command.words !== undefined
       ? ` ${command.words.shown}`

@@ -11,8 +11,6 @@ import { bytes, plural } from './format.ts';
 import { isOffline, type Pulled, pullCheckpoint, pullModel, referenceOf } from './hub.ts';
 
 export const pull = command({
-  name: 'pull',
-  describe: 'Downloads a model from the Hugging Face hub into its cache, verified, and prints where it is.',
   word: {
     name: 'USER/REPO[:QUANT]',
     describe: 'or USER/REPO/FILE, USER/REPO@REVISION; hf: may stand before it',

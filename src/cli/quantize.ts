@@ -19,8 +19,6 @@ const names = Object.keys(linearTypes) as LinearType[];
 const tableFlag = { type: 'string', value: 'TYPE' } as const;
 
 export const quantize = command({
-  name: 'quantize',
-  describe: 'Writes a GGUF file with other tensor types: ternary ones keep their trits, whatever type they come from.',
   words: { shown: 'IN.gguf [OUT.gguf] TYPE', min: 2, max: 4 },
   flags: {
     'token-embedding-type': {

@@ -49,8 +49,6 @@ const flags = {
 type Args = Values<typeof flags>;
 
 export const replay = command({
-  name: 'replay',
-  describe: 'Runs a receipt again: exit status 0 and "same", or 1 and where it differs.',
   word: { name: 'FILE.json', describe: 'written by --receipt', required: true },
   flags,
   examples: [

@@ -70,8 +70,6 @@ const flags = {
 type Args = Values<typeof flags>;
 
 export const run = command({
-  name: 'run',
-  describe: 'Continues a text. The built-in model tells a story.',
   flags,
   examples: [
     ['bitnet run', 'a story by the built-in model'],

@@ -21,8 +21,6 @@ import {
 } from './written.ts';
 
 export const synth = command({
-  name: 'synth',
-  describe: 'Writes a model of random weights in the shape of a published one, for benchmarks and tests.',
   flags: {
     preset: { type: 'string', choices: Object.keys(presets), describe: 'whose shape [tiny]' },
     arch: {

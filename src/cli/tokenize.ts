@@ -11,8 +11,6 @@ import { modelFlag, preFlag } from './flags-common.ts';
 import { openSource, readTextFile } from './open.ts';
 
 export const tokenize = command({
-  name: 'tokenize',
-  describe: 'Turns text into token ids. Works on files that have a vocabulary and no tensors.',
   flags: {
     ...modelFlag,
     ...preFlag,

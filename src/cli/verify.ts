@@ -50,8 +50,6 @@ const flags = {
 type Args = Values<typeof flags>;
 
 export const verify = command({
-  name: 'verify',
-  describe: 'Says whether a model file is sound: checks it, lets the model speak, compares with known answers.',
   flags,
   word: { name: 'FILE', describe: 'path or URL, instead of -m' },
   examples: [
