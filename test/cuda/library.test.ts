@@ -5,10 +5,10 @@ import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it } from 'vitest';
 import { Code } from '../../src/kernels/cuda/abi.ts';
 import { type Context, Library, NativeError } from './library.ts';
-import { ILLEGAL_ADDRESS, OUT_OF_MEMORY, SHIM_MEMORY, shim, shimPath } from './shim.ts';
+import { held, ILLEGAL_ADDRESS, INVALID_VALUE, NOTHING, OUT_OF_MEMORY, SHIM_MEMORY, shim, shimPath } from './shim.ts';
 
 const library = shimPath === undefined ? undefined : new Library(shimPath);
 
@@ -50,6 +50,11 @@ function legalCommands(c: Context): Map<string, number[]> {
 }
 
 describe.skipIf(library === undefined)('the border of the CUDA library', () => {
+  afterEach(() => {
+    shim('failAfter', -1);
+    expect(held()).toEqual(NOTHING);
+  });
+
   it('takes every op of its page, and refuses every one that reaches beyond its buffers', () => {
     const c = library!.open();
     const legal = legalCommands(c);
@@ -191,6 +196,84 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
     c.close();
   });
 
+  it('runs out of memory for the scores of attention and for the places of rows, and goes on', () => {
+    const c = library!.open();
+    const [rows, keys, values] = [c.alloc(4 * 300), c.alloc(2 * 30_000), c.alloc(2 * 30_000)];
+    const f32 = 0x3f800000;
+    const cache = [0, 300, 1, 1, 30_000]; // layer, rows, types, context
+    const append = [7, 16, rows, 0, rows, 0, 1, 1, ...cache, keys, values, 0];
+    const attend = [8, 18, rows, 0, rows, 0, 1, 1, 1, ...cache.with(1, 1), f32, keys, values, 0];
+    for (const list of [attend, append]) {
+      const before = c.info();
+      for (const after of [0, 1]) {
+        // The wait before the old piece goes, and the new piece.
+        shim('failWith', OUT_OF_MEMORY);
+        shim('failAfter', after);
+        expect(failure(() => c.run(list)).code).toBe(Code.MEMORY);
+        expect(c.info()).toMatchObject({ launches: before.launches });
+      }
+      c.run(list);
+      const { usedBytes } = c.info();
+      expect(usedBytes).toBeGreaterThan(Number(before.usedBytes));
+      c.run(list);
+      expect(c.info()).toMatchObject({ usedBytes, replays: Number(before.replays) + 1 });
+    }
+    c.close();
+  });
+
+  it('runs a list directly for ever where it cannot be captured', () => {
+    const c = library!.open();
+    const [sum, one] = [c.alloc(16), c.alloc(16)];
+    c.write(one, new Float32Array(4).fill(1));
+    const add = [11, 9, sum, 0, sum, 0, one, 0, 4];
+    let times = 0;
+    const run = (words: readonly number[]) => {
+      c.run(words);
+      expect(c.read(sum, new Float32Array(4))).toEqual(new Float32Array(4).fill(++times));
+    };
+    // Beginning, the kernel, ending, and making of it what can be launched.
+    for (const [count, after] of [1, 2, 3, 4].entries()) {
+      const words = [...add, 12, 7, one, 0, one, 0, count]; // another list each time
+      run(words);
+      shim('failWith', INVALID_VALUE);
+      shim('failAfter', after - 1);
+      run(words);
+      shim('failAfter', -1);
+      for (let i = 0; i < 2; i++) run(words);
+      expect(c.info()).toMatchObject({ graphs: 0, replays: 0 });
+      expect(held()).toMatchObject({ graphs: 0, error: 0 });
+    }
+    // A graph that does not start is a failure.
+    run(add);
+    shim('failAfter', 4);
+    expect(failure(() => c.run(add)).message).toBe(
+      'running a list of commands: cudaErrorInvalidValue: cudaErrorInvalidValue',
+    );
+    c.close();
+  });
+
+  it('captures kernels that overlap a second time without, where the driver does not know that', () => {
+    for (const [waits, driver, graphs] of [
+      [0, 12_020, 1],
+      [1, 12_020, 1],
+      [1, 13_000, 1],
+    ]) {
+      shim('waits', waits);
+      shim('driver', driver);
+      const c = library!.open();
+      const add = legalCommands(c).get('add')!;
+      for (let i = 0; i < 3; i++) c.run(add);
+      const seen = [c.info(), held()];
+      c.close();
+      shim('waits', 0);
+      shim('driver', 13_000);
+      expect(seen).toMatchObject([
+        { graphs, replays: 2 },
+        { graphs: 1, error: 0 },
+      ]);
+    }
+  });
+
   it('fails for good after a failure of the device, and can be opened again', () => {
     const c = library!.open();
     const other = library!.open();
@@ -253,7 +336,9 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
     expect(refusal('compute', 75, 90)).toEqual([Code.DEVICE, 'CPU shim: compute capability 7.5, expected 8.0 or more']);
     expect(failure(() => library!.open(3)).message).toBe('no device 3, expected 0 to 0');
     shim('compute', 80);
-    expect(library!.open().info().computeCapability).toBe('8.0');
+    const c = library!.open();
+    expect(c.info().computeCapability).toBe('8.0');
+    c.close();
     shim('compute', 90);
   });
 

@@ -19,6 +19,9 @@ struct shimGraph {
   std::vector<std::function<cudaError_t()>> work;
 };
 
+/* Drivers from this one on know the edges between kernels that overlap. */
+constexpr int64_t KNOWS_EDGES = 12030;
+
 namespace shim {
 
 State& state() {
@@ -80,9 +83,22 @@ cudaError_t lookAtGuards() {
   return cudaSuccess;
 }
 
-std::set<shimStream*>& streams() {
-  static std::set<shimStream*> all;
-  return all;
+/* What was made and not yet given back, besides device memory. */
+struct Living {
+  std::set<shimStream*> streams;
+  std::set<shimGraph*> graphs; /* those that can be launched as well */
+  std::set<void*> pinned;
+};
+
+Living& living() {
+  static Living one;
+  return one;
+}
+
+cudaError_t destroy(shimGraph* graph) {
+  if (living().graphs.erase(graph) == 0) return fail(cudaErrorInvalidValue);
+  delete graph;
+  return cudaSuccess;
 }
 
 /* Now, or when somebody waits, or, while the stream is captured, when the graph is launched. */
@@ -103,15 +119,21 @@ cudaError_t drain(cudaStream_t stream) {
 }
 
 void freeAll() {
-  for (shimStream* stream : streams()) stream->pending.clear();
+  for (shimStream* stream : living().streams) delete stream;
+  for (shimGraph* graph : living().graphs) delete graph;
+  for (void* at : living().pinned) std::free(at);
+  living() = Living();
   for (const auto& [at, bytes] : memory().pieces) std::free(at - GUARD_BYTES);
   memory() = Memory();
 }
 
 }  // namespace
 
-cudaError_t launch(cudaStream_t stream, dim3 grid, dim3 block, size_t sharedBytes, std::function<void()> body) {
+bool waits() { return state().waits != 0; }
+
+cudaError_t launch(cudaStream_t stream, bool overlap, dim3 grid, dim3 block, size_t sharedBytes, std::function<void()> body) {
   if (const cudaError_t e = enter()) return e;
+  if (stream->capturing && overlap && state().driver < KNOWS_EDGES) return fail(cudaErrorInvalidValue);
   const bool legal = grid.x > 0 && grid.y > 0 && grid.y < 65536 && grid.z > 0 && grid.z < 65536 && block.x > 0 && block.x <= 1024 &&
                      block.y == 1 && block.z == 1 && sharedBytes <= static_cast<size_t>(state().shared);
   if (!legal) return fail(cudaErrorInvalidValue);
@@ -142,12 +164,24 @@ extern "C" int32_t bn_shim_set(const char* name, int64_t value) {
       {"late", &s.late},
       {"tensor", &s.tensor},
       {"tensorBits", &s.tensorBits},
+      {"waits", &s.waits},
   };
   const auto found = knobs.find(name);
   if (found == knobs.end()) return 0;
   *found->second = value;
   shim::seedTensor();
   return 1;
+}
+
+/* What the library has of the runtime's, and the failure that nobody has looked at. */
+extern "C" int64_t bn_shim_get(const char* name) {
+  const shim::Living& living = shim::living();
+  const std::map<std::string, size_t> counts = {
+      {"streams", living.streams.size()}, {"graphs", living.graphs.size()},  {"pinned", living.pinned.size()},
+      {"pieces", memory().pieces.size()}, {"error", static_cast<size_t>(memory().last)},
+  };
+  const auto found = counts.find(name);
+  return found == counts.end() ? -1 : static_cast<int64_t>(found->second);
 }
 
 const char* cudaGetErrorName(cudaError_t code) {
@@ -220,7 +254,7 @@ cudaError_t cudaMalloc(void** out, size_t bytes) {
 }
 cudaError_t cudaFree(void* at) {
   if (at == nullptr) return cudaSuccess;
-  for (shimStream* stream : shim::streams()) shim::drain(stream); /* waits for the whole device */
+  for (shimStream* stream : shim::living().streams) shim::drain(stream); /* waits for the whole device */
   const auto found = memory().pieces.find(static_cast<char*>(at));
   if (found == memory().pieces.end()) return fail(cudaErrorInvalidValue);
   cudaError_t e = memory().sticky;
@@ -234,9 +268,12 @@ cudaError_t cudaFree(void* at) {
 cudaError_t cudaMallocHost(void** out, size_t bytes) {
   if (const cudaError_t e = enter()) return e;
   *out = std::malloc(bytes);
-  return *out == nullptr ? fail(cudaErrorMemoryAllocation) : cudaSuccess;
+  if (*out == nullptr) return fail(cudaErrorMemoryAllocation);
+  shim::living().pinned.insert(*out);
+  return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* at) {
+  if (at != nullptr && shim::living().pinned.erase(at) == 0) return fail(cudaErrorInvalidValue);
   std::free(at);
   return memory().sticky;
 }
@@ -259,12 +296,12 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* out, unsigned) {
   if (const cudaError_t e = enter()) return e;
   *out = new shimStream;
-  shim::streams().insert(*out);
+  shim::living().streams.insert(*out);
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   shim::drain(stream);
-  shim::streams().erase(stream);
+  shim::living().streams.erase(stream);
   delete stream;
   return memory().sticky;
 }
@@ -281,12 +318,15 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* out) {
   stream->capturing = false;
   *out = new shimGraph{std::move(stream->captured)};
+  shim::living().graphs.insert(*out);
   stream->captured.clear();
   return enter();
 }
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* out, cudaGraph_t graph, unsigned long long) {
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* out, cudaGraph_t graph, unsigned long long flags) {
   if (const cudaError_t e = enter()) return e;
+  if (flags != 0) return fail(cudaErrorInvalidValue);
   *out = new shimGraph(*graph);
+  shim::living().graphs.insert(*out);
   return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
@@ -296,11 +336,5 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
   }
   return cudaSuccess;
 }
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  delete graph;
-  return cudaSuccess;
-}
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
-  delete graph;
-  return cudaSuccess;
-}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return shim::destroy(graph); }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) { return shim::destroy(graph); }
