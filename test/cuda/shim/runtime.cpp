@@ -11,6 +11,7 @@
 #include "state.h"
 
 struct shimStream {
+  int device = 0;
   bool capturing = false;
   std::vector<std::function<cudaError_t()>> pending;
   std::vector<std::function<cudaError_t()>> captured;
@@ -37,6 +38,7 @@ const std::string GUARDS(GUARD_BYTES, static_cast<char>(GUARD));
 
 struct Memory {
   std::map<char*, size_t> pieces; /* by the address that the caller has */
+  std::map<char*, size_t> pinned; /* of the host's memory */
   size_t used = 0;
   bool written = false; /* since the guards of all pieces were looked at */
   cudaError_t sticky = cudaSuccess;
@@ -67,14 +69,24 @@ cudaError_t enter() {
   return cudaSuccess;
 }
 
+char* guarded(char* base, size_t bytes) {
+  std::memset(base, 0xCD, bytes + GUARD_BYTES);
+  std::memset(base, GUARD, GUARD_BYTES);
+  std::memset(base + GUARD_BYTES + bytes, GUARD, GUARD_BYTES);
+  return base + GUARD_BYTES;
+}
+
 cudaError_t lookAtGuards(const char* at, size_t bytes) {
   if (guardsStand(at, bytes)) return cudaSuccess;
-  memory().complaint = "written beside " + std::to_string(bytes) + " bytes of device memory";
+  memory().complaint = "written beside " + std::to_string(bytes) + " bytes of memory";
   return fail(cudaErrorIllegalAddress);
 }
 
 /* Of all pieces, where anything was written since the last time: a backend waits often, and has thousands. */
 cudaError_t lookAtGuards() {
+  for (const auto& [at, bytes] : memory().pinned) {
+    if (const cudaError_t e = lookAtGuards(at, bytes)) return e;
+  }
   if (!memory().written) return cudaSuccess;
   for (const auto& [at, bytes] : memory().pieces) {
     if (const cudaError_t e = lookAtGuards(at, bytes)) return e;
@@ -83,11 +95,10 @@ cudaError_t lookAtGuards() {
   return cudaSuccess;
 }
 
-/* What was made and not yet given back, besides device memory. */
+/* What was made and not yet given back, besides memory. */
 struct Living {
   std::set<shimStream*> streams;
   std::set<shimGraph*> graphs; /* those that can be launched as well */
-  std::set<void*> pinned;
 };
 
 Living& living() {
@@ -121,19 +132,26 @@ cudaError_t drain(cudaStream_t stream) {
 void freeAll() {
   for (shimStream* stream : living().streams) delete stream;
   for (shimGraph* graph : living().graphs) delete graph;
-  for (void* at : living().pinned) std::free(at);
   living() = Living();
-  for (const auto& [at, bytes] : memory().pieces) std::free(at - GUARD_BYTES);
+  for (const auto* pieces : {&memory().pieces, &memory().pinned}) {
+    for (const auto& [at, bytes] : *pieces) std::free(at - GUARD_BYTES);
+  }
   memory() = Memory();
 }
 
 }  // namespace
 
+int& currentDevice() {
+  static int one = 0;
+  return one;
+}
+
 bool waits() { return state().waits != 0; }
 
 cudaError_t launch(cudaStream_t stream, bool overlap, dim3 grid, dim3 block, size_t sharedBytes, std::function<void()> body) {
   if (const cudaError_t e = enter()) return e;
-  if (stream->capturing && overlap && state().driver < KNOWS_EDGES) return fail(cudaErrorInvalidValue);
+  if (stream->device != currentDevice()) return fail(cudaErrorInvalidDevice);
+  if (overlap && (!waits() || (stream->capturing && state().driver < KNOWS_EDGES))) return fail(cudaErrorInvalidValue);
   const bool legal = grid.x > 0 && grid.y > 0 && grid.y < 65536 && grid.z > 0 && grid.z < 65536 && block.x > 0 && block.x <= 1024 &&
                      block.y == 1 && block.z == 1 && sharedBytes <= static_cast<size_t>(state().shared);
   if (!legal) return fail(cudaErrorInvalidValue);
@@ -165,6 +183,7 @@ extern "C" int32_t bn_shim_set(const char* name, int64_t value) {
       {"tensor", &s.tensor},
       {"tensorBits", &s.tensorBits},
       {"waits", &s.waits},
+      {"odd", &s.odd},
   };
   const auto found = knobs.find(name);
   if (found == knobs.end()) return 0;
@@ -177,7 +196,7 @@ extern "C" int32_t bn_shim_set(const char* name, int64_t value) {
 extern "C" int64_t bn_shim_get(const char* name) {
   const shim::Living& living = shim::living();
   const std::map<std::string, size_t> counts = {
-      {"streams", living.streams.size()}, {"graphs", living.graphs.size()},  {"pinned", living.pinned.size()},
+      {"streams", living.streams.size()}, {"graphs", living.graphs.size()},  {"pinned", memory().pinned.size()},
       {"pieces", memory().pieces.size()}, {"error", static_cast<size_t>(memory().last)},
   };
   const auto found = counts.find(name);
@@ -215,14 +234,17 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
 }
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = static_cast<int>(state().devices);
+  if (state().driver < 0) return fail(cudaErrorInitializationError);
   if (state().driver < 12000) return fail(cudaErrorInsufficientDriver);
   return *count > 0 ? cudaSuccess : fail(cudaErrorNoDevice);
 }
 cudaError_t cudaSetDevice(int device) {
-  return device >= 0 && device < state().devices ? cudaSuccess : fail(cudaErrorInvalidDevice);
+  if (device < 0 || device >= state().devices) return fail(cudaErrorInvalidDevice);
+  shim::currentDevice() = device;
+  return cudaSuccess;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* out, int) {
-  std::snprintf(out->name, sizeof(out->name), "CPU shim");
+  std::snprintf(out->name, sizeof(out->name), "%s", state().odd == 0 ? "CPU shim" : "CPU \"shim\"\t\\ ");
   out->totalGlobalMem = static_cast<size_t>(state().memory);
   out->major = static_cast<int>(state().compute / 10);
   out->minor = static_cast<int>(state().compute % 10);
@@ -244,12 +266,10 @@ cudaError_t cudaMalloc(void** out, size_t bytes) {
   if (memory().used + bytes > static_cast<size_t>(state().memory)) return fail(cudaErrorMemoryAllocation);
   char* base = static_cast<char*>(std::aligned_alloc(256, (bytes + 2 * shim::GUARD_BYTES + 255) & ~size_t(255)));
   if (base == nullptr) return fail(cudaErrorMemoryAllocation);
-  std::memset(base, 0xCD, bytes + shim::GUARD_BYTES);
-  std::memset(base, shim::GUARD, shim::GUARD_BYTES);
-  std::memset(base + shim::GUARD_BYTES + bytes, shim::GUARD, shim::GUARD_BYTES);
-  memory().pieces[base + shim::GUARD_BYTES] = bytes;
+  char* const at = shim::guarded(base, bytes);
+  memory().pieces[at] = bytes;
   memory().used += bytes;
-  *out = base + shim::GUARD_BYTES;
+  *out = at;
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* at) {
@@ -267,15 +287,21 @@ cudaError_t cudaFree(void* at) {
 }
 cudaError_t cudaMallocHost(void** out, size_t bytes) {
   if (const cudaError_t e = enter()) return e;
-  *out = std::malloc(bytes);
-  if (*out == nullptr) return fail(cudaErrorMemoryAllocation);
-  shim::living().pinned.insert(*out);
+  char* base = static_cast<char*>(std::malloc(bytes + 2 * shim::GUARD_BYTES));
+  if (base == nullptr) return fail(cudaErrorMemoryAllocation);
+  char* const at = shim::guarded(base, bytes);
+  memory().pinned[at] = bytes;
+  *out = at;
   return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* at) {
-  if (at != nullptr && shim::living().pinned.erase(at) == 0) return fail(cudaErrorInvalidValue);
-  std::free(at);
-  return memory().sticky;
+  if (at == nullptr) return memory().sticky;
+  const auto found = memory().pinned.find(static_cast<char*>(at));
+  if (found == memory().pinned.end()) return fail(cudaErrorInvalidValue);
+  const cudaError_t e = memory().sticky != cudaSuccess ? memory().sticky : shim::lookAtGuards(found->first, found->second);
+  memory().pinned.erase(found);
+  std::free(static_cast<char*>(at) - shim::GUARD_BYTES);
+  return e;
 }
 cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t stream) {
   if (const cudaError_t e = enter()) return e;
@@ -296,6 +322,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* out, unsigned) {
   if (const cudaError_t e = enter()) return e;
   *out = new shimStream;
+  (*out)->device = shim::currentDevice();
   shim::living().streams.insert(*out);
   return cudaSuccess;
 }

@@ -119,6 +119,7 @@ enum {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
+  cudaErrorInitializationError = 3,
   cudaErrorInsufficientDriver = 35,
   cudaErrorDevicesUnavailable = 46,
   cudaErrorNoDevice = 100,
@@ -177,12 +178,13 @@ cudaError_t launch(cudaStream_t, bool overlap, dim3 grid, dim3 block, size_t sha
 }  // namespace shim
 
 /*
- * Knobs of the shim, for tests: "seed" (order of threads), "devices", "compute" (80), "driver" (13000), "memory" (bytes of the
- * card), "failAfter" (that many calls of the runtime from now on, one fails), "failWith" (its code), "barriers" (0: __syncthreads
- * does nothing), "sms" (multiprocessors, by which kernels are chosen), "shared" (most shared memory of a block: 232448 as on compute
- * capability 9.0; 101376 on 8.6 and 8.9), "late" (1: streams do nothing until somebody waits for them, and the host's memory is
- * read only then, as cards do that read pageable memory themselves), "tensor" and "tensorBits" (tensor.cpp), "waits" (1: code for cards on which
- * kernels overlap; a "driver" before 12030 does not capture them). Returns 0 for an unknown name.
+ * Knobs of the shim, for tests: "seed" (order of threads), "devices", "compute" (80), "driver" (13000; below 0 it fails), "memory"
+ * (bytes of the card), "failAfter" (that many calls of the runtime from now on, one fails), "failWith" (its code), "barriers" (0:
+ * __syncthreads does nothing), "sms" (multiprocessors, by which kernels are chosen), "shared" (most shared memory of a block: 232448
+ * as on compute capability 9.0; 101376 on 8.6 and 8.9), "late" (1: streams do nothing until somebody waits for them, and the host's
+ * memory is read only then, as cards do that read pageable memory themselves), "tensor" and "tensorBits" (tensor.cpp), "waits" (1:
+ * code for cards on which kernels overlap; a "driver" before 12030 does not capture them), "odd" (1: a name that JSON has to be
+ * careful with). Returns 0 for an unknown name.
  */
 extern "C" __attribute__((visibility("default"))) int32_t bn_shim_set(const char* name, int64_t value);
 
