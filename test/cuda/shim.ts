@@ -85,7 +85,7 @@ export function held(): Record<string, number> {
   const names = ['streams', 'graphs', 'pinned', 'pieces', 'error'];
   return Object.fromEntries(names.map((name) => [name, getCount ? Number(getCount(name)) : Number.NaN]));
 }
-export const NOTHING = { streams: 0, graphs: 0, pinned: 0, pieces: 0, error: 0 };
+export const NOTHING: Record<string, number> = { streams: 0, graphs: 0, pinned: 0, pieces: 0, error: 0 };
 
 /** What the shim is when nothing is set. */
 export const SHIM_MEMORY = 16 * 2 ** 30;
