@@ -49,7 +49,9 @@ describe.skipIf(library === undefined)('a context of the CUDA library', () => {
       for (const [name, value] of Object.entries(knobs)) shim(name, value);
       try {
         const { code, message } = failure(() => library!.open(device));
-        return [code, message, library!.devices()];
+        const devices = library!.devices();
+        expect(held()).toEqual(NOTHING);
+        return [code, message, devices];
       } finally {
         for (const [name, normal] of Object.entries({ driver: 13_000, devices: 1, compute: 90 })) shim(name, normal);
       }
@@ -134,6 +136,18 @@ describe.skipIf(library === undefined)('a context of the CUDA library', () => {
     shim('devices', 2);
     expect(failure(() => contexts[1].info()).message).toBe(error.message); // for good
     for (const c of contexts) c.close();
+    shim('devices', 1);
+  });
+
+  it('resets the device that has failed, and not the one that was used last', () => {
+    shim('devices', 2);
+    const c = library!.open(1);
+    shim('failWith', ILLEGAL_ADDRESS);
+    shim('failAfter', 0);
+    expect(failure(() => c.alloc(4)).code).toBe(Code.CUDA);
+    expect(failure(() => library!.open(0)).code).toBe(Code.CUDA);
+    c.close();
+    library!.open(0).close();
     shim('devices', 1);
   });
 

@@ -4,7 +4,17 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Code } from '../../src/kernels/cuda/abi.ts';
 import { failure, failureOf, Library, legalCommands, NativeError } from './library.ts';
-import { held, ILLEGAL_ADDRESS, INVALID_VALUE, NOTHING, OUT_OF_MEMORY, SHIM_MEMORY, shim, shimPath } from './shim.ts';
+import {
+  held,
+  ILLEGAL_ADDRESS,
+  INVALID_VALUE,
+  NOTHING,
+  OUT_OF_MEMORY,
+  overlaps,
+  SHIM_MEMORY,
+  shim,
+  shimPath,
+} from './shim.ts';
 
 const library = shimPath === undefined ? undefined : new Library(shimPath);
 
@@ -216,24 +226,26 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
   });
 
   it('captures kernels that overlap a second time without, where the driver does not know that', () => {
-    for (const [waits, driver, graphs] of [
-      [0, 12_020, 1],
+    // Of two launches, direct and captured, those that begin early.
+    for (const [waits, driver, early] of [
+      [0, 12_020, 0],
       [1, 12_020, 1],
-      [1, 13_000, 1],
+      [1, 13_000, 2],
     ]) {
       shim('waits', waits);
       shim('driver', driver);
       const c = library!.open();
       const add = legalCommands(c).get('add')!;
+      const before = overlaps();
       for (let i = 0; i < 3; i++) c.run(add);
-      const seen = [c.info(), held()];
+      const seen = [c.info(), held(), overlaps() - before];
+      c.set(2, 0);
+      c.run(add);
+      expect(overlaps() - before).toBe(seen[2]);
       c.close();
       shim('waits', 0);
       shim('driver', 13_000);
-      expect(seen).toMatchObject([
-        { graphs, replays: 2 },
-        { graphs: 1, error: 0 },
-      ]);
+      expect(seen).toMatchObject([{ graphs: 1, replays: 2 }, { graphs: 1, error: 0 }, early]);
     }
   });
 

@@ -82,9 +82,11 @@ export function shim(name: string, value: number): void {
 
 /** What the library took from the runtime and has not given back; and `error`, which the runtime would tell whoever asked next. */
 export function held(): Record<string, number> {
-  const names = ['streams', 'graphs', 'pinned', 'pieces', 'error'];
-  return Object.fromEntries(names.map((name) => [name, getCount ? Number(getCount(name)) : Number.NaN]));
+  return Object.fromEntries(Object.keys(NOTHING).map((name) => [name, counted(name)]));
 }
+/** Launches that may begin before the kernel before them has ended. */
+export const overlaps = () => counted('overlaps');
+const counted = (name: string) => (getCount ? Number(getCount(name)) : Number.NaN);
 export const NOTHING: Record<string, number> = { streams: 0, graphs: 0, pinned: 0, pieces: 0, error: 0 };
 
 /** What the shim is when nothing is set. */

@@ -41,7 +41,9 @@ struct Memory {
   std::map<char*, size_t> pinned; /* of the host's memory */
   size_t used = 0;
   bool written = false; /* since the guards of all pieces were looked at */
+  int64_t overlaps = 0; /* launches that may begin early */
   cudaError_t sticky = cudaSuccess;
+  int broken = 0; /* the device that failed so */
   cudaError_t last = cudaSuccess;
   std::string complaint;
 };
@@ -51,12 +53,17 @@ Memory& memory() {
   return one;
 }
 
+int& currentDevice() {
+  static int one = 0;
+  return one;
+}
+
 bool guardsStand(const char* at, size_t bytes) {
   return std::memcmp(at - GUARD_BYTES, GUARDS.data(), GUARD_BYTES) == 0 && std::memcmp(at + bytes, GUARDS.data(), GUARD_BYTES) == 0;
 }
 
 cudaError_t fail(cudaError_t code) {
-  if (code >= cudaErrorIllegalAddress) memory().sticky = code;
+  if (code >= cudaErrorIllegalAddress) memory().sticky = code, memory().broken = currentDevice();
   if (code != cudaSuccess) memory().last = code;
   return code;
 }
@@ -141,17 +148,13 @@ void freeAll() {
 
 }  // namespace
 
-int& currentDevice() {
-  static int one = 0;
-  return one;
-}
-
 bool waits() { return state().waits != 0; }
 
 cudaError_t launch(cudaStream_t stream, bool overlap, dim3 grid, dim3 block, size_t sharedBytes, std::function<void()> body) {
   if (const cudaError_t e = enter()) return e;
   if (stream->device != currentDevice()) return fail(cudaErrorInvalidDevice);
   if (overlap && (!waits() || (stream->capturing && state().driver < KNOWS_EDGES))) return fail(cudaErrorInvalidValue);
+  if (overlap) memory().overlaps++;
   const bool legal = grid.x > 0 && grid.y > 0 && grid.y < 65536 && grid.z > 0 && grid.z < 65536 && block.x > 0 && block.x <= 1024 &&
                      block.y == 1 && block.z == 1 && sharedBytes <= static_cast<size_t>(state().shared);
   if (!legal) return fail(cudaErrorInvalidValue);
@@ -198,6 +201,7 @@ extern "C" int64_t bn_shim_get(const char* name) {
   const std::map<std::string, size_t> counts = {
       {"streams", living.streams.size()}, {"graphs", living.graphs.size()},  {"pinned", memory().pinned.size()},
       {"pieces", memory().pieces.size()}, {"error", static_cast<size_t>(memory().last)},
+      {"overlaps", static_cast<size_t>(memory().overlaps)},
   };
   const auto found = counts.find(name);
   return found == counts.end() ? -1 : static_cast<int64_t>(found->second);
@@ -253,7 +257,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* out, int) {
   return cudaSuccess;
 }
 cudaError_t cudaDeviceReset() {
-  shim::freeAll();
+  if (memory().broken == shim::currentDevice()) shim::freeAll(); /* of the others there is no more than the failure */
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {

@@ -190,7 +190,8 @@ extern "C" __attribute__((visibility("default"))) int32_t bn_shim_set(const char
 
 /*
  * What was taken from the runtime and not given back: "streams", "graphs", "pinned" pieces of the host's memory, "pieces" of the
- * device's; and "error", which cudaGetLastError would tell whoever asked next. -1 for an unknown name.
+ * device's; and "error", which cudaGetLastError would tell whoever asked next. Besides, "overlaps": launches of kernels that may
+ * begin early. -1 for an unknown name.
  */
 extern "C" __attribute__((visibility("default"))) int64_t bn_shim_get(const char* name);
 
