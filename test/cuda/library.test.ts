@@ -153,6 +153,7 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
     const error = failure(() => c.alloc(600_000));
     expect(error.code).toBe(Code.MEMORY);
     expect(error.message).toMatch(/expected 600000 bytes, got \d+ free of 1048576, of which \d+ are in use here/);
+    expect(held()).toMatchObject({ error: 0 });
     c.free(handle);
     expect(c.read(c.alloc(600_000), new Uint8Array(8))).toEqual(new Uint8Array(8));
     c.close();
@@ -171,25 +172,33 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
 
   it('runs out of memory for the scores of attention and for the places of rows, and goes on', () => {
     const c = library!.open();
-    const [rows, keys, values] = [c.alloc(4 * 300), c.alloc(2 * 30_000), c.alloc(2 * 30_000)];
-    const f32 = 0x3f800000;
-    const cache = [0, 300, 1, 1, 30_000]; // layer, rows, types, context
-    const append = [7, 16, rows, 0, rows, 0, 1, 1, ...cache, keys, values, 0];
-    const attend = [8, 18, rows, 0, rows, 0, 1, 1, 1, ...cache.with(1, 1), f32, keys, values, 0];
-    for (const list of [attend, append]) {
+    const [rows, keys, values] = [c.alloc(4 * 4096), c.alloc(2 * 30_000), c.alloc(2 * 30_000)];
+    const cache = (count: number) => [0, count, 1, 1, 30_000]; // layer, rows, types, context
+    const append = (count: number) => [7, 16, rows, 0, rows, 0, 1, 1, ...cache(count), keys, values, 0];
+    const attend = [8, 18, rows, 0, rows, 0, 1, 1, 1, ...cache(1), 0x3f800000, keys, values, 0];
+    // A quarter to spare, in pages of 4096: 30000 scores and a maximum for each split; 24 bytes a row, of which there were 64 at first.
+    for (const [list, bytes] of [
+      [attend, 151_552],
+      [append(1775), 14 * 4096 - 4096],
+      [append(4096), 30 * 4096 - 14 * 4096],
+    ] as const) {
       const before = c.info();
-      for (const after of [0, 1]) {
-        // The wait before the old piece goes, and the new piece.
-        shim('failWith', OUT_OF_MEMORY);
-        shim('failAfter', after);
-        expect(failure(() => c.run(list)).code).toBe(Code.MEMORY);
-        expect(c.info()).toMatchObject({ launches: before.launches });
-      }
-      c.run(list);
-      const { usedBytes } = c.info();
-      expect(usedBytes).toBeGreaterThan(Number(before.usedBytes));
-      c.run(list);
-      expect(c.info()).toMatchObject({ usedBytes, replays: Number(before.replays) + 1 });
+      // The wait before the old piece goes, and the new piece.
+      shim('failWith', OUT_OF_MEMORY);
+      shim('failAfter', 0);
+      expect(failure(() => c.run(list)).code).toBe(Code.MEMORY);
+      expect(c.info()).toMatchObject(before);
+      shim('failAfter', 1);
+      expect(failure(() => c.run(list)).code).toBe(Code.MEMORY);
+      // Graphs know the address of the piece that has gone.
+      expect(c.info()).toMatchObject({ launches: before.launches, graphs: 0 });
+      expect(held()).toMatchObject({ error: 0, graphs: 0 });
+      for (let i = 0; i < 2; i++) c.run(list);
+      expect(c.info()).toMatchObject({
+        usedBytes: Number(before.usedBytes) + bytes,
+        replays: Number(before.replays) + 1,
+        graphs: 1,
+      });
     }
     c.close();
   });
