@@ -179,6 +179,20 @@ describe.skipIf(library === undefined)('the words of commands', () => {
     c.close();
   });
 
+  it('does nothing for no rows, and remembers nothing of it', () => {
+    const c = library!.open();
+    const legal = legalCommands(c);
+    legal.delete('denseIndex'); // has no rows of its own
+    const { launches } = c.info();
+    // The last word, or the one of KV commands that says so.
+    for (const [name, words] of legal) {
+      const none = words.with(name === 'kvAppend' ? 9 : name === 'attention' ? 10 : -1, 0);
+      for (let i = 0; i < 3; i++) c.run(none);
+    }
+    expect(c.info()).toMatchObject({ launches, graphs: 0, replays: 0 });
+    c.close();
+  });
+
   it('knows the least and the greatest of every number', () => {
     const c = library!.open();
     const legal = legalCommands(c);
