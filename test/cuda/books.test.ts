@@ -45,6 +45,7 @@ describe('books of device memory', () => {
 
   it('keep what is in use and what was at most', () => {
     const books = new Books();
+    expect([books.usedBytes, books.peakBytes]).toEqual([0, 0]);
     books.take(5);
     books.take(7);
     books.give(10);
@@ -109,6 +110,8 @@ describe('books of device memory', () => {
       rehearsal.free(rehearsal.allocKv({ ...SHAPE, ...shape }));
       return rehearsal.memory().usedBytes - before;
     };
+    const single = rehearsing(); // nobody said how many rows a step has
+    expect(single.more(() => single.rehearsal.free(single.rehearsal.allocKv(SHAPE)))).toBe((8 + 16) * 512 * 5);
     rehearsal.free(rehearsal.allocQuantized(3, 128)); // steps of three rows
     rehearsal.free(rehearsal.allocQuantized(2, 128));
     // Six heads are eight, 510 positions 512; and 16 pairs of a tile: as floats, of which each counts 5 bytes.

@@ -178,13 +178,15 @@ describe.skipIf(library === undefined)('a context of the CUDA library', () => {
       const { code, message } = failure(() => c.call('bn_info', json, bytes));
       expect([code, message]).toEqual([Code.ARGUMENT, `info: expected room for ${room} bytes`]);
     }
-    c.call('bn_info', Buffer.alloc(room), room);
+    const json = Buffer.alloc(room + 1, 255);
+    c.call('bn_info', json, room);
+    expect([...json.subarray(-3)]).toEqual([0x7d, 0, 255]); // ends as words of C do
     const handle = c.alloc(1000);
     expect(c.info().usedBytes).toBe(5096);
     c.free(handle);
     expect(c.info().usedBytes).toBe(4096);
     for (const option of [-1, 4]) expect(failure(() => c.set(option, 1)).message).toBe(`set: no option ${option}`);
-    c.set(3, 0);
+    for (const option of [0, 3]) c.set(option, 0);
     c.close();
   });
 
@@ -233,6 +235,31 @@ describe.skipIf(library === undefined)('a context of the CUDA library', () => {
     }
   });
 
+  it('packs what lies in buffers of just its bytes, and any part of it', () => {
+    const c = library!.open();
+    const [Q8_0, rows, columns] = [3, 4, 128];
+    const [has, needs] = [136 * rows, c.denseBytes(Q8_0, rows, columns)];
+    const [from, short, to, less] = [has, has - 1, needs, needs - 1].map((bytes) => c.alloc(bytes));
+    for (const [first, count] of [
+      [0, 4],
+      [3, 1],
+      [0, 0],
+      [4, 0],
+    ]) {
+      c.packDense(Q8_0, from, to, rows, columns, first, count);
+    }
+    expect(failure(() => c.packDense(Q8_0, short, to, rows, columns, 0, 4)).message).toBe(
+      `pack: from: bytes 0 .. ${has} of a buffer of ${has - 1}`,
+    );
+    expect(failure(() => c.packDense(Q8_0, from, less, rows, columns, 0, 1)).message).toBe(
+      `pack: to: bytes 0 .. ${needs} of a buffer of ${needs - 1}`,
+    );
+    c.packDense(Q8_0, short, to, rows, columns, 1, 3);
+    c.close(); // looks at the guards
+    const [F32, most] = [0, 2 ** 24];
+    expect([c.denseBytes(F32, 1, 1), c.denseBytes(F32, 1, most)]).toEqual([4, 4 * most]);
+  });
+
   it('refuses handles and ranges that are not there', () => {
     const c = library!.open();
     const handle = c.alloc(100);
@@ -259,7 +286,10 @@ describe.skipIf(library === undefined)('a context of the CUDA library', () => {
       () => c.denseBytes(3, 0, 32),
       () => c.denseBytes(3, -1, 32),
       () => c.denseBytes(3, 4, 33),
-      () => c.denseBytes(9, 4, 32),
+      () => c.denseBytes(6, 4, 32),
+      () => c.denseBytes(-1, 4, 32),
+      () => c.denseBytes(0, 4, 0),
+      () => c.denseBytes(0, 4, 2 ** 24 + 1),
     ]) {
       expect(failure(act).code, act.toString()).toBe(Code.ARGUMENT);
     }

@@ -82,7 +82,11 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
       ['kvAppend', { 3: 16 }, 'begins within a row'],
       ['kvAppend', { 8: 2 }, 'keys: elements 0 .. 3072 of a buffer of 2048'],
       // The most that can be counted, one layer more, and 2^65 elements, of which 64 bits would leave none.
-      ['kvAppend', { 6: 2 ** 15, 7: 1024, 8: 2 ** 20 - 2, 9: 0, 12: 2 ** 18 }, 'keys: elements 0 .. 9223363240761753600 of'],
+      [
+        'kvAppend',
+        { 6: 2 ** 15, 7: 1024, 8: 2 ** 20 - 2, 9: 0, 12: 2 ** 18 },
+        'keys: elements 0 .. 9223363240761753600 of',
+      ],
       ['kvAppend', { 6: 2 ** 15, 7: 1024, 8: 2 ** 20 - 1, 9: 0, 12: 2 ** 18 }, 'more elements than there are numbers'],
       ['kvAppend', { 6: 2 ** 15, 7: 1024, 8: 2 ** 20 - 1, 9: 0, 12: 2 ** 20 }, 'more elements than there are numbers'],
     ] as const) {

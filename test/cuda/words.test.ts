@@ -1,6 +1,7 @@
 /** The words of commands (`commands.md`): how much of its buffers each op reaches, and what its numbers may be. */
 import { describe, expect, it } from 'vitest';
 import { Code } from '../../src/kernels/cuda/abi.ts';
+import { Rng } from '../../src/numeric/rng.ts';
 import { failure, failureOf, Library, legalCommands } from './library.ts';
 import { shimPath } from './shim.ts';
 
@@ -176,6 +177,72 @@ describe.skipIf(library === undefined)('the words of commands', () => {
         ]);
       }
     }
+    c.close();
+  });
+
+  it('puts every row where its own command says, however often a list names it', () => {
+    const rng = Rng.fromSeed(7);
+    const below = (n: number) => rng.nextUint32() % n;
+    const [rows, context] = [6, 12];
+    const c = library!.open();
+    const [k, v] = [100, 200].map((first) => {
+      const handle = c.alloc(4 * rows);
+      c.write(
+        handle,
+        new Float32Array(rows).map((_, i) => first + i),
+      );
+      return handle;
+    });
+    const caches = Array.from({ length: 6 }, () => ({
+      handle: c.alloc(4 * context),
+      expected: new Float32Array(context),
+    }));
+    let several = 0;
+    for (let round = 0; round < 150; round++) {
+      const list: number[] = [];
+      const taken = new Set<string>();
+      for (let i = 0; i < 4; i++) {
+        const [first, position] = [below(rows), below(context)];
+        const count = 1 + below(Math.min(rows - first, context - position));
+        // Of three sequences, some of which share their keys but not their values.
+        const [keys, values] = [below(2), 2 + below(3)];
+        const places = Array.from({ length: count }, (_, at) => [
+          `${keys} ${position + at}`,
+          `${values} ${position + at}`,
+        ]);
+        if (places.flat().some((place) => taken.has(place))) continue;
+        for (const place of places.flat()) taken.add(place);
+        list.push(
+          7,
+          16,
+          k,
+          first,
+          v,
+          first,
+          1,
+          1,
+          0,
+          count,
+          0,
+          0,
+          context,
+          caches[keys].handle,
+          caches[values].handle,
+          position,
+        );
+        for (let at = 0; at < count; at++) {
+          caches[keys].expected[position + at] = 100 + first + at;
+          caches[values].expected[position + at] = 200 + first + at;
+        }
+      }
+      if (list.length > 16) several++;
+      c.run(list);
+      for (const { handle, expected } of caches) {
+        expect(c.read(handle, new Float32Array(context)), `round ${round}: ${list}`).toEqual(expected);
+      }
+      for (const { handle, expected } of caches) c.write(handle, expected.fill(0));
+    }
+    expect(several).toBeGreaterThan(100);
     c.close();
   });
 
