@@ -183,66 +183,41 @@ describe.skipIf(library === undefined)('the words of commands', () => {
   it('puts every row where its own command says, however often a list names it', () => {
     const rng = Rng.fromSeed(7);
     const below = (n: number) => rng.nextUint32() % n;
-    const [rows, context] = [6, 12];
+    const [rows, context, width] = [6, 12, 2];
     const c = library!.open();
-    const [k, v] = [100, 200].map((first) => {
-      const handle = c.alloc(4 * rows);
-      c.write(
-        handle,
-        new Float32Array(rows).map((_, i) => first + i),
-      );
-      return handle;
-    });
-    const caches = Array.from({ length: 6 }, () => ({
-      handle: c.alloc(4 * context),
-      expected: new Float32Array(context),
-    }));
+    const data = [100, 200].map((from) => new Float32Array(rows * width).map((_, i) => from + i));
+    const [k, v] = data.map((floats) => c.alloc(floats.byteLength));
+    for (const [i, handle] of [k, v].entries()) c.write(handle, data[i]);
+    const empty = new Float32Array(context * width);
+    const caches = Array.from({ length: 5 }, () => ({ handle: c.alloc(empty.byteLength), expected: empty.slice() }));
     let several = 0;
-    for (let round = 0; round < 150; round++) {
+    for (let round = 0; round < 200; round++) {
       const list: number[] = [];
-      const taken = new Set<string>();
+      const taken = new Map<string, number>();
       for (let i = 0; i < 4; i++) {
-        const [first, position] = [below(rows), below(context)];
-        const count = 1 + below(Math.min(rows - first, context - position));
-        // Of three sequences, some of which share their keys but not their values.
-        const [keys, values] = [below(2), 2 + below(3)];
-        const places = Array.from({ length: count }, (_, at) => [
-          `${keys} ${position + at}`,
-          `${values} ${position + at}`,
-        ]);
-        if (places.flat().some((place) => taken.has(place))) continue;
-        for (const place of places.flat()) taken.add(place);
-        list.push(
-          7,
-          16,
-          k,
-          first,
-          v,
-          first,
-          1,
-          1,
-          0,
-          count,
-          0,
-          0,
-          context,
-          caches[keys].handle,
-          caches[values].handle,
-          position,
-        );
-        for (let at = 0; at < count; at++) {
-          caches[keys].expected[position + at] = 100 + first + at;
-          caches[values].expected[position + at] = 200 + first + at;
+        const first = below(rows);
+        const count = 1 + below(rows - first);
+        const position = first + below(3);
+        // Of sequences that share their keys or their values with others; a place is for one row only.
+        const pair = [below(2), 2 + below(3)] as const;
+        const places = Array.from({ length: count }, (_, at) => pair.map((one) => `${one} ${position + at}`));
+        if (places.some((both, at) => both.some((place) => (taken.get(place) ?? first + at) !== first + at))) continue;
+        for (const [at, both] of places.entries()) for (const place of both) taken.set(place, first + at);
+        const [keys, values] = pair.map((one) => caches[one]);
+        const at = first * width;
+        list.push(7, 16, k, at, v, at, 1, width, 0, count, 0, 0, context, keys.handle, values.handle, position);
+        for (const [which, { expected }] of [keys, values].entries()) {
+          expected.set(data[which].subarray(at, at + count * width), position * width);
         }
       }
-      if (list.length > 16) several++;
+      if (list.length > 32) several++;
       c.run(list);
       for (const { handle, expected } of caches) {
-        expect(c.read(handle, new Float32Array(context)), `round ${round}: ${list}`).toEqual(expected);
+        expect(c.read(handle, empty.slice()), `round ${round}: ${list}`).toEqual(expected);
+        c.write(handle, expected.fill(0));
       }
-      for (const { handle, expected } of caches) c.write(handle, expected.fill(0));
     }
-    expect(several).toBeGreaterThan(100);
+    expect(several).toBeGreaterThan(30);
     c.close();
   });
 
