@@ -96,6 +96,14 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
     }
     c.run(legal.get('add')!.with(8, 1024));
     c.run(legal.get('attention')!.with(17, 30));
+    for (const [name, word, first] of [
+      ['quantizeRows', 3, 16],
+      ['rmsNormQuantize', 3, 16],
+      ['ternaryMatmul', 9, 16],
+      ['denseTopK', 12, 4],
+    ] as const) {
+      c.run(legal.get(name)!.with(word, first));
+    }
     c.run(legal.get('kvAppend')!.with(8, 1));
     c.close();
   });
