@@ -333,6 +333,37 @@ describe.skipIf(shimPath === undefined)('attention of few rows that see much', (
     60_000,
   );
 
+  /** MAX_SCORE_FLOATS of `native/run.cu` is 2^26; how many rows go together depends on the kernel that takes so many. */
+  it.each([
+    [20, 1 << 17, 80, SMS, [25, 25, 25, 5]],
+    [5, (1 << 21) - 1, 13, 1, [4, 4, 4, 1]], // five rows are no tile, and heads together take the place of eight
+    [40, (1 << 21) - 1, 2, SMS, [1, 1]], // more than there may be, of each row
+  ] as const)(
+    'of %i heads in a context of %i: %i rows on %i multiprocessors go in pieces',
+    async (nHeads, contextSize, n, sms, pieces) => {
+      shim('sms', sms);
+      const shape = { nLayers: 1, nHeads, nKvHeads: 1, headDim: 16, contextSize, ...HALVES } as const;
+      const run = async (backend: Backend) => {
+        const kv = backend.allocKv(shape);
+        const [k, v, q, out] = [1, 1, nHeads, nHeads].map((heads) => backend.alloc('f32', [n, heads * 16]));
+        for (const [i, buf] of [k, v, q].entries()) {
+          backend.write(buf, values('normal', n * (buf.shape[1] ?? 0), i + 1));
+        }
+        backend.kvAppend({ kv, row: 0, count: n, position: 0 }, 0, k, v);
+        await backend.read(out, 1);
+        const before = backend instanceof TestBackend ? backend.counts().launches : 0;
+        backend.attention(out, q, { kv, row: 0, count: n, position: 0 }, 0, 0.3);
+        const read = await backend.read(out, n * nHeads * 16);
+        if (backend instanceof TestBackend) expect(backend.counts().launches - before).toBe(pieces.length);
+        return read;
+      };
+      const backend = open(5);
+      expect(different(await run(createTsBackend()), await run(backend))).toEqual([]);
+      await backend.dispose();
+    },
+    60_000,
+  );
+
   it('refuses a cache of more elements than there are numbers', () => {
     const context = new Library(shimPath!).open();
     const [rows, keys, cached] = [context.alloc(4), context.alloc(64), context.alloc(64)];

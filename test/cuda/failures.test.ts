@@ -115,6 +115,24 @@ describe.skipIf(shimPath === undefined)('what is no library', () => {
     },
   );
 
+  // The end is where the table of sections ends, three entries of 64 bytes; but the headers of other machines are laid out otherwise.
+  it.each([
+    ['a header that promises a byte more', 2, 1, 1191, 'is cut off, expected 1192 bytes, got 1191 ('],
+    ['one that promises what is there', 2, 1, 1192, 'cannot be loaded, got '],
+    ['one of 32 bits', 1, 1, 100, 'cannot be loaded, got '],
+    ['one of the other byte order', 2, 2, 100, 'cannot be loaded, got '],
+  ])('%s', async (_, bits, order, length, words) => {
+    const header = Buffer.alloc(length);
+    header.set([0x7f, 0x45, 0x4c, 0x46, bits, order]);
+    header.writeBigUInt64LE(1000n, 40);
+    header.writeUInt16LE(64, 58);
+    header.writeUInt16LE(3, 60);
+    expect(await refusal(cuda({ library: written('header.so', header) }))).toEqual([
+      'backend-unavailable',
+      expect.stringContaining(`header.so ${words}`),
+    ]);
+  });
+
   it('a folder', async () => {
     const folder = join(scratch, 'folder.so');
     mkdirSync(folder);

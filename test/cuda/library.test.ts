@@ -1,55 +1,33 @@
 /**
- * The border of the CUDA library: what it refuses, how it fails, and that it goes on or can be opened again after that.
+ * The border of the CUDA library: lists of commands, what of them it refuses, how it fails, and that it goes on or can be opened again.
  */
-import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Code } from '../../src/kernels/cuda/abi.ts';
-import { type Context, Library, NativeError } from './library.ts';
-import { ILLEGAL_ADDRESS, OUT_OF_MEMORY, SHIM_MEMORY, shim, shimPath } from './shim.ts';
+import { failure, failureOf, Library, legalCommands, NativeError } from './library.ts';
+import {
+  held,
+  ILLEGAL_ADDRESS,
+  INVALID_VALUE,
+  NOTHING,
+  OUT_OF_MEMORY,
+  overlaps,
+  SHIM_MEMORY,
+  shim,
+  shimPath,
+} from './shim.ts';
 
 const library = shimPath === undefined ? undefined : new Library(shimPath);
 
-function failure(act: () => unknown): NativeError {
-  try {
-    act();
-  } catch (error) {
-    if (error instanceof NativeError) return error;
-    throw error;
-  }
-  throw new Error('nothing was refused');
-}
-
-/** One word list for each op, all of them legal: words of `commands.md` with buffers of `room` elements. */
-function legalCommands(c: Context): Map<string, number[]> {
-  const f = (x: number) => new Int32Array(new Float32Array([x]).buffer)[0];
-  const [a, b, out, codes, meta, ids] = [1024, 1024, 1024, 1024, 64, 64].map((elements) => c.alloc(elements * 4));
-  const [weight, dense, keys, values, top, index] = [1024, 4096, 4096, 4096, 4096, 96].map((bytes) => c.alloc(bytes));
-  return new Map([
-    ['embed', [1, 11, out, 0, 0, dense, 8, 128, ids, 0, 2]],
-    ['rmsNorm', [2, 11, out, 0, a, 0, b, 0, f(1e-5), 128, 2]],
-    ['quantizeRows', [3, 10, codes, 0, meta, 0, a, 0, 128, 2]],
-    ['ternaryMatmul', [4, 13, out, 0, weight, f(1), 8, 128, codes, 0, meta, 0, 2]],
-    ['denseMatmul', [5, 11, out, 0, 0, dense, 8, 128, a, 0, 2]],
-    ['rope', [6, 10, a, 0, b, 0, 2, 16, 1, 2]],
-    ['kvAppend', [7, 16, a, 0, b, 0, 2, 16, 0, 2, 1, 1, 32, keys, values, 3]],
-    ['attention', [8, 18, out, 0, a, 0, 4, 2, 16, 0, 2, 1, 1, 32, f(0.25), keys, values, 3]],
-    ['gatedRelu2', [9, 9, out, 0, a, 0, b, 0, 256]],
-    ['gatedSilu', [10, 9, out, 0, a, 0, b, 0, 256]],
-    ['add', [11, 9, out, 0, a, 0, b, 0, 256]],
-    ['copyRows', [12, 7, out, 0, a, 0, 256]],
-    ['rmsNormQuantize', [16, 13, codes, 0, meta, 0, a, 0, b, 0, f(1e-5), 128, 2]],
-    ['gatedGelu', [17, 9, out, 0, a, 0, b, 0, 256]],
-    ['scale', [18, 8, out, 0, a, 0, f(2), 256]],
-    ['topK', [19, 10, top, 0, a, 0, 128, 5, 100, 2]],
-    ['denseIndex', [20, 7, index, 1, dense, 8, 128]],
-    ['denseTopK', [21, 16, out, 0, top, 0, 1, dense, index, 8, 128, a, 0, 5, 100, 2]],
-  ]);
-}
-
 describe.skipIf(library === undefined)('the border of the CUDA library', () => {
+  let before = NOTHING;
+  beforeEach(() => {
+    before = held();
+  });
+  afterEach(() => {
+    shim('failAfter', -1);
+    expect(held()).toEqual(before);
+  });
+
   it('takes every op of its page, and refuses every one that reaches beyond its buffers', () => {
     const c = library!.open();
     const legal = legalCommands(c);
@@ -103,7 +81,13 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
       ['attention', { 17: 31 }, 'position: expected 0 to 30, got 31'],
       ['kvAppend', { 3: 16 }, 'begins within a row'],
       ['kvAppend', { 8: 2 }, 'keys: elements 0 .. 3072 of a buffer of 2048'],
-      // 2^65 elements, of which 64 bits would leave none.
+      // The most that can be counted, one layer more, and 2^65 elements, of which 64 bits would leave none.
+      [
+        'kvAppend',
+        { 6: 2 ** 15, 7: 1024, 8: 2 ** 20 - 2, 9: 0, 12: 2 ** 18 },
+        'keys: elements 0 .. 9223363240761753600 of',
+      ],
+      ['kvAppend', { 6: 2 ** 15, 7: 1024, 8: 2 ** 20 - 1, 9: 0, 12: 2 ** 18 }, 'more elements than there are numbers'],
       ['kvAppend', { 6: 2 ** 15, 7: 1024, 8: 2 ** 20 - 1, 9: 0, 12: 2 ** 20 }, 'more elements than there are numbers'],
     ] as const) {
       const words = legal.get(name)!.map((word, i) => (changes as Record<number, number>)[i] ?? word);
@@ -112,6 +96,14 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
     }
     c.run(legal.get('add')!.with(8, 1024));
     c.run(legal.get('attention')!.with(17, 30));
+    for (const [name, word, first] of [
+      ['quantizeRows', 3, 16],
+      ['rmsNormQuantize', 3, 16],
+      ['ternaryMatmul', 9, 16],
+      ['denseTopK', 12, 4],
+    ] as const) {
+      c.run(legal.get(name)!.with(word, first));
+    }
     c.run(legal.get('kvAppend')!.with(8, 1));
     c.close();
   });
@@ -175,6 +167,7 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
     const error = failure(() => c.alloc(600_000));
     expect(error.code).toBe(Code.MEMORY);
     expect(error.message).toMatch(/expected 600000 bytes, got \d+ free of 1048576, of which \d+ are in use here/);
+    expect(held()).toMatchObject({ error: 0 });
     c.free(handle);
     expect(c.read(c.alloc(600_000), new Uint8Array(8))).toEqual(new Uint8Array(8));
     c.close();
@@ -212,6 +205,94 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
       c.close();
     },
   );
+
+  it('runs out of memory for the scores of attention and for the places of rows, and goes on', () => {
+    const c = library!.open();
+    const [rows, keys, values] = [c.alloc(4 * 4096), c.alloc(2 * 30_000), c.alloc(2 * 30_000)];
+    const cache = (count: number) => [0, count, 1, 1, 30_000]; // layer, rows, types, context
+    const append = (count: number) => [7, 16, rows, 0, rows, 0, 1, 1, ...cache(count), keys, values, 0];
+    const attend = [8, 18, rows, 0, rows, 0, 1, 1, 1, ...cache(1), 0x3f800000, keys, values, 0];
+    // A quarter to spare, in pages of 4096: 30000 scores and a maximum for each split; 24 bytes a row, of which there were 64 at first.
+    for (const [list, bytes] of [
+      [attend, 151_552],
+      [append(1775), 14 * 4096 - 4096],
+      [append(4096), 30 * 4096 - 14 * 4096],
+    ] as const) {
+      const before = c.info();
+      // The wait before the old piece goes, and the new piece.
+      shim('failWith', OUT_OF_MEMORY);
+      shim('failAfter', 0);
+      expect(failure(() => c.run(list)).code).toBe(Code.MEMORY);
+      expect(c.info()).toMatchObject(before);
+      shim('failAfter', 1);
+      expect(failure(() => c.run(list)).code).toBe(Code.MEMORY);
+      // Graphs know the address of the piece that has gone.
+      expect(c.info()).toMatchObject({ launches: before.launches, graphs: 0 });
+      expect(held()).toMatchObject({ error: 0, graphs: 0 });
+      for (let i = 0; i < 2; i++) c.run(list);
+      expect(c.info()).toMatchObject({
+        usedBytes: Number(before.usedBytes) + bytes,
+        replays: Number(before.replays) + 1,
+        graphs: 1,
+      });
+    }
+    c.close();
+  });
+
+  it('runs a list directly for ever where it cannot be captured', () => {
+    const c = library!.open();
+    const [sum, one] = [c.alloc(16), c.alloc(16)];
+    c.write(one, new Float32Array(4).fill(1));
+    const add = [11, 9, sum, 0, sum, 0, one, 0, 4];
+    let times = 0;
+    const run = (words: readonly number[]) => {
+      c.run(words);
+      expect(c.read(sum, new Float32Array(4))).toEqual(new Float32Array(4).fill(++times));
+    };
+    // Beginning, the kernel, ending, and making of it what can be launched.
+    for (const [count, after] of [1, 2, 3, 4].entries()) {
+      const words = [...add, 12, 7, one, 0, one, 0, count]; // another list each time
+      run(words);
+      shim('failWith', INVALID_VALUE);
+      shim('failAfter', after - 1);
+      run(words);
+      shim('failAfter', -1);
+      for (let i = 0; i < 2; i++) run(words);
+      expect(c.info()).toMatchObject({ graphs: 0, replays: 0 });
+      expect(held()).toMatchObject({ graphs: 0, error: 0 });
+    }
+    // A graph that does not start is a failure.
+    run(add);
+    shim('failAfter', 4);
+    expect(failure(() => c.run(add)).message).toBe(
+      'running a list of commands: cudaErrorInvalidValue: cudaErrorInvalidValue',
+    );
+    c.close();
+  });
+
+  it('captures kernels that overlap a second time without, where the driver does not know that', () => {
+    // Of two launches, direct and captured, those that begin early.
+    for (const [waits, driver, early] of [
+      [0, 12_020, 0],
+      [1, 12_020, 1],
+      [1, 13_000, 2],
+    ]) {
+      shim('waits', waits);
+      shim('driver', driver);
+      const c = library!.open();
+      const add = legalCommands(c).get('add')!;
+      const before = overlaps();
+      for (let i = 0; i < 3; i++) c.run(add);
+      const seen = [c.info(), held(), overlaps() - before];
+      c.set(2, 0);
+      c.run(add);
+      expect(overlaps() - before).toBe(seen[2]);
+      c.close();
+      shim('waits', 0);
+      shim('driver', 13_000);
+      expect(seen).toMatchObject([{ graphs: 1, replays: 2 }, { graphs: 1, error: 0 }, early]);
+    }
+  });
 
   it('fails for good after a failure of the device, and can be opened again', () => {
     const c = library!.open();
@@ -258,86 +339,4 @@ describe.skipIf(library === undefined)('the border of the CUDA library', () => {
     }
     expect(failures).toBeGreaterThan(40);
   }, 60_000);
-
-  it('says which driver, device or compute capability is missing', () => {
-    const refusal = (name: string, value: number, normal: number) => {
-      shim(name, value);
-      const { code, message } = failure(() => library!.open());
-      shim(name, normal);
-      return [code, message];
-    };
-    expect(refusal('driver', 11080, 13000)).toEqual([
-      Code.DRIVER,
-      'the driver is for CUDA 11.8, expected 13.0 or newer',
-    ]);
-    expect(refusal('driver', 0, 13000)).toEqual([Code.DRIVER, 'no NVIDIA driver on this machine']);
-    expect(refusal('devices', 0, 1)).toEqual([Code.DEVICE, 'no CUDA device on this machine']);
-    expect(refusal('compute', 75, 90)).toEqual([Code.DEVICE, 'CPU shim: compute capability 7.5, expected 8.0 or more']);
-    expect(failure(() => library!.open(3)).message).toBe('no device 3, expected 0 to 0');
-    shim('compute', 80);
-    expect(library!.open().info().computeCapability).toBe('8.0');
-    shim('compute', 90);
-  });
-
-  it('throws nothing at its caller when the memory of the host ends', () => {
-    const folder = mkdtempSync(join(tmpdir(), 'bitnet-memory-'));
-    try {
-      const program = join(folder, 'no-memory');
-      const here = new URL('.', import.meta.url).pathname;
-      const native = join(here, '../../src/kernels/cuda/native');
-      const sources = [`-I${native}`, join(here, 'no-memory.cpp'), shimPath!, `-Wl,-rpath,${dirname(shimPath!)}`];
-      execFileSync(process.env.CXX ?? 'g++', ['-std=c++17', '-rdynamic', '-DBN_SHIM', '-o', program, ...sources]);
-      // A line only where each call said so, of at least one allocation each but for the last, whose words are short.
-      expect(execFileSync(program, { encoding: 'utf8' })).toMatch(/^[1-9] [1-9] [1-9] [1-9] \d\n$/);
-    } finally {
-      rmSync(folder, { recursive: true });
-    }
-  });
-
-  it('refuses handles and ranges that are not there', () => {
-    const c = library!.open();
-    const handle = c.alloc(100);
-    const matrix = c.alloc(c.denseBytes(3, 4, 128) + 4000);
-    for (const act of [
-      () => c.alloc(0),
-      () => c.free(77),
-      () => c.free(0),
-      () => c.free(-1),
-      () => c.write(handle, new Uint8Array(101)),
-      () => c.write(handle, new Uint8Array(1), 100),
-      () => c.read(handle, new Uint8Array(50), 51),
-      () => c.read(handle, new Uint8Array(1), 101),
-      () => c.write(handle, new Uint8Array(0), 101),
-      () => c.read(matrix + 1, new Uint8Array(1)),
-      () => c.call('bn_write', handle, 0, null, 100),
-      () => c.call('bn_read', handle, 0, null, 100),
-      () => c.set(9, 1),
-      () => c.packDense(3, handle, handle, 1, 32, 0, 1),
-      () => c.packDense(0, handle, handle, 1, 1, 0, 1),
-      () => c.packDense(3, matrix, matrix, 4, 128, 3, 2),
-      () => c.packDense(3, matrix, matrix, 4, 128, -1, 1),
-      () => c.packDense(3, matrix, matrix, 4, 128, 1, -1),
-      () => c.denseBytes(3, 0, 32),
-      () => c.denseBytes(3, -1, 32),
-      () => c.denseBytes(3, 4, 33),
-      () => c.denseBytes(9, 4, 32),
-    ]) {
-      expect(failure(act).code, act.toString()).toBe(Code.ARGUMENT);
-    }
-    c.call('bn_write', handle, 100, null, 0); // of nothing nothing is asked
-    c.call('bn_read', handle, 100, null, 0);
-    c.free(handle);
-    expect(failure(() => c.read(handle, new Uint8Array(1))).code).toBe(Code.ARGUMENT);
-    c.close();
-  });
 });
-
-function failureOf(act: () => unknown): NativeError | undefined {
-  try {
-    act();
-  } catch (error) {
-    if (error instanceof NativeError) return error;
-    throw error;
-  }
-  return undefined;
-}

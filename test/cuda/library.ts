@@ -119,3 +119,52 @@ export class Context {
     this.call('bn_run', Int32Array.from(words), words.length);
   }
 }
+
+/** What the library said when it refused. */
+export function failure(act: () => unknown): NativeError {
+  try {
+    act();
+  } catch (error) {
+    if (error instanceof NativeError) return error;
+    throw error;
+  }
+  throw new Error('nothing was refused');
+}
+
+/** One word list for each op, all of them legal: words of `commands.md` with buffers of `room` elements. */
+export function legalCommands(c: Context): Map<string, number[]> {
+  const f = (x: number) => new Int32Array(new Float32Array([x]).buffer)[0];
+  const [a, b, out, codes, meta, ids] = [1024, 1024, 1024, 1024, 64, 64].map((elements) => c.alloc(elements * 4));
+  const [weight, dense, keys, values, top, index] = [1024, 4096, 4096, 4096, 4096, 96].map((bytes) => c.alloc(bytes));
+  return new Map([
+    ['embed', [1, 11, out, 0, 0, dense, 8, 128, ids, 0, 2]],
+    ['rmsNorm', [2, 11, out, 0, a, 0, b, 0, f(1e-5), 128, 2]],
+    ['quantizeRows', [3, 10, codes, 0, meta, 0, a, 0, 128, 2]],
+    ['ternaryMatmul', [4, 13, out, 0, weight, f(1), 8, 128, codes, 0, meta, 0, 2]],
+    ['denseMatmul', [5, 11, out, 0, 0, dense, 8, 128, a, 0, 2]],
+    ['rope', [6, 10, a, 0, b, 0, 2, 16, 1, 2]],
+    ['kvAppend', [7, 16, a, 0, b, 0, 2, 16, 0, 2, 1, 1, 32, keys, values, 3]],
+    ['attention', [8, 18, out, 0, a, 0, 4, 2, 16, 0, 2, 1, 1, 32, f(0.25), keys, values, 3]],
+    ['gatedRelu2', [9, 9, out, 0, a, 0, b, 0, 256]],
+    ['gatedSilu', [10, 9, out, 0, a, 0, b, 0, 256]],
+    ['add', [11, 9, out, 0, a, 0, b, 0, 256]],
+    ['copyRows', [12, 7, out, 0, a, 0, 256]],
+    ['rmsNormQuantize', [16, 13, codes, 0, meta, 0, a, 0, b, 0, f(1e-5), 128, 2]],
+    ['gatedGelu', [17, 9, out, 0, a, 0, b, 0, 256]],
+    ['scale', [18, 8, out, 0, a, 0, f(2), 256]],
+    ['topK', [19, 10, top, 0, a, 0, 128, 5, 100, 2]],
+    ['denseIndex', [20, 7, index, 1, dense, 8, 128]],
+    ['denseTopK', [21, 16, out, 0, top, 0, 1, dense, index, 8, 128, a, 0, 5, 100, 2]],
+  ]);
+}
+
+/** The same, or undefined where it did not refuse. */
+export function failureOf(act: () => unknown): NativeError | undefined {
+  try {
+    act();
+  } catch (error) {
+    if (error instanceof NativeError) return error;
+    throw error;
+  }
+  return undefined;
+}

@@ -1,15 +1,16 @@
 /** What the cuda backend refuses and how it fails: with a code, the reason and the next step, and so that the next load works. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { afterAll, afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { auto, cuda, ts, wasm } from '../../src/engine/backends.ts';
 import { BitnetError } from '../../src/errors.ts';
 import { loadModel } from '../../src/index.ts';
-import { ABI_VERSION } from '../../src/kernels/cuda/abi.ts';
+import { ABI_VERSION, Code } from '../../src/kernels/cuda/abi.ts';
 import type { NativeLibrary } from '../../src/kernels/cuda/host.ts';
 import { createCudaBackend } from '../../src/kernels/cuda/open.ts';
 import { synthesized } from '../../src/oracle/kit/models.ts';
+import { root } from '../runtime/runtimes.ts';
 import { compiledLibrary } from './compiled.ts';
 import { refusal } from './refusal.ts';
 import { ILLEGAL_ADDRESS, OUT_OF_MEMORY, onShim, SHIM_MEMORY, shim, shimPath, watched } from './shim.ts';
@@ -27,7 +28,13 @@ describe('without a library', () => {
       `backend cuda: there is no library where the option library says, got no file ${nowhere} (bitnet build-cuda makes it; it needs nvcc, not a GPU)`,
     ]);
     vi.stubEnv('BITNET_CUDA_LIBRARY', nowhere);
-    expect((await refusal(cuda()))[1]).toContain('there is no library where BITNET_CUDA_LIBRARY says');
+    expect((await refusal(cuda()))[1]).toBe(
+      `backend cuda: there is no library where BITNET_CUDA_LIBRARY says, got no file ${nowhere} (bitnet build-cuda makes it; it needs nvcc, not a GPU)`,
+    );
+    // Never in the folders of the system.
+    for (const name of ['libc.so.6', './some/lib.so']) {
+      expect((await refusal(cuda({ library: name })))[1]).toContain(`got no file ${resolve(name)} (`);
+    }
     expect((await refusal(cuda({ library: join(scratch, 'else.so') })))[1]).toContain('else.so');
   });
 
@@ -38,8 +45,36 @@ describe('without a library', () => {
     expect(code).toBe('backend-unavailable');
     expect(message).toMatch(/^backend cuda: .*text\.so cannot be loaded, got .+ \(build it again on this machine/);
     // There, and no folder, but it cannot be read.
-    expect((await refusal(cuda({ library: '/proc/self/mem' })))[1]).toContain('/proc/self/mem cannot be read, got ');
+    expect((await refusal(cuda({ library: '/proc/self/mem' })))[1]).toMatch(
+      /\/proc\/self\/mem cannot be read, got .+ \(who runs this has to read it\)$/,
+    );
   });
+
+  // Where one is built, that one is taken.
+  it.skipIf(existsSync(join(root, 'dist/kernels/cuda/libbitnet-cuda.so')))(
+    'takes an empty BITNET_CUDA_LIBRARY for none, and says where it may not look at it',
+    async () => {
+      const built = join(root, 'dist/kernels/cuda/libbitnet-cuda.so');
+      const [what, makes] = [`the library is not built, got no file ${built}`, 'bitnet build-cuda makes it'];
+      const message = `backend cuda: ${what} (${makes}; it needs nvcc, not a GPU)`;
+      vi.stubEnv('BITNET_CUDA_LIBRARY', '');
+      expect(await refusal(cuda())).toEqual(['backend-unavailable', message]);
+      const env = Object.getOwnPropertyDescriptor(process, 'env')!;
+      const denied = () => {
+        throw new Error('NotCapable'); // as in Deno
+      };
+      const hidden = async (options?: { library: string }) => {
+        Object.defineProperty(process, 'env', { configurable: true, get: denied });
+        try {
+          return (await refusal(cuda(options)))[1];
+        } finally {
+          Object.defineProperty(process, 'env', env);
+        }
+      };
+      expect(await hidden()).toBe(message.replace(/\)$/, '; BITNET_CUDA_LIBRARY is read with --allow-env)'));
+      expect(await hidden({ library: built })).not.toContain('--allow-env');
+    },
+  );
 
   it('is never chosen by itself', async () => {
     vi.stubEnv('BITNET_CUDA_LIBRARY', shimPath ?? '');
@@ -55,9 +90,12 @@ describe('without a library', () => {
       const [code, message] = await refusal(() => loadModel(file, { backend, device: 1 }));
       expect([code, message]).toEqual(['bad-argument', expect.stringContaining('only the cuda backend has devices')]);
     }
-    for (const device of [-1, 0.5, Number.NaN, 5000]) {
-      expect((await refusal(cuda({ device })))[1]).toContain('backend cuda: device: not the number of a device');
+    for (const device of [-1, 0.5, Number.NaN, 1024]) {
+      expect((await refusal(cuda({ device })))[1]).toContain(
+        'backend cuda: device: not the number of a device, expected an integer from 0 to 1023',
+      );
     }
+    expect((await refusal(cuda({ device: 1023, library: '/nowhere' })))[1]).toContain('no library');
     const [code, message] = await refusal(() => loadModel(file, { backend: 'cuda', kernels: 'simd' }));
     expect([code, message]).toEqual(['bad-argument', expect.stringContaining('only the wasm backend has kernels')]);
   });
@@ -105,18 +143,24 @@ describe.skipIf(shimPath === undefined)('with a library', () => {
     const refused = await refusal(onShim);
     shim('memory', SHIM_MEMORY);
     expect(refused).toEqual(['out-of-memory', expect.stringMatching(/ \(another program may hold the memory of the/)]);
-    const calls: string[] = [];
-    const library: NativeLibrary = {
-      path: 'x',
-      find: (prototype) => () => {
-        const name = /bn_\w+/.exec(prototype)?.[0] ?? '';
-        calls.push(name);
-        return name === 'bn_abi_version' ? ABI_VERSION : name === 'bn_info' ? 5 : name === 'bn_message' ? 'gone' : 0;
-      },
-    };
-    const opening = createCudaBackend({}, { loadLibrary: async () => library });
-    expect((await refusal(() => opening))[0]).toBe('backend-failed');
-    expect(calls.filter((name) => name === 'bn_close')).toHaveLength(1);
+    for (const [code, word] of [
+      [Code.CUDA, 'backend-failed'],
+      [Code.ARGUMENT, 'bad-argument'],
+    ] as const) {
+      const calls: string[] = [];
+      const library: NativeLibrary = {
+        path: 'x',
+        find: (prototype) => () => {
+          const name = /bn_\w+/.exec(prototype)?.[0] ?? '';
+          calls.push(name);
+          if (name === 'bn_message') return 'gone';
+          return name === 'bn_abi_version' ? ABI_VERSION : name === 'bn_info' ? code : Code.OK;
+        },
+      };
+      const opening = createCudaBackend({}, { loadLibrary: async () => library });
+      expect((await refusal(() => opening))[0]).toBe(word);
+      expect(calls.filter((name) => name === 'bn_close')).toHaveLength(1);
+    }
   });
 
   it('names the devices that there are', async () => {

@@ -73,15 +73,26 @@ export const shimPath = built();
 if (shimPath === undefined) console.warn('no C++ compiler (g++) here: the cuda backend is not tested');
 const library = shimPath === undefined ? undefined : await createCudaHost().loadLibrary(shimPath);
 const setKnob = shimPath && koffi.load(shimPath).func('int32_t bn_shim_set(const char* name, int64_t value)');
+const getCount = shimPath && koffi.load(shimPath).func('int64_t bn_shim_get(const char* name)');
 
 /** What the shim plays: memory, devices, driver, compute capability, failures, the order of threads. */
 export function shim(name: string, value: number): void {
   if (setKnob && setKnob(name, value) !== 1) throw new Error(`the shim has no knob ${name}`);
 }
 
+/** What the library took from the runtime and has not given back; and `error`, which the runtime would tell whoever asked next. */
+export function held(): Record<string, number> {
+  return Object.fromEntries(Object.keys(NOTHING).map((name) => [name, counted(name)]));
+}
+/** Launches that may begin before the kernel before them has ended. */
+export const overlaps = () => counted('overlaps');
+const counted = (name: string) => (getCount ? Number(getCount(name)) : Number.NaN);
+export const NOTHING: Record<string, number> = { streams: 0, graphs: 0, pinned: 0, pieces: 0, error: 0 };
+
 /** What the shim is when nothing is set. */
 export const SHIM_MEMORY = 16 * 2 ** 30;
 /** What the CUDA runtime calls so. */
+export const INVALID_VALUE = 1;
 export const OUT_OF_MEMORY = 2;
 export const ILLEGAL_ADDRESS = 700;
 

@@ -162,6 +162,36 @@ describe('to the byte', () => {
     expect(hintOf(spanOf(8, 600), { smallerBatch: 8 })).toContain('a context of 600 positions would fit');
     expect(hintOf(spanOf(64, 600), {})).toContain('a context of 600 positions would fit');
   });
+
+  it('takes the smaller batch before tables are requantised, and then the larger where that fits', async () => {
+    const gguf = await openGguf(memorySource(await tinyModel({ architecture: 'llama', embeddingType: 'F32' })));
+    const at = (capacity: number, options: Partial<PlanOptions>) => {
+      const backend = { info: { name: 'counting' }, rehearse: () => new Counting(capacity, 0) };
+      const all = { kv: kvOf('tiny', 700), tables: 'auto', batchSize: 64, ...options } as const;
+      return planMemory(gguf, backend as unknown as Backend, all);
+    };
+    const gib = (bytes: number) => `${(bytes / GIB).toFixed(2)} GiB`;
+    const spanOf = (tables: 'file' | 'Q8_0' | 'Q6_K', batchSize: number) => at(1e15, { tables, batchSize }).spanBytes!;
+    const made = (capacity: number, batchSize: number, smallerBatch?: number) => {
+      const plan = at(capacity, { batchSize, smallerBatch });
+      return [plan.batchSize, new Set(plan.requantized.values()), plan.spanBytes, plan.notes.length];
+    };
+    const [file, Q8_0, Q6_K] = [new Set(), new Set(['Q8_0']), new Set(['Q6_K'])];
+    const span = spanOf('file', 63);
+    expect(made(span, 64, 63)).toEqual([63, file, span, 0]);
+    expect(made(span - 1, 64, 63)).toEqual([64, Q8_0, spanOf('Q8_0', 64), 1]);
+    expect(made(spanOf('Q8_0', 64) - 1, 64, 63)).toEqual([63, Q8_0, spanOf('Q8_0', 63), 1]);
+    expect(made(spanOf('Q8_0', 63) - 1, 64, 63)).toEqual([64, Q6_K, spanOf('Q6_K', 64), 1]);
+    expect(made(span, 64)).toEqual([64, Q8_0, spanOf('Q8_0', 64), 1]);
+    expect(() => at(spanOf('Q6_K', 63) - 1, { smallerBatch: 63 })).toThrow('(as Q6_K)');
+    // The note has what the smaller batch would have needed: so much would have to be free.
+    const [large, small] = [2 ** 22, 2 ** 21];
+    const least = spanOf('file', small);
+    const [note] = at(least - 1, { batchSize: large, smallerBatch: small }).notes;
+    expect(gib(least)).not.toBe(gib(spanOf('file', large)));
+    expect(note).toContain(`, since it would need ${gib(least)} and there are ${gib(least - 1)}: logits are`);
+    expect(at(1e15, { tables: 'Q8_0' }).notes[0]).toContain(', as asked: logits are');
+  });
 });
 
 describe('models of 8 and 10 billion parameters', () => {

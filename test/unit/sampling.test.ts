@@ -60,6 +60,8 @@ describe('truncation', () => {
     expect(support(histogram({ ...OPEN, topP: 0.49 }, row, 400))).toEqual([3]);
     expect(support(histogram({ ...OPEN, topP: 0.51 }, row, 400))).toEqual([0, 3]);
     expect(support(histogram({ ...OPEN, topP: 0.76 }, row, 400))).toEqual([0, 3, 4]);
+    // With 1 it is off: also what vanishes in the sum may be drawn, if the temperature is high.
+    expect(support(histogram({ ...OPEN, temperature: 40 }, Float32Array.of(-40, 0), 400))).toEqual([0, 1]);
   });
 
   it('top-p counts shares of what top-k left', () => {
@@ -217,6 +219,11 @@ describe('refusals', () => {
     expect(codeOf(() => sampler({ logitBias: { 4: 1 } }, 4))).toBe('bad-argument: logitBias');
     expect(codeOf(() => sampler({}, 4).accept(4))).toBe('bad-token: token');
     expect(codeOf(() => sampler({}, 4).sample(new Float32Array(3)))).toBe('bad-argument: logits');
+    for (const id of [4, -1, 0.5]) {
+      expect(codeOf(() => sampler({}, 4).logprob(new Float32Array(4), id))).toBe('bad-token: token');
+    }
+    for (const size of [0, 2 ** 21 + 1]) expect(codeOf(() => sampler({}, size))).toBe('bad-argument: vocabularySize');
+    for (const size of [1, 2 ** 21]) expect(codeOf(() => sampler({}, size))).toBe('no error');
   });
 
   it.each([{ temperature: 0 }, {}, { topK: 0 }, OPEN, { topK: 2000 }])(
@@ -461,6 +468,7 @@ describe('a part of a row', () => {
     expect(part({ topK: 40 }, 40)).toBe('no error');
     expect(part({ topK: 40 }, 39)).toBe('bad-argument: logits');
     expect(part({ topK: 0 }, 499)).toBe('bad-argument: logits');
+    expect(part({ topK: 0 }, 500)).toBe('no error');
     expect(part({ temperature: 0, logitBias: { 3: 5 } }, 499)).toBe('bad-argument: logits');
     expect(codeOf(() => sampler({ topK: 1 }, 500).sample(row, Int32Array.from(row.keys()).subarray(1)))).toBe(
       'bad-argument: logits',

@@ -122,6 +122,7 @@ enum {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
+  cudaErrorInitializationError = 3,
   cudaErrorInsufficientDriver = 35,
   cudaErrorDevicesUnavailable = 46,
   cudaErrorNoDevice = 100,
@@ -173,17 +174,28 @@ cudaError_t cudaGraphDestroy(cudaGraph_t);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t);
 
 namespace shim {
-cudaError_t launch(cudaStream_t, dim3 grid, dim3 block, size_t sharedBytes, std::function<void()> body);
+/* Whether the code that runs waits for the kernels before it: see BN_WAITS. */
+bool waits();
+/* `overlap`: it may begin before the kernel before it has ended. Here it does not. */
+cudaError_t launch(cudaStream_t, bool overlap, dim3 grid, dim3 block, size_t sharedBytes, std::function<void()> body);
 }  // namespace shim
 
 /*
- * Knobs of the shim, for tests: "seed" (order of threads), "devices", "compute" (80), "driver" (13000), "memory" (bytes of the
- * card), "failAfter" (that many calls of the runtime from now on, one fails), "failWith" (its code), "barriers" (0: __syncthreads
- * does nothing), "sms" (multiprocessors, by which kernels are chosen), "shared" (most shared memory of a block: 232448 as on compute
- * capability 9.0; 101376 on 8.6 and 8.9), "late" (1: streams do nothing until somebody waits for them, and the host's memory is
- * read only then, as cards do that read pageable memory themselves), "tensor" and "tensorBits" (tensor.cpp). Returns 0 for an unknown
- * name.
+ * Knobs of the shim, for tests: "seed" (order of threads), "devices", "compute" (80), "driver" (13000; below 0 it fails), "memory"
+ * (bytes of the card), "failAfter" (that many calls of the runtime from now on, one fails), "failWith" (its code), "barriers" (0:
+ * __syncthreads does nothing), "sms" (multiprocessors, by which kernels are chosen), "shared" (most shared memory of a block: 232448
+ * as on compute capability 9.0; 101376 on 8.6 and 8.9), "late" (1: streams do nothing until somebody waits for them, and the host's
+ * memory is read only then, as cards do that read pageable memory themselves), "tensor" and "tensorBits" (tensor.cpp), "waits" (1:
+ * code for cards on which kernels overlap; a "driver" before 12030 does not capture them), "odd" (1: a name that JSON has to be
+ * careful with). Returns 0 for an unknown name.
  */
 extern "C" __attribute__((visibility("default"))) int32_t bn_shim_set(const char* name, int64_t value);
+
+/*
+ * What was taken from the runtime and not given back: "streams", "graphs", "pinned" pieces of the host's memory, "pieces" of the
+ * device's; and "error", which cudaGetLastError would tell whoever asked next. Besides, "overlaps": launches of kernels that may
+ * begin early. -1 for an unknown name.
+ */
+extern "C" __attribute__((visibility("default"))) int64_t bn_shim_get(const char* name);
 
 #endif

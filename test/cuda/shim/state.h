@@ -20,6 +20,8 @@ struct State {
   int64_t late = 0;
   int64_t tensor = 0;
   int64_t tensorBits = 24;
+  int64_t waits = 0;
+  int64_t odd = 0;
 };
 
 State& state();

@@ -68,7 +68,6 @@ void release(Context& c) {
   if (!lost) {
     cudaSetDevice(c.device);
     if (c.stream != nullptr) cudaStreamSynchronize(c.stream);
-    cudaGetLastError();
     /* A refused launch leaves the device as it was, a kernel that crashed does not: every call fails from then on. */
     const bool broken = c.dead != BN_OK && stillFails(c);
     c.dropPrograms();
@@ -109,7 +108,6 @@ int32_t selfTest(Context& c) {
   if (e == cudaSuccess) e = cudaMemcpyAsync(result, c.places.at, sizeof(result), cudaMemcpyDeviceToHost, c.stream);
   if (e == cudaSuccess) e = c.wait();
   if (e == cudaErrorNoKernelImageForDevice || e == cudaErrorUnsupportedPtxVersion || e == cudaErrorInvalidPtx || e == cudaErrorJitCompilerNotFound) {
-    c.failCuda(e, "the first kernel");
     return c.fail(BN_ERR_DEVICE, "the library has no code for " + cardOf(c) + ". Build it with --arch " +
                                      std::to_string(c.properties.major * 10 + c.properties.minor) + " (" + wordsOf(e) + ")");
   }
@@ -296,7 +294,8 @@ BN_API int32_t bn_open(int32_t device, void** context) {
     *context = nullptr;
     int32_t count = 0;
     if (const int32_t code = bn_devices(&count)) return code;
-    if (device < 0 || device >= count || device >= bn::MAX_DEVICES) {
+    count = std::min(count, bn::MAX_DEVICES);
+    if (device < 0 || device >= count) {
       return bn::failLibrary(BN_ERR_DEVICE, "no device " + std::to_string(device) + ", expected 0 to " + std::to_string(count - 1));
     }
     Context* c = new Context;

@@ -53,7 +53,7 @@ cudaError_t launch(const Stream& on, void (*kernel)(P...), dim3 grid, int thread
   if (sharedBytes > on.sharedLimit) return static_cast<cudaError_t>(cudaErrorInvalidValue);
   (*on.launches)++;
 #ifdef BN_SHIM
-  return shim::launch(on.stream, grid, dim3(threads), sharedBytes, [=] { kernel(static_cast<P>(args)...); });
+  return shim::launch(on.stream, on.overlap, grid, dim3(threads), sharedBytes, [=] { kernel(static_cast<P>(args)...); });
 #else
   if (sharedBytes > 48 * 1024) {
     const cudaError_t e =
@@ -79,7 +79,9 @@ cudaError_t launch(const Stream& on, void (*kernel)(P...), dim3 grid, int thread
  * a library was built so, and in that a wait is nothing. Kernels without one must not overlap: the end of a kernel lets the next
  * begin before what it wrote can be seen.
  */
-#if !defined(BN_SHIM) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#ifdef BN_SHIM
+#define BN_WAITS shim::waits()
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 #define BN_WAITS 1
 #else
 #define BN_WAITS 0
@@ -100,9 +102,11 @@ cudaError_t launch(const Stream& on, void (*kernel)(P...), dim3 grid, int thread
  * constant, so no kernel has a __restrict__ pointer or calls __ldg: build.mjs looks at what became of it.
  */
 __device__ __forceinline__ void gridWait() {
+#ifndef BN_SHIM
 #if BN_WAITS
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 #endif
 }
 

@@ -64,11 +64,9 @@ std::vector<Op> cut(const std::vector<Op>& ops, int sms) {
 int32_t provide(Context& c, std::vector<Op>& ops) {
   size_t scores = 0, counts = 0;
   for (const Op& op : ops) {
-    if (op.kind == Op::Kind::ATTENTION) scores = scores < attentionScratch(op.attention, c.properties.multiProcessorCount)
-                                                     ? attentionScratch(op.attention, c.properties.multiProcessorCount)
-                                                     : scores;
-    if (op.kind == Op::Kind::TOP_K && counts < topKScratch(op.topK.n) * sizeof(unsigned)) counts = topKScratch(op.topK.n) * sizeof(unsigned);
-    if (op.kind == Op::Kind::DENSE_TOP_K && counts < denseTopKScratch(op.denseTopK)) counts = denseTopKScratch(op.denseTopK);
+    if (op.kind == Op::Kind::ATTENTION) scores = std::max(scores, attentionScratch(op.attention, c.properties.multiProcessorCount));
+    if (op.kind == Op::Kind::TOP_K) counts = std::max(counts, topKScratch(op.topK.n) * sizeof(unsigned));
+    if (op.kind == Op::Kind::DENSE_TOP_K) counts = std::max(counts, denseTopKScratch(op.denseTopK));
   }
   if (const int32_t code = c.grow(c.scores, scores * sizeof(float), "scores of attention")) return code;
   if (const int32_t code = c.grow(c.counts, counts, "counts of the top-k")) return code;
@@ -95,7 +93,6 @@ cudaGraphExec_t captureOn(Context& c, const Stream& on, const std::vector<Op>& o
   const cudaError_t ended = cudaStreamEndCapture(c.stream, &graph);
   if (started == cudaSuccess && ended == cudaSuccess && cudaGraphInstantiate(&made, graph, 0) != cudaSuccess) made = nullptr;
   if (graph != nullptr) cudaGraphDestroy(graph);
-  cudaGetLastError();
   c.launches = launches;
   return made;
 }
@@ -108,6 +105,7 @@ cudaGraphExec_t capture(Context& c, const std::vector<Op>& ops) {
     on.overlap = false;
     made = captureOn(c, on, ops);
   }
+  cudaGetLastError(); /* of an attempt that failed */
   return made;
 }
 
