@@ -1,5 +1,7 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 /**
- * The public shapes of the engine: options in, pieces and results out.
+ * The public shapes of the engine: options in, pieces and results out. (The reference is for programs whose own `lib` is older than
+ * `Symbol.asyncDispose`.)
  * @module
  */
 
